@@ -1,0 +1,23 @@
+"""Full-spike ResNets with the Auxiliary Accumulation Pathway (arXiv:2301.11929), and the baselines beside them."""
+
+from . import dsnn, sew_resnet, spiking_resnet  # noqa: F401  (importing an architecture registers it)
+from .accumulation import detach_aap
+from .connect import BOOLEAN_FUNCTIONS, CONNECT_FUNCTIONS
+from .convert import from_published, load_published, to_published
+from .neuron import NEURONS, SURROGATES
+from .registry import create_model, list_models, model_options, register_model
+
+__all__ = [
+    "BOOLEAN_FUNCTIONS",
+    "CONNECT_FUNCTIONS",
+    "NEURONS",
+    "SURROGATES",
+    "create_model",
+    "detach_aap",
+    "from_published",
+    "list_models",
+    "load_published",
+    "model_options",
+    "register_model",
+    "to_published",
+]

@@ -1,0 +1,76 @@
+"""The Auxiliary Accumulation Pathway (AAP): what a Boolean join loses, a second stream adds up.
+
+    a_0 = o_0,    a_l = P_l(a_{l-1}) + s_l                                          (arXiv:2301.11929, section 3.3)
+
+with s_l the spikes of block l and P_l the identity, or a projection where block l changes the shape. The pathway only
+listens to the trunk: no spike of the trunk depends on it, so it can be taken off after training.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+from .layers import ConvBN, conv1x1, conv3x3, over_time
+
+AUX_HEADS = ("shared", "separate")
+
+
+class Projection(nn.Module):
+    """P_l: [depthwise 3x3 with the stride, no norm ->] 1x1 -> batch norm -> ReLU, over [T, N, C, H, W].
+
+    The depthwise convolution is there only where the resolution changes (the authors' released code).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.depthwise = conv3x3(in_channels, in_channels, stride, groups=in_channels) if stride != 1 else None
+        self.pointwise = ConvBN(conv1x1(in_channels, out_channels))
+
+    def forward(self, a: Tensor) -> Tensor:
+        if self.depthwise is not None:
+            a = over_time(self.depthwise, a)
+        return self.pointwise(a).relu()
+
+
+class AccumulationPathway(nn.Module):
+    """The second stream of a dual-stream network (DSNN).
+
+    Args:
+        changes: for each block that changes the shape, (the block's index, in_channels, out_channels, stride).
+        head: a classifier of its own for the accumulated features, or None to use the trunk's. The released code
+            declares `fc_acc` but classifies both streams by `fc`.
+    """
+
+    def __init__(self, changes: Iterable[tuple[int, int, int, int]], head: nn.Linear | None) -> None:
+        super().__init__()
+        self.projections = nn.ModuleDict({str(index): Projection(*change) for index, *change in changes})
+        self.head = head
+
+    def forward(self, index: int, accumulated: Tensor, spikes: Tensor) -> Tensor:
+        """a_l from a_{l-1} [T, N, C, H, W] and the spikes s_l [T, N, C', H', W'] of block l = index: as s_l."""
+        key = str(index)
+        if key in self.projections:
+            accumulated = self.projections[key](accumulated)
+        return accumulated + spikes
+
+
+def detach_aap(model: nn.Module) -> nn.Module:
+    """The plain full-spike network inside a dual-stream one: a copy without the pathway and its parameters.
+
+    Its logits equal the first stream's bit for bit. The model given stays as it is.
+
+    Raises:
+        ValueError: the model has no pathway.
+    """
+    if getattr(model, "aap", None) is None:
+        raise ValueError(f"{type(model).__name__} has no auxiliary accumulation pathway to detach: use a dsnn model")
+    detached: Any = copy.deepcopy(model, {id(model.aap): None})  # the memo leaves the pathway out, uncopied
+    config = dict(detached.config)
+    config.pop("aux_head")
+    config["model"] = "fsnn" + config["model"].removeprefix("dsnn")
+    detached.config = config
+    return detached

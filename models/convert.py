@@ -1,0 +1,103 @@
+"""State dicts in the published naming: the authors', SEW-ResNet's and older spikingjelly releases', to ours and back.
+
+The trunk's names are the published ones. Of the pathway's, the release keeps the projection inside the block that it
+crosses (`layer2.0.pool...`) and calls a second, unused head `fc_acc`; ours live under `aap`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+_POOL = re.compile(r"^(layer\d+\.\d+)\.pool\.(.+)$")
+# what follows `pool.`: the stride-1 projection has no depthwise convolution and is nested one level less
+_PROJECTION = {"0.0.": "depthwise.", "0.1.": "pointwise.0.", "0.": "pointwise.0.", "1.": "pointwise.1."}
+_UNUSED_HEAD = "fc_acc."
+
+
+def _our_name(published: str, block_index: Mapping[str, int]) -> str:
+    if published.startswith(_UNUSED_HEAD):
+        return "aap.head." + published.removeprefix(_UNUSED_HEAD)
+    match = _POOL.match(published)
+    if match is None or match[1] not in block_index:
+        return published
+    prefix = next((p for p in _PROJECTION if match[2].startswith(p)), None)
+    if prefix is None:
+        return published
+    return f"aap.projections.{block_index[match[1]]}.{_PROJECTION[prefix]}{match[2].removeprefix(prefix)}"
+
+
+def _block_index(model: nn.Module) -> dict[str, int]:
+    """Published block name -> our index, e.g. layer2.0 -> 2."""
+    names = {id(module): name for name, module in model.named_modules()}
+    return {names[id(block)]: index for index, block in enumerate(model.blocks())}  # type: ignore[operator]
+
+
+def from_published(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A published state dict under our names, for `model.load_state_dict`.
+
+    Accepts `module.` prefixes, a state dict below a top-level "model" key, and, for a model whose head serves both
+    streams, the head `fc_acc` that the release declares and never uses (it is left out).
+    """
+    nested = state_dict.get("model")
+    if isinstance(nested, Mapping):
+        state_dict = nested
+    index = _block_index(model)
+    converted = {}
+    for published, value in state_dict.items():
+        name = _our_name(published.removeprefix("module."), index)
+        if name.startswith("aap.head.") and getattr(getattr(model, "aap", None), "head", None) is None:
+            continue
+        converted[name] = value
+    return converted
+
+
+def to_published(model: nn.Module) -> dict[str, Tensor]:
+    """The model's state dict under the published names. A shared head has no second copy here."""
+    names = {str(i): name for name, i in _block_index(model).items()}
+    published = {}
+    for ours, value in model.state_dict().items():
+        name = ours
+        if ours.startswith("aap.head."):
+            name = _UNUSED_HEAD + ours.removeprefix("aap.head.")
+        elif ours.startswith("aap.projections."):
+            index, rest = ours.removeprefix("aap.projections.").split(".", 1)
+            strided = model.aap.projections[index].depthwise is not None  # type: ignore[union-attr, index]
+            rest = (
+                rest.replace("depthwise.", "0.0.", 1)
+                .replace("pointwise.0.", "0.1." if strided else "0.", 1)
+                .replace("pointwise.1.", "1.", 1)
+            )
+            name = f"{names[index]}.pool.{rest}"
+        published[name] = value
+    return published
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def load_published(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
+    """Load a state dict in the published naming; all or nothing.
+
+    Raises:
+        ValueError: names or shapes do not fit the model; the model is left as it was.
+    """
+    converted = from_published(model, state_dict)
+    expected = model.state_dict()
+    missing = [name for name in expected if name not in converted]
+    unexpected = [name for name in converted if name not in expected]
+    reshaped = [
+        f"{name} {tuple(converted[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in expected
+        if name in converted and converted[name].shape != expected[name].shape
+    ]
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    found = "; ".join(f"{what}: {_few(names)}" for what, names in problems.items() if names)
+    if found:
+        name = getattr(model, "config", {}).get("model", type(model).__name__)
+        raise ValueError(f"this state dict does not fit {name} ({found}): build the model that it was saved from")
+    model.load_state_dict(converted)

@@ -1,0 +1,91 @@
+"""IF, LIF and PLIF neurons: spikingjelly's multi-step nodes that start every forward pass from rest.
+
+The only file that knows which implementation integrates the membrane. Threshold 1, hard reset to 0, and the reset
+detached from the graph (SEW-ResNet, arXiv:2102.04159, section 4), as in the authors' code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from spikingjelly.activation_based import neuron as sj_neuron
+from spikingjelly.activation_based import surrogate as sj_surrogate
+from torch import Tensor, nn
+
+# surrogate name -> (class, default alpha): sigmoid alpha=4 is the released ImageNet code's, atan alpha=2 SEW-ResNet's.
+SURROGATES: dict[str, tuple[Callable[..., nn.Module], float]] = {
+    "sigmoid": (sj_surrogate.Sigmoid, 4.0),
+    "atan": (sj_surrogate.ATan, 2.0),
+}
+
+MakeNeuron = Callable[[], nn.Module]
+
+
+class FromRest:
+    """Makes a spikingjelly node forget: each forward pass starts at v = 0 and keeps nothing once it returns.
+
+    Shape in and out: [T, N, *]. The membrane is integrated in float32 when the input is bfloat16 or float16, since at
+    half precision small inputs would vanish beside it; spikes come back in the input's dtype.
+    """
+
+    def multi_step_forward(self, x_seq: Tensor, *args: Tensor, **kwargs: object) -> Tensor:
+        state_dtype = torch.promote_types(x_seq.dtype, torch.float32)
+        rest = torch.zeros(x_seq.shape[1:], dtype=state_dtype, device=x_seq.device)
+        (spikes,), _ = self.multi_step_functional_forward((x_seq,), (rest,))  # type: ignore[attr-defined]
+        return spikes.to(x_seq.dtype)
+
+
+class IFNode(FromRest, sj_neuron.IFNode):
+    """Integrate-and-fire: h_t = v_{t-1} + x_t."""
+
+
+class LIFNode(FromRest, sj_neuron.LIFNode):
+    """Leaky integrate-and-fire: h_t = v_{t-1} + (x_t - v_{t-1}) / tau."""
+
+
+class PLIFNode(FromRest, sj_neuron.ParametricLIFNode):
+    """LIF with 1/tau = sigmoid(w), w learned, one per layer (arXiv:2007.05785, equation 7)."""
+
+
+NEURONS: dict[str, type[nn.Module]] = {"IF": IFNode, "LIF": LIFNode, "PLIF": PLIFNode}
+
+
+def neuron_factory(
+    neuron: str = "IF", *, tau: float = 2.0, surrogate: str = "sigmoid", alpha: float | None = None
+) -> MakeNeuron:
+    """A function that makes one neuron layer at each call.
+
+    Args:
+        neuron: IF, LIF or PLIF.
+        tau: membrane time constant in time steps, > 1; PLIF learns it and starts from here. IF has none.
+        surrogate: sigmoid (alpha * s(alpha x) * (1 - s(alpha x)), s the logistic function) or atan
+            ((alpha/2) / (1 + (pi/2 alpha x)^2)), x the distance from the threshold.
+        alpha: its sharpness, > 0; by default 4 for sigmoid and 2 for atan.
+
+    Raises:
+        ValueError: a name or a value is out of range.
+    """
+    if neuron not in NEURONS:
+        raise ValueError(f"neuron={neuron!r} is unknown: choose one of {', '.join(NEURONS)}")
+    if surrogate not in SURROGATES:
+        raise ValueError(f"surrogate={surrogate!r} is unknown: choose one of {', '.join(SURROGATES)}")
+    if not tau > 1.0:
+        raise ValueError(f"tau={tau} is out of range: a membrane time constant must be above 1")
+    make_surrogate, default_alpha = SURROGATES[surrogate]
+    alpha = default_alpha if alpha is None else alpha
+    if not alpha > 0.0:
+        raise ValueError(f"alpha={alpha} is out of range: a surrogate's sharpness must be above 0")
+    time_constant = {"IF": {}, "LIF": {"tau": float(tau)}, "PLIF": {"init_tau": float(tau)}}[neuron]
+
+    def make() -> nn.Module:
+        return NEURONS[neuron](
+            v_threshold=1.0,
+            v_reset=0.0,
+            detach_reset=True,
+            surrogate_function=make_surrogate(alpha=float(alpha)),
+            step_mode="m",
+            **time_constant,
+        )
+
+    return make

@@ -1,0 +1,94 @@
+"""Models by name."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import nn
+
+EntryPoint = Callable[..., nn.Module]
+
+# name -> (function that builds the model, every option it takes with its default)
+_MODELS: dict[str, tuple[EntryPoint, dict[str, Any]]] = {}
+
+
+def register_model(
+    entry_point: EntryPoint, *, name: str | None = None, trunk: Callable[..., nn.Module] | None = None
+) -> EntryPoint:
+    """Make a function that builds a model known by the function's name (usable as a decorator).
+
+    Args:
+        entry_point: its keyword-only parameters are the model's options.
+        name: another name.
+        trunk: where `entry_point` passes its **options on to; its keyword-only parameters are options too.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    name = name or entry_point.__name__
+    if name in _MODELS:
+        raise ValueError(f"a model named {name!r} is registered already: choose another name")
+    sources = [source for source in (entry_point, trunk) if source is not None]
+    parameters = [p for source in sources for p in inspect.signature(source).parameters.values()]
+    _MODELS[name] = (entry_point, {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY})
+    return entry_point
+
+
+def register_depths(
+    depths: Iterable[int], *, trunk: Callable[..., nn.Module]
+) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
+    """Decorator: registers `family(depth, **options)` as family18, family34, ... for each depth."""
+
+    def decorate(family: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        for depth in depths:
+            register_model(functools.partial(family, depth), name=f"{family.__name__}{depth}", trunk=trunk)
+        return family
+
+    return decorate
+
+
+def list_models() -> list[str]:
+    """The names of all registered models, sorted by family, then depth."""
+    return sorted(_MODELS, key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)])
+
+
+def _look_up(model: str) -> tuple[EntryPoint, dict[str, Any]]:
+    if model not in _MODELS:
+        close = difflib.get_close_matches(model, _MODELS, n=3)
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        raise ValueError(f"model={model!r} is unknown: {hint}choose one of {', '.join(list_models())}")
+    return _MODELS[model]
+
+
+def model_options(model: str) -> dict[str, Any]:
+    """The options of a model and their defaults.
+
+    Raises:
+        ValueError: no model has this name.
+    """
+    return dict(_look_up(model)[1])
+
+
+def create_model(model: str, **options: Any) -> nn.Module:
+    """Build a model by name. Its `config` keeps the name and every option: `create_model(**config)` rebuilds it.
+
+    Args:
+        model: one of `list_models()`.
+        options: some of `model_options(model)`.
+
+    Raises:
+        ValueError: the name, an option or its value is unknown or out of range.
+    """
+    entry_point, known = _look_up(model)
+    for option in options:
+        if option not in known:
+            raise ValueError(f"{model} has no option {option!r}: it takes {', '.join(known)}")
+    resolved = {**known, **options}
+    network: Any = entry_point(**resolved)
+    network.config = {"model": model, **resolved}
+    return network

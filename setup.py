@@ -1,0 +1,28 @@
+from pathlib import Path
+
+from setuptools import setup
+
+setup(
+    name="full-spike-aap",
+    version="0.1.0",
+    description="Full-spike neural networks trained with the Auxiliary Accumulation Pathway (arXiv:2301.11929)",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=["models", "utils", "cifar", "imagenet"],
+    install_requires=[
+        "torch>=2.6",
+        "torchvision>=0.21",
+        "spikingjelly>=2.0.0",
+        "tqdm>=4.60",
+        "scikit-learn>=1.4",
+        "matplotlib>=3.8",
+        "tensorboard>=2.14",
+    ],
+    extras_require={
+        "synops": ["syops==0.0.5", "progress>=1.6"],
+        "test": ["pytest>=8", "pytest-xdist>=3"],
+        "lint": ["ruff", "mypy"],
+    },
+)

@@ -1,0 +1,216 @@
+"""What every registered network promises."""
+
+import itertools
+import warnings
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from models import BOOLEAN_FUNCTIONS, CONNECT_FUNCTIONS, create_model, detach_aap, list_models, model_options
+from models import register_model as register
+
+SMALL = {"num_classes": 5, "T": 2, "stem": "cifar", "width": 4}
+
+
+def count(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+def small(name, **options):
+    torch.manual_seed(0)
+    return create_model(name, **{**SMALL, **options})
+
+
+def test_all_families_and_depths_are_registered():
+    families = ("dsnn", "fsnn", "sew_resnet", "spiking_resnet")
+    expected = {f"{family}{depth}" for family in families for depth in (18, 34, 50, 101, 152)}
+    assert expected <= set(list_models())
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+def test_the_full_spike_trunk_has_a_plain_resnets_parameters(depth):
+    with torch.device("meta"):
+        plain = getattr(torchvision.models, f"resnet{depth}")()
+        ours = create_model(f"fsnn{depth}")
+    assert count(ours) == count(plain)
+
+
+def test_published_parameter_counts():
+    with torch.device("meta"):
+        assert count(create_model("fsnn18")) == 11_689_512
+        assert count(create_model("dsnn18")) == 11_867_368
+        assert count(create_model("fsnn34")) == 21_797_672
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_parameter_receives_a_gradient(name):
+    model = small(name)
+    outputs = model(torch.randn(2, 3, 32, 32))
+    sum(logits.sum() for logits in (outputs if isinstance(outputs, tuple) else (outputs,))).backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+
+
+def inputs_of_convolutions(model, x, part=""):
+    """What enters every convolution and linear layer under `part`, but the stem's first one and the head."""
+    seen = {}
+    first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d) and module is not first and not name.startswith("aap."):
+            module.register_forward_pre_hook(lambda _m, args, name=name: seen.__setitem__(name, args[0].detach()))
+    with torch.no_grad():
+        model(x)
+    return seen
+
+
+def lively(model):
+    """Batch-norm shifts that make neurons fire often, so that both values of every connect function occur."""
+    generator = torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.bias, 0.5, 0.5, generator=generator)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "connect_f"),
+    list(itertools.product([n for n in list_models() if n.startswith(("dsnn", "fsnn"))], sorted(BOOLEAN_FUNCTIONS))),
+)
+def test_only_spikes_enter_the_convolutions_of_a_full_spike_network(name, connect_f):
+    model = lively(small(name, connect_f=connect_f))
+    seen = inputs_of_convolutions(model, torch.randn(2, 3, 32, 32))
+    assert len(seen) == sum(isinstance(m, nn.Conv2d) for n, m in model.named_modules() if "aap" not in n) - 1
+    assert all(((x == 0) | (x == 1)).all() for x in seen.values())
+    assert any((x == 1).any() for x in seen.values())
+
+
+def test_sums_are_not_spikes():
+    with pytest.warns(UserWarning, match="not full-spike") as warned:
+        model = lively(small("dsnn18", connect_f="ADD"))
+    assert len(warned) == 1
+    seen = inputs_of_convolutions(model, torch.randn(2, 3, 32, 32))
+    assert max(x.max() for x in seen.values()) >= 2
+
+
+@pytest.mark.parametrize("connect_f", sorted(CONNECT_FUNCTIONS))
+def test_detaching_the_pathway_leaves_the_trunk_bit_for_bit(connect_f):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = lively(small("dsnn18", connect_f=connect_f)).eval()
+        x = torch.randn(3, 3, 32, 32)
+        fsnn = detach_aap(model)
+        same = create_model(**fsnn.config)
+    assert torch.equal(fsnn(x), model(x)[0])
+    assert model.aap is not None
+    assert not any("aap" in name for name, _ in fsnn.named_parameters())
+    assert count(fsnn) == count(model) - count(model.aap)
+    assert fsnn.config["model"] == "fsnn18"
+    same.load_state_dict(fsnn.state_dict())
+    assert torch.equal(same.eval()(x), fsnn(x))
+
+
+def test_detaching_shares_nothing_with_the_model_it_came_from():
+    model = small("dsnn18")
+    ours = {p.data_ptr() for p in model.parameters()}
+    assert not ours & {p.data_ptr() for p in detach_aap(model).parameters()}
+
+
+def test_there_is_nothing_to_detach_from_a_single_stream():
+    with pytest.raises(ValueError, match="no auxiliary accumulation pathway"):
+        detach_aap(small("fsnn18"))
+
+
+@pytest.mark.parametrize("neuron", ["IF", "LIF", "PLIF"])
+def test_every_forward_pass_starts_from_rest(neuron):
+    model = lively(small("dsnn18", neuron=neuron)).eval()
+    x = torch.randn(2, 3, 32, 32)
+    first, second = model(x), model(x)
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+
+
+def test_frames_that_repeat_an_image_are_that_image():
+    model = lively(small("dsnn18", T=3)).double().eval()
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    frames = x.expand(3, -1, -1, -1, -1)
+    for still, moving in zip(model(x), model(frames), strict=True):
+        torch.testing.assert_close(still, moving, rtol=1e-12, atol=1e-12)
+    assert model(torch.cat([frames, frames]))[0].shape == (2, 5)  # as many frames as there are
+
+
+def test_the_pathway_accumulates_the_blocks_spikes():
+    """a_L of a stage without projections is o_0 plus the sum of its blocks' spikes."""
+    model = lively(small("dsnn18", connect_f="AND")).eval()
+    spikes, streams = [], []
+    for block in model.layer1:
+        block.register_forward_hook(lambda _m, _i, out: spikes.append(out[1]))
+    model.layer1[0].register_forward_pre_hook(lambda _m, args: streams.append(args[0]))
+    model.aap.register_forward_hook(lambda _m, _i, out: streams.append(out))
+    with torch.no_grad():
+        model(torch.randn(2, 3, 32, 32))
+    assert torch.equal(streams[2], streams[0] + spikes[0] + spikes[1])
+
+
+@pytest.mark.parametrize("name", ["dsnn18", "sew_resnet50"])
+@pytest.mark.parametrize("connect_f", sorted(CONNECT_FUNCTIONS))
+def test_zero_initialised_blocks_are_the_identity(name, connect_f):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = small(name, connect_f=connect_f, zero_init_residual=True)
+    block = model.layer1[1]
+    x = (torch.rand(2, 3, block.in_channels, 8, 8) < 0.5).float()
+    assert torch.equal(block(x)[0], x)
+
+
+def test_configs_rebuild_their_model():
+    model = small("dsnn50", aux_head="separate", neuron="PLIF", tau=3.0, surrogate="atan", alpha=1.5, in_channels=2)
+    again = create_model(**model.config)
+    assert again.config == model.config
+    assert [(n, p.shape) for n, p in again.named_parameters()] == [(n, p.shape) for n, p in model.named_parameters()]
+    assert repr(again.sn1) == repr(model.sn1)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("dsnn19", {}, "model='dsnn19' is unknown: did you mean dsnn18"),
+        ("dsnn18", {"connect_f": "NAND"}, "connect_f='NAND' is unknown: choose one of ADD, AND, IAND, OR, XOR"),
+        ("dsnn18", {"neuron": "ALIF"}, "neuron='ALIF' is unknown: choose one of IF, LIF, PLIF"),
+        ("dsnn18", {"surrogate": "relu"}, "surrogate='relu' is unknown: choose one of sigmoid, atan"),
+        ("dsnn18", {"stem": "mnist"}, "stem='mnist' is unknown: choose one of imagenet, cifar"),
+        ("dsnn18", {"aux_head": "none"}, "aux_head='none' is unknown: choose one of shared, separate"),
+        ("dsnn18", {"T": 0}, "T=0 is out of range: it must be at least 1"),
+        ("dsnn18", {"width": 0}, "width=0 is out of range"),
+        ("dsnn18", {"neuron": "LIF", "tau": 1.0}, "tau=1.0 is out of range"),
+        ("dsnn18", {"alpha": -1.0}, "alpha=-1.0 is out of range"),
+        ("spiking_resnet18", {"connect_f": "OR"}, "spiking_resnet18 has no option 'connect_f'"),
+        ("fsnn18", {"aux_head": "shared"}, "fsnn18 has no option 'aux_head'"),
+    ],
+)
+def test_wrong_options_are_named_with_their_remedy(name, options, message):
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")) as error:
+        create_model(name, **options)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (2, 4, 32, 32)])
+def test_inputs_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match="input of shape"):
+        small("fsnn18")(torch.randn(shape))
+
+
+def test_a_name_is_registered_once():
+    def dsnn18():
+        return nn.Identity()
+
+    with pytest.raises(ValueError, match="registered already"):
+        register(dsnn18)
+
+
+def test_options_are_listed_with_their_defaults():
+    options = model_options("dsnn18")
+    assert options["connect_f"] == "OR"
+    assert options["aux_head"] == "shared"
+    assert options["T"] == 4
+    assert "connect_f" not in model_options("spiking_resnet18")

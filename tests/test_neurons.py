@@ -1,0 +1,116 @@
+"""Neurons against spikingjelly's stock nodes, surrogates against their closed forms, gates against truth tables."""
+
+import math
+
+import pytest
+import torch
+from spikingjelly.activation_based import neuron as stock
+from spikingjelly.activation_based import surrogate as stock_surrogate
+
+from models.connect import CONNECT_FUNCTIONS
+from models.neuron import NEURONS, SURROGATES, neuron_factory
+
+STOCK = {"IF": stock.IFNode, "LIF": stock.LIFNode, "PLIF": stock.ParametricLIFNode}
+STOCK_SURROGATE = {"sigmoid": stock_surrogate.Sigmoid(4.0), "atan": stock_surrogate.ATan(2.0)}
+
+
+def run(node, x, weights):
+    x = x.clone().requires_grad_()
+    spikes = node(x)
+    (spikes * weights).sum().backward()
+    return spikes.detach(), x.grad, [p.grad for p in node.parameters()]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("T", [1, 2, 4, 8])
+@pytest.mark.parametrize("surrogate", sorted(SURROGATES))
+@pytest.mark.parametrize("name", sorted(NEURONS))
+def test_nodes_equal_spikingjellys(name, surrogate, T, dtype):
+    torch.manual_seed(T)
+    x, weights = torch.randn(2, T, 3, 4, 5, 5, dtype=dtype) * 1.5
+    ours = neuron_factory(name, surrogate=surrogate)().to(dtype)
+    theirs = STOCK[name](step_mode="m", detach_reset=True, surrogate_function=STOCK_SURROGATE[surrogate]).to(dtype)
+    spikes, gradient, of_parameters = run(ours, x, weights)
+    expected, expected_gradient, expected_of_parameters = run(theirs, x, weights)
+    assert 0 < spikes.mean() < 1
+    assert torch.equal(spikes, expected)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(of_parameters, expected_of_parameters, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(NEURONS))
+def test_dynamics_in_plain_python(name):
+    """Charge, fire at >= 1, reset to 0, written out per neuron (IF, LIF tau=2, PLIF tau0=2)."""
+    x = [0.6, 0.5, 1.9, -0.3, 1.3, 2.5, 0.1, 0.95]
+    v, expected = 0.0, []
+    for current in x:
+        v = v + current if name == "IF" else v + (current - v) / 2.0
+        expected.append(float(v >= 1.0))
+        v = 0.0 if v >= 1.0 else v
+    spikes = neuron_factory(name)().double()(torch.tensor(x, dtype=torch.float64).view(-1, 1))
+    assert spikes.flatten().tolist() == expected
+
+
+@pytest.mark.parametrize("alpha", [1.0, 2.0, 4.0])
+@pytest.mark.parametrize("surrogate", sorted(SURROGATES))
+def test_surrogate_gradients_are_their_closed_forms(surrogate, alpha):
+    """At T = 1 an IF neuron is a step at 1, and its gradient is the surrogate's alone."""
+
+    def closed_form(u):
+        if surrogate == "sigmoid":
+            s = 1.0 / (1.0 + math.exp(-alpha * u))
+            return alpha * s * (1.0 - s)
+        return (alpha / 2.0) / (1.0 + (math.pi / 2.0 * alpha * u) ** 2)
+
+    x = torch.linspace(-2.0, 4.0, 61, dtype=torch.float64).view(1, -1).requires_grad_()
+    neuron_factory("IF", surrogate=surrogate, alpha=alpha)()(x).sum().backward()
+    expected = [closed_form(value - 1.0) for value in x.detach().flatten().tolist()]
+    assert x.grad.flatten().tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_reset_is_detached():
+    """With the reset out of the graph, d s_2 / d x_1 of an IF neuron is 0 after a spike and the surrogate's else."""
+    for first, carried in ((1.5, 0.0), (0.5, 1.0)):
+        x = torch.tensor([[first], [0.2]], dtype=torch.float64, requires_grad=True)
+        neuron_factory("IF")()(x)[1].sum().backward()
+        u = first * carried + 0.2 - 1.0
+        s = 1.0 / (1.0 + math.exp(-4.0 * u))
+        assert x.grad[0].item() == pytest.approx(carried * 4.0 * s * (1.0 - s), rel=1e-12)
+
+
+@pytest.mark.parametrize(("name", "current", "T"), [("IF", 0.0015, 1024), ("LIF", 1.05, 256), ("PLIF", 1.05, 256)])
+def test_half_precision_integrates_in_float32(name, current, T):
+    """The last charges before the threshold are below bfloat16's spacing there (1/256): summed in it, none fires."""
+    x = torch.full((T, 1), current, dtype=torch.bfloat16)
+    node = neuron_factory(name, tau=50.0)()
+    spikes = node(x)
+    assert spikes.dtype == torch.bfloat16
+    assert torch.equal(spikes.float(), node(x.float()))
+    assert spikes.sum() >= 1
+
+
+def test_nodes_keep_no_state():
+    node = neuron_factory("LIF")()
+    node(torch.randn(4, 2, 3))
+    assert node.v == 0.0
+
+
+TRUTH = {  # (identity, residual) -> output, residual first in no table: IAND is identity AND NOT residual
+    "ADD": {(0, 0): 0, (0, 1): 1, (1, 0): 1, (1, 1): 2},
+    "AND": {(0, 0): 0, (0, 1): 0, (1, 0): 0, (1, 1): 1},
+    "IAND": {(0, 0): 0, (0, 1): 0, (1, 0): 1, (1, 1): 0},
+    "OR": {(0, 0): 0, (0, 1): 1, (1, 0): 1, (1, 1): 1},
+    "XOR": {(0, 0): 0, (0, 1): 1, (1, 0): 1, (1, 1): 0},
+}
+
+
+@pytest.mark.parametrize("name", sorted(CONNECT_FUNCTIONS))
+def test_connect_functions_are_their_truth_tables(name):
+    for (identity, residual), expected in TRUTH[name].items():
+        out = CONNECT_FUNCTIONS[name](identity=torch.tensor(float(identity)), residual=torch.tensor(float(residual)))
+        assert out.item() == expected
+
+
+def test_connect_functions_take_no_positional_operands():
+    with pytest.raises(TypeError):
+        CONNECT_FUNCTIONS["IAND"](torch.ones(1), torch.ones(1))

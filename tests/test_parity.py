@@ -1,0 +1,128 @@
+"""Our networks against the authors' released code, in float64: the same numbers or it is another network."""
+
+import json
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from fill import GOLDENS, images, published_state, targets
+from spikingjelly.activation_based.neuron import BaseNode
+
+from models import create_model, load_published, to_published
+
+FILES = sorted(p.name for p in GOLDENS.glob("golden_*.json") if "syops" not in p.name)
+RELATIVE = 1e-9
+
+
+def approx(value):
+    return pytest.approx(value, rel=RELATIVE, abs=1e-12)
+
+
+def build(meta, **options):
+    if meta["connect_f"] is not None:
+        options["connect_f"] = meta["connect_f"]
+    model = create_model(meta["model"], num_classes=meta["num_classes"], T=meta["T"], **options).double()
+    load_published(model, published_state(meta["model"]))
+    return model
+
+
+def run(model):
+    """Both logits, the training loss and every neuron's firing rate for the goldens' input."""
+    rates = {}
+    handles = [
+        module.register_forward_hook(lambda _m, _i, spikes, name=name: rates.__setitem__(name, spikes.mean().item()))
+        for name, module in model.named_modules()
+        if isinstance(module, BaseNode)
+    ]
+    outputs = model(images())
+    for handle in handles:
+        handle.remove()
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    loss = sum(F.cross_entropy(logits, targets()) for logits in outputs)
+    return outputs, loss, rates
+
+
+def assert_outputs(golden, mode, outputs, loss, rates):
+    for logits, name in zip(outputs, [f"{mode}_logits", f"{mode}_aux_logits"], strict=False):
+        for ours, theirs in zip(logits.tolist(), golden[name], strict=True):
+            assert ours == approx(theirs)
+    assert loss.item() == approx(golden[f"{mode}_loss"])
+    assert rates == approx(golden[f"{mode}_firing_rate"])
+
+
+def test_every_resnet_family_has_a_golden():
+    assert {name.split("_")[1] for name in FILES} == {"dsnn18", "dsnn50", "sew", "spiking"}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_matches_the_released_code(file):
+    golden = json.loads((GOLDENS / file).read_text())
+    model = build(golden["meta"])
+
+    with torch.no_grad():
+        assert_outputs(golden, "eval", *run(model.eval()))
+
+    outputs, loss, rates = run(model.train())
+    assert_outputs(golden, "train", outputs, loss, rates)
+    loss.backward()
+
+    # compare under the published names, by moving gradients and running means into a state dict
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    for name, ours in renamed(model, gradients).items():
+        assert ours.norm().item() == approx(golden["train_grad_l2"][name]), name
+    assert {n for n, v in golden["train_grad_l2"].items() if v is not None} == set(renamed(model, gradients))
+    means = {k: v.norm().item() for k, v in to_published(model).items() if k.endswith("running_mean")}
+    assert means == approx(golden["train_running_mean_l2"])
+
+
+def renamed(model, values):
+    """`values`, keyed by our names, under the published names."""
+    originals = {id_: name for name, id_ in ((n, t.data_ptr()) for n, t in model.state_dict().items())}
+    return {
+        published: values[originals[tensor.data_ptr()]]
+        for published, tensor in to_published(model).items()
+        if originals[tensor.data_ptr()] in values
+    }
+
+
+def test_a_separate_head_takes_the_published_second_head():
+    model = create_model("dsnn18", num_classes=10, aux_head="separate").double()
+    state = published_state("dsnn18")
+    load_published(model, state)
+    assert torch.equal(model.aap.head.weight, state["fc_acc.weight"])
+    ours = to_published(model)
+    assert set(ours) == set(state)
+    assert all(torch.equal(ours[key], state[key]) for key in state)
+
+
+def test_prefixed_and_nested_state_dicts_load():
+    plain, wrapped = (create_model("dsnn18", num_classes=10).double() for _ in range(2))
+    state = published_state("dsnn18")
+    load_published(plain, state)
+    load_published(wrapped, {"model": {f"module.{key}": value for key, value in state.items()}, "epoch": 3})
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), wrapped.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda s: s.pop("layer3.0.pool.0.1.weight"), r"missing: aap\.projections\.4\.pointwise\.0\.weight"),
+        (lambda s: s.update({"layer9.weight": torch.zeros(1)}), r"unexpected: layer9\.weight"),
+        (lambda s: s.update({"fc.bias": torch.zeros(7)}), r"of another shape: fc\.bias \(7,\) instead of \(10,\)"),
+    ],
+)
+def test_a_state_dict_that_does_not_fit_changes_nothing(spoil, message):
+    model = create_model("dsnn18", num_classes=10).double()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    state = published_state("dsnn18")
+    spoil(state)
+    with pytest.raises(ValueError, match=message):
+        load_published(model, state)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_the_golden_shows_the_two_streams_differ():
+    """Guards the comparison itself: the auxiliary logits are no copy of the trunk's."""
+    golden = json.loads((GOLDENS / "golden_dsnn18_OR_T4.json").read_text())
+    assert math.dist(golden["eval_logits"][0], golden["eval_aux_logits"][0]) > 1.0
