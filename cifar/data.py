@@ -1,0 +1,122 @@
+"""Small images: scikit-learn's digits, CIFAR-10 and CIFAR-100, or any folder of images."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import datasets
+from torchvision.transforms import v2
+
+from utils.distributed import World
+from utils.errors import UsageError, UserError
+from utils.image_folder import ImageFolder, same_classes
+from utils.launch import Datasets
+
+DATASETS = ("digits", "cifar10", "cifar100", "folder")
+
+# Channel means and standard deviations of the training images.
+CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+CIFAR100 = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+
+
+def augment(size: int, *, flip: bool) -> list[v2.Transform]:
+    """The usual for small images: a crop after padding by an eighth of the side (4 of 32), perhaps a flip."""
+    return [v2.RandomCrop(size, padding=size // 8), *([v2.RandomHorizontalFlip()] if flip else [])]
+
+
+def transforms(size: int, mean: tuple, std: tuple, *, train: bool, resize: bool = False) -> v2.Compose:
+    """PIL image -> normalised [C, size, size]."""
+    fit = [v2.Resize(size), v2.CenterCrop(size)] if resize else []
+    return v2.Compose(
+        [
+            v2.ToImage(),
+            *fit,
+            *(augment(size, flip=True) if train else []),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(mean, std),
+        ]
+    )
+
+
+class Digits(Dataset):
+    """scikit-learn's 1,797 scanned digits (8x8, 17 grey levels) at size x size, from the installed wheel.
+
+    A fifth of each class, always the same samples, is the test set.
+    """
+
+    mean, std = 0.3053, 0.3760  # of the 8x8 training images, in [0, 1]
+
+    def __init__(self, *, train: bool, size: int = 32) -> None:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+
+        images, classes = load_digits(return_X_y=True)
+        parts = train_test_split(images, classes, test_size=0.2, stratify=classes, random_state=0)
+        images, classes = parts[0 if train else 1], parts[2 if train else 3]
+        scans = torch.from_numpy(images).float().view(-1, 1, 8, 8) / 16.0
+        scans = F.interpolate(scans, size=(size, size), mode="bilinear", align_corners=False)
+        self.images = (scans - self.mean) / self.std  # [samples, 1, size, size]
+        self.classes = torch.from_numpy(classes).long()
+        # crops must pad by black, which is not 0 once normalised
+        self.augment = v2.RandomCrop(size, padding=size // 8, fill=-self.mean / self.std) if train else None
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image = self.images[index]
+        return (self.augment(image) if self.augment else image), int(self.classes[index])
+
+
+def load(args: argparse.Namespace, world: World) -> Datasets:
+    """The data set that --dataset names.
+
+    Raises:
+        UsageError: the options don't fit together.
+        UserError: the data are missing or not what they should be.
+    """
+    name, size = args.dataset, args.image_size
+    if name not in DATASETS:
+        raise UsageError(f"--dataset {name!r} is unknown: choose one of {', '.join(DATASETS)}")
+    if name == "digits":
+        return Datasets(Digits(train=True, size=size), Digits(train=False, size=size), 10, 1, "digits_")
+    if args.data_path is None:
+        raise UsageError(f"--dataset {name} needs --data-path: the folder that holds it")
+    root = Path(args.data_path)
+    if name == "folder":
+        train, test = (
+            ImageFolder(root / split, transforms(size, *CIFAR10, train=split == "train", resize=True))
+            for split in ("train", "test")
+        )
+        same_classes(train, test)
+        return Datasets(train, test, len(train.classes), 3, "folder_")
+    kind, (mean, std), classes = {
+        "cifar10": (datasets.CIFAR10, CIFAR10, 10),
+        "cifar100": (datasets.CIFAR100, CIFAR100, 100),
+    }[name]
+    if args.download:
+        with world.main_only(f"downloading {name}") as main:
+            if main:
+                _download(kind, root)
+    try:
+        train, test = (
+            kind(str(root), train=split, transform=transforms(size, mean, std, train=split, resize=size != 32))
+            for split in (True, False)
+        )
+    except RuntimeError:
+        raise UserError(f"{root} does not hold {name}: add --download to fetch it there") from None
+    return Datasets(train, test, classes, 3, f"{name}_")
+
+
+def _download(kind: type, root: Path) -> None:
+    try:
+        for train in (True, False):
+            kind(str(root), train=train, download=True)
+    except (OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"cannot download to {root} ({reason}): put the data set there by hand") from None

@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# Every test, in an environment that is made if needed. Arguments go to pytest: scripts/test.sh -k parity
+source "$(dirname "$0")/setup_env.sh"
+setup_env requirements.txt requirements-dev.txt
+exec "$PYTHON" -m pytest "$@"

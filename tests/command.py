@@ -1,0 +1,54 @@
+"""Runs a training script: in this process where that shows the same, in one of its own where it does not."""
+
+import contextlib
+import importlib
+import io
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+ROOT = Path(__file__).parent.parent
+
+# A network and schedule that take a second an epoch.
+TINY = ("--width", "4", "--T", "2", "--image-size", "8", "-b", "256", "-j", "0", "--device", "cpu")
+
+
+def call(module, *args):
+    """The script's main function, here: its status and what it printed."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = importlib.import_module(module).main([str(arg) for arg in args])
+    return SimpleNamespace(returncode=status, stdout=out.getvalue(), stderr=err.getvalue())
+
+
+def run(module, *args, timeout=300, env=None, cwd=ROOT):
+    """`python -m module args` in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, args)],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "2", **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def succeed(module, *args, how=call, **kwargs):
+    """Standard output of a run that must end well."""
+    done = how(module, *args, **kwargs)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def refused(module, *args, status, how=call, **kwargs):
+    """The one line that a run which must fail says, checked for its form."""
+    done = how(module, *args, **kwargs)
+    assert done.returncode == status, (done.returncode, done.stdout + done.stderr)
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if re.match(r"(error|stopped)( on rank \d+)?: ", line)]
+    assert len(lines) == 1, done.stderr
+    return lines[0]

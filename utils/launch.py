@@ -1,0 +1,221 @@
+"""From a command line to a finished run: what every dataset's train.py calls."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import checkpoint, distributed
+from .cli import Parser, amp_dtype, model_options, run_name
+from .data import make_loaders
+from .distributed import World
+from .engine import Position, Run, evaluate
+from .errors import UsageError, UserError, run_command
+from .optim import make_optimizer, make_schedule
+from .runlog import RunLog, table
+from .seed import seed_everything
+from .trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """What a script loads: two datasets of (input, class), and what the network must know of them."""
+
+    train: Any
+    test: Any
+    num_classes: int
+    in_channels: int = 3
+    name: str = ""  # prefix of the run's folder, for scripts that know several data sets
+
+
+LoadData = Callable[[argparse.Namespace, World], Datasets]
+
+
+def main(parser: Parser, load_data: LoadData, models: ModuleType, argv: list[str] | None = None) -> int:
+    """Parse, run, and return the exit status.
+
+    Args:
+        parser: from `make_parser`.
+        load_data: makes the data sets; is told the arguments and the processes.
+        models: the module with create_model, model_options, load_published and detach_aap.
+    """
+    return run_command(lambda: _main(parser, load_data, models, argv))
+
+
+def _main(parser: Parser, load_data: LoadData, models: ModuleType, argv: list[str] | None) -> int:
+    args = parser.parse_args(argv)
+    args.cos_lr_T = args.cos_lr_T or args.epochs
+    if (args.test_only or args.detach) and not args.resume:
+        raise UsageError("--test-only needs weights: name a checkpoint by --resume")
+    if args.detach and not args.test_only:
+        raise UsageError("--detach takes the pathway off a trained network: use it with --test-only")
+    if args.overwrite and args.resume:
+        raise UsageError("--overwrite begins anew and --resume goes on: choose one")
+    world = distributed.start(
+        args.device, world_size=args.world_size, dist_url=args.dist_url, timeout=args.dist_timeout
+    )
+    with distributed.explain_lost_peers(world):
+        _run(args, parser, load_data, models, world)
+    distributed.stop(world)
+    return 0
+
+
+def _run(args: argparse.Namespace, parser: Parser, load_data: LoadData, models: ModuleType, world: World) -> None:
+    seed_everything(args.seed, world.rank)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False  # as released
+    say = RunLog(world).say
+    data = load_data(args, world)
+    say(f"{len(data.train)} training and {len(data.test)} test images of {data.num_classes} classes")
+    try:
+        known = models.model_options(args.model)
+        options = model_options(args, parser, known)
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always", UserWarning)
+            model = models.create_model(
+                args.model, num_classes=data.num_classes, in_channels=data.in_channels, **options
+            )
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    for warning in warned:
+        say(f"warning: {warning.message}")
+    model = model.to(world.device)
+    parameters = sum(p.numel() for p in model.parameters())
+    say(f"{args.model}: {parameters:,} parameters on {world.size} x {world.device.type}")
+
+    defaults = {k: parser.get_default(k) if parser.get_default(k) is not None else v for k, v in known.items()}
+    folder = Path(args.output_dir) / (data.name + run_name(args, model.config, defaults))
+    log = RunLog(world, folder)
+    train_loader, sampler, test_loader = make_loaders(
+        data.train, data.test, batch_size=args.batch_size, workers=args.workers, world=world, seed=args.seed
+    )
+    if args.test_only:
+        _test_only(args, models, model, test_loader, world, log)
+        return
+
+    _prepare_folder(args, folder, world)
+    if args.sync_bn:
+        if world.device.type != "cuda":
+            raise UsageError("--sync-bn needs GPUs (torch has it for CUDA alone): leave it out with --device cpu")
+        config, model = model.config, nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model.config = config
+    optimizer = make_optimizer(
+        model, lr=args.lr, momentum=args.momentum, weight_decay=args.weight_decay, adam=args.adam
+    )
+    trainer = Trainer(
+        model,
+        optimizer,
+        make_schedule(optimizer, cos_lr_T=args.cos_lr_T, warmup_epochs=args.warmup_epochs),
+        world,
+        amp_dtype=amp_dtype(args),
+        label_smoothing=args.label_smoothing,
+        ema_decay=args.ema_decay,
+    )
+    kept = (
+        "batch_size", "accumulate", "seed", "lr", "momentum", "weight_decay", "adam", "cos_lr_T", "warmup_epochs",
+        "label_smoothing", "ema_decay", "amp",
+    )  # fmt: skip
+    run = Run(
+        trainer,
+        train_loader,
+        sampler,
+        test_loader,
+        log,
+        folder,
+        epochs=args.epochs,
+        accumulate=args.accumulate,
+        print_freq=args.print_freq,
+        checkpoint_every=args.checkpoint_every,
+        firing_rates=args.tb,
+        recipe={name: getattr(args, name) for name in kept},
+        position=Position(epoch=args.start_epoch),
+    )
+    if args.resume:
+        _resume(args, run, say)
+    log.forget_from(run.position.epoch)
+    if args.tb:
+        log.open_tensorboard(run.position.epoch, str(args))
+    run.fit()
+    log.close()
+
+
+def _prepare_folder(args: argparse.Namespace, folder: Path, world: World) -> None:
+    """Make the run's folder, and refuse to write over a run that is there."""
+    with world.main_only("preparing the output folder") as main:
+        if not main:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        there = checkpoint.candidates(folder)
+        if there and not args.resume:
+            if not args.overwrite:
+                raise UsageError(
+                    f"{folder} holds a run already ({there[0].name}): go on with --resume auto, "
+                    "begin anew with --overwrite, or choose another --output-dir"
+                )
+            for path in (*there, folder / "metrics.jsonl"):
+                path.unlink(missing_ok=True)
+
+
+def _different_config(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
+    names = [k for k in {**ours, **theirs} if ours.get(k) != theirs.get(k)]
+    return ", ".join(f"{k}={theirs.get(k)} instead of {ours.get(k)}" for k in names)
+
+
+def _resume(args: argparse.Namespace, run: Run, say: Callable[[str], None]) -> None:
+    if args.resume == "auto":
+        found = checkpoint.newest_whole(run.folder, say)
+        if found is None:
+            say(f"no checkpoint in {run.folder} yet: beginning at epoch {run.position.epoch + 1}")
+            return
+        path, state = found
+    else:
+        path = Path(args.resume)
+        state = checkpoint.read(path)
+    model: Any = run.trainer.model
+    different = _different_config(model.config, state["config"])
+    if different:
+        raise UsageError(f"{path} was saved from another network ({different}): give the same options as then")
+    run.resume(state)
+    say(f"resumed from {path}: epoch {run.position.epoch + 1}, batch {run.position.step}")
+
+
+def _test_only(
+    args: argparse.Namespace, models: ModuleType, model: Any, loader: Any, world: World, log: RunLog
+) -> None:
+    """Evaluate a checkpoint, ours or a published one."""
+    if args.resume == "auto":
+        found = checkpoint.newest_whole(log.folder, log.say) if log.folder else None
+        if found is None:
+            raise UserError(f"there is no checkpoint in {log.folder}: name one by --resume")
+        path, config, state = found[0], found[1]["config"], found[1]["model"]
+    else:
+        path = Path(args.resume)
+        config, state = checkpoint.read_weights(path)
+    try:
+        if config is None:
+            models.load_published(model, state)
+        else:
+            different = _different_config(model.config, config)
+            if different:
+                raise UsageError(f"{path} was saved from another network ({different}): give the same options as then")
+            model.load_state_dict(state)
+        if args.detach:
+            model = models.detach_aap(model)
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from None
+    scores, _ = evaluate(model, loader, world, log)
+    log.say(f"{model.config['model']} from {path}")
+    log.say(table(scores))
+    if args.detach:
+        with world.main_only("saving the detached network") as main:
+            if main:
+                target = path.with_name("fsnn.pth")
+                checkpoint.write(target, {"config": model.config, "model": model.state_dict()})
+                log.say(f"without the pathway, saved as {target}")

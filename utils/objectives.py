@@ -1,0 +1,35 @@
+"""What a network's outputs mean: the loss over its streams, and the readouts that they are scored by."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+Outputs = Tensor | tuple[Tensor, Tensor]
+
+SINGLE = ("output",)
+DUAL = ("fsnn", "aap", "sum")
+
+
+def streams_loss(outputs: Outputs, target: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Cross entropy, summed over the streams: CE(trunk) + CE(pathway) (arXiv:2301.11929, section 3.4).
+
+    Args:
+        outputs: logits [N, classes], or the pair of a dual-stream network.
+        target: classes [N], int64.
+    """
+    logits = outputs if isinstance(outputs, tuple) else (outputs,)
+    losses = [F.cross_entropy(x, target, label_smoothing=label_smoothing) for x in logits]
+    return sum(losses[1:], losses[0])
+
+
+def readouts(outputs: Outputs) -> dict[str, Tensor]:
+    """Logits [N, classes] in float32 by readout; the first is the one that a run is judged by.
+
+    A dual-stream network has three: its trunk alone (what is left after detaching the pathway), its pathway alone, and
+    the sum of both.
+    """
+    if not isinstance(outputs, tuple):
+        return {SINGLE[0]: outputs.float()}
+    trunk, pathway = (x.float() for x in outputs)
+    return dict(zip(DUAL, (trunk, pathway, trunk + pathway), strict=True))
