@@ -14,8 +14,9 @@ from torchvision.transforms import v2
 
 from utils.distributed import World
 from utils.errors import UsageError, UserError
-from utils.image_folder import ImageFolder, same_classes
+from utils.image_folder import load_splits
 from utils.launch import Datasets
+from utils.runlog import RunLog
 
 DATASETS = ("digits", "cifar10", "cifar100", "folder")
 
@@ -89,11 +90,8 @@ def load(args: argparse.Namespace, world: World) -> Datasets:
         raise UsageError(f"--dataset {name} needs --data-path: the folder that holds it")
     root = Path(args.data_path)
     if name == "folder":
-        train, test = (
-            ImageFolder(root / split, transforms(size, *CIFAR10, train=split == "train", resize=True))
-            for split in ("train", "test")
-        )
-        same_classes(train, test)
+        chains = tuple(transforms(size, *CIFAR10, train=train, resize=True) for train in (True, False))
+        train, test = load_splits(root, ("train", "test"), chains, cache=args.cache_dataset, say=RunLog(world).say)
         return Datasets(train, test, len(train.classes), 3, "folder_")
     kind, (mean, std), classes = {
         "cifar10": (datasets.CIFAR10, CIFAR10, 10),

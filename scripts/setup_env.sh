@@ -21,6 +21,6 @@ setup_env() { # setup_env requirements...
   echo "installing $* (a few minutes the first time; 6 GB with PyTorch's CUDA libraries)"
   local args=() file
   for file in "$@"; do args+=(-r "$file"); done
-  "$PYTHON" -m pip install --quiet --disable-pip-version-check "${args[@]}" -e .
+  PYTHONWARNINGS=ignore "$PYTHON" -m pip install --quiet --disable-pip-version-check "${args[@]}" -e .
   echo "$wanted" >>"$stamp"
 }

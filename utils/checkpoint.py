@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
 import pickle
 import re
@@ -32,21 +33,32 @@ def write(path: Path, state: dict[str, Any]) -> None:
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
-        with open(partial, "wb") as file:
-            torch.save({"format": dict(FORMAT), **state}, file)
+        with _NotedErrors(io.FileIO(partial, "w")) as file:
+            try:
+                torch.save({"format": dict(FORMAT), **state}, file)
+            except RuntimeError:  # what torch's zip writer makes of an error of the file below it
+                raise file.error or OSError(0, "torch.save failed") from None
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except BaseException as error:
+    except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        if isinstance(error, RuntimeError):  # torch.save's zip writer hides the system's error behind this
-            reason = os.strerror(28) if shutil.disk_usage(path.parent).free < (1 << 20) else str(error).splitlines()[0]
-            raise OSError(f"cannot write {path} ({reason}): the checkpoint before it is untouched") from None
-        if isinstance(error, OSError):
-            raise OSError(f"cannot write {path} ({error.strerror}): the checkpoint before it is untouched") from None
-        raise
+        raise OSError(f"cannot write {path} ({error.strerror}): what was there before is untouched") from None
     _sync_folder(path.parent)
+
+
+class _NotedErrors(io.BufferedWriter):
+    """A file that remembers the system's error, which torch.save replaces by one of its own."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
 
 def copy(source: Path, target: Path) -> None:

@@ -63,6 +63,10 @@ def make_parser(description: str, **defaults: Any) -> Parser:
     data.add_argument("-b", "--batch-size", type=positive_int, default=32, help="images of each process in a step")
     data.add_argument("-j", "--workers", type=natural, default=16, help="loading processes of each process")
 
+    data.add_argument(
+        "--cache-dataset", action="store_true", help="keep the list of a folder's images for later starts"
+    )
+
     model = parser.add_argument_group("network (defaults below are the model's own unless one is shown)")
     model.add_argument("--model", default="dsnn18", help="a registered model; a wrong name lists them all")
     model.add_argument("--T", type=positive_int, help="time steps that an image is shown for")

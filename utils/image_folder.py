@@ -8,9 +8,9 @@ from typing import Any
 
 from PIL import Image
 from torch.utils.data import Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
 from .errors import UserError
+from .image_index import index_images
 
 
 def load_image(path: str | Path) -> Image.Image:
@@ -29,38 +29,60 @@ def load_image(path: str | Path) -> Image.Image:
 class ImageFolder(Dataset):
     """Images below `root/<class>/`, at any depth, in sorted order; classes are numbered in sorted order.
 
+    Args:
+        root: the folder.
+        transform: of a PIL image.
+        cache, say: see `index_images`.
+
     Raises:
         UserError: the folder is missing, holds no class, or a class holds no image.
     """
 
-    def __init__(self, root: Path, transform: Callable[[Image.Image], Any]) -> None:
-        self.root = root
+    def __init__(
+        self,
+        root: Path,
+        transform: Callable[[Image.Image], Any],
+        *,
+        cache: bool = False,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.index = index_images(root, cache=cache, say=say)
         self.transform = transform
-        if not root.is_dir():
-            raise UserError(f"there is no folder {root}: images are expected as {root}/<class>/<image>")
-        try:
-            self.classes, numbers = find_classes(str(root))
-            self.samples = make_dataset(str(root), numbers, extensions=IMG_EXTENSIONS)
-        except FileNotFoundError as error:
-            reason = str(error).splitlines()[0].rstrip(".")
-            raise UserError(f"{reason}: images are expected as {root}/<class>/<image>") from None
+
+    @property
+    def root(self) -> Path:
+        return self.index.root
+
+    @property
+    def classes(self) -> list[str]:
+        return self.index.classes
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.index)
 
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        path, number = self.samples[index]
-        return self.transform(load_image(path)), number
+    def __getitem__(self, i: int) -> tuple[Any, int]:
+        return self.transform(load_image(self.index.path(i))), int(self.index.targets[i])
 
 
-def same_classes(train: ImageFolder, test: ImageFolder) -> None:
-    """Check that both folders have the same classes, since they are numbered by name.
+def load_splits(
+    root: Path,
+    splits: tuple[str, str],
+    transforms: tuple[Callable, Callable],
+    *,
+    cache: bool,
+    say: Callable[[str], None],
+) -> tuple[ImageFolder, ImageFolder]:
+    """The training and the test folder below `root`, with the same classes, since they are numbered by name.
 
     Raises:
-        UserError: they don't.
+        UserError: a folder is not as expected, or the classes differ.
     """
-    only_train = sorted(set(train.classes) - set(test.classes))
-    only_test = sorted(set(test.classes) - set(train.classes))
-    if only_train or only_test:
-        parts = [f"only in {f.root}: {', '.join(c[:3])}" for f, c in ((train, only_train), (test, only_test)) if c]
-        raise UserError(f"the classes of {train.root} and {test.root} differ ({'; '.join(parts)}): make them the same")
+    train, test = (
+        ImageFolder(root / split, transform, cache=cache, say=say)
+        for split, transform in zip(splits, transforms, strict=True)
+    )
+    only = {f.root: sorted(set(f.classes) - set(g.classes)) for f, g in ((train, test), (test, train))}
+    if any(only.values()):
+        parts = "; ".join(f"only in {folder}: {', '.join(names[:3])}" for folder, names in only.items() if names)
+        raise UserError(f"the classes of {train.root} and {test.root} differ ({parts}): make them the same")
+    return train, test

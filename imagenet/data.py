@@ -1,0 +1,43 @@
+"""ImageNet: train/<wnid>/*.JPEG and val/<wnid>/*.JPEG."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from torchvision.transforms import v2
+
+from utils.distributed import World
+from utils.errors import UsageError
+from utils.image_folder import load_splits
+from utils.launch import Datasets
+from utils.runlog import RunLog
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def transforms(train_crop: int, val_resize: int, val_crop: int) -> tuple[v2.Compose, v2.Compose]:
+    """Training: a random crop of random size and shape, flipped half the time. Test: the shorter side resized, centre.
+
+    Both: PIL image -> normalised float32 [3, crop, crop].
+    """
+    end = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+    train = v2.Compose([v2.RandomResizedCrop(train_crop), v2.RandomHorizontalFlip(), *end])
+    return train, v2.Compose([v2.Resize(val_resize), v2.CenterCrop(val_crop), *end])
+
+
+def load(args: argparse.Namespace, world: World) -> Datasets:
+    """The data set at --data-path.
+
+    Raises:
+        UsageError: no path is given.
+        UserError: the folder is not laid out as it should be.
+    """
+    if args.data_path is None:
+        raise UsageError("ImageNet needs --data-path: the folder with train/<wnid>/ and val/<wnid>/")
+    chains = transforms(args.train_crop_size, args.val_resize_size, args.val_crop_size)
+    train, test = load_splits(
+        Path(args.data_path), ("train", "val"), chains, cache=args.cache_dataset, say=RunLog(world).say
+    )
+    return Datasets(train, test, len(train.classes))
