@@ -5,16 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
 from torchvision.transforms import v2
 
 from utils.distributed import World
 from utils.errors import UsageError
-from utils.image_folder import load_splits
+from utils.image_folder import evaluation_transform, load_splits, normalise
 from utils.launch import Datasets
 from utils.runlog import RunLog
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def transforms(train_crop: int, val_resize: int, val_crop: int) -> tuple[v2.Compose, v2.Compose]:
@@ -22,9 +19,8 @@ def transforms(train_crop: int, val_resize: int, val_crop: int) -> tuple[v2.Comp
 
     Both: PIL image -> normalised float32 [3, crop, crop].
     """
-    end = [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
-    train = v2.Compose([v2.RandomResizedCrop(train_crop), v2.RandomHorizontalFlip(), *end])
-    return train, v2.Compose([v2.Resize(val_resize), v2.CenterCrop(val_crop), *end])
+    train = v2.Compose([v2.RandomResizedCrop(train_crop), v2.RandomHorizontalFlip(), *normalise()])
+    return train, evaluation_transform(val_resize, val_crop)
 
 
 def load(args: argparse.Namespace, world: World) -> Datasets:

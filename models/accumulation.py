@@ -29,11 +29,12 @@ class Projection(nn.Module):
         super().__init__()
         self.depthwise = conv3x3(in_channels, in_channels, stride, groups=in_channels) if stride != 1 else None
         self.pointwise = ConvBN(conv1x1(in_channels, out_channels))
+        self.relu = nn.ReLU()
 
     def forward(self, a: Tensor) -> Tensor:
         if self.depthwise is not None:
             a = over_time(self.depthwise, a)
-        return self.pointwise(a).relu()
+        return self.relu(self.pointwise(a))
 
 
 class AccumulationPathway(nn.Module):

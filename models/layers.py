@@ -35,3 +35,13 @@ class MaxPool(nn.MaxPool2d):
 
     def forward(self, x: Tensor) -> Tensor:
         return over_time(super().forward, x)
+
+
+class GlobalAvgPool(nn.AdaptiveAvgPool2d):
+    """The mean over height and width: [T, N, C, H, W] -> [T, N, C]. A layer, so that operation counters see it."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return over_time(super().forward, x).flatten(2)

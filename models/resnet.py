@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .accumulation import AUX_HEADS, AccumulationPathway
 from .blocks import BasicBlock, Block, Bottleneck, Join
-from .layers import MaxPool, over_time
+from .layers import GlobalAvgPool, MaxPool, over_time
 from .neuron import neuron_factory
 
 # depth -> (block, blocks in each stage), as in "Deep Residual Learning", arXiv:1512.03385, table 1
@@ -99,6 +99,7 @@ class SpikingResNet(nn.Module):
                 blocks.append(block(channels_in, width * 2**i, stride, join, make_neuron))
                 channels_in = blocks[-1].out_channels
             self.add_module(stage, nn.Sequential(*blocks))
+        self.avgpool = GlobalAvgPool()
         self.fc = nn.Linear(channels_in, num_classes)
 
         self.aap: AccumulationPathway | None = None
@@ -142,10 +143,9 @@ class SpikingResNet(nn.Module):
             current = self.bn1(self.conv1(x)).expand(self.T, -1, -1, -1, -1)
         return self.maxpool(self.sn1(current))
 
-    @staticmethod
-    def features(x: Tensor) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
         """Global average pooling, then the mean over time: [T, N, C, H, W] -> [N, C]."""
-        return x.mean(dim=(3, 4)).mean(dim=0)
+        return self.avgpool(x).mean(dim=0)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         o = self.encode(x)

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from command import TINY, refused, run, succeed
+from images import image_tree
 from PIL import Image
 from torch.utils.tensorboard.summary import scalar  # noqa: F401  (tensorboard is installed)
 
@@ -159,17 +160,6 @@ def test_published_weights_are_evaluated(tmp_path):
 )
 def test_wrong_usage_is_one_line_and_status_2(tmp_path, args, message):
     assert message in refused(TRAIN, *TINY, "--output-dir", tmp_path, *args, status=2)
-
-
-def image_tree(root, classes=("cat", "dog"), splits=("train", "test"), count=3):
-    generator = torch.Generator().manual_seed(0)
-    for split in splits:
-        for name in classes:
-            (root / split / name).mkdir(parents=True)
-            for i in range(count):
-                pixels = torch.randint(0, 256, (8, 8, 3), generator=generator, dtype=torch.uint8).numpy()
-                Image.fromarray(pixels).save(root / split / name / f"{i}.jpg")
-    return root
 
 
 def test_a_folder_of_images_trains(tmp_path):

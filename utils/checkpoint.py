@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from .errors import UserError
+from .errors import UsageError, UserError
 
 FORMAT = {"name": "full-spike-aap", "version": 1}
 
@@ -135,6 +135,39 @@ def read_weights(path: Path) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise UserError(f"{path} holds no weights: use a checkpoint of this project or a published state dict")
     return None, state
+
+
+def different_config(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
+    """The options in which two models differ, in words; empty if they don't."""
+    names = [k for k in {**ours, **theirs} if ours.get(k) != theirs.get(k)]
+    return ", ".join(f"{k}={theirs.get(k)} instead of {ours.get(k)}" for k in names)
+
+
+def check_config(path: Path, model: Any, config: dict[str, Any]) -> None:
+    """Raises UsageError if a checkpoint with this config is of another network than the model."""
+    different = different_config(model.config, config)
+    if different:
+        raise UsageError(f"{path} was saved from another network ({different}): give the same options as then")
+
+
+def load_weights(path: Path, model: Any, load_published: Callable[[Any, dict[str, Any]], None]) -> None:
+    """Load any checkpoint into a model, all or nothing.
+
+    Args:
+        path: of a run, of weights alone, or a published one.
+        load_published: of (model, state dict); ValueError, and no change, if it does not fit.
+
+    Raises:
+        UserError: the file cannot be read, or does not fit.
+        UsageError: it was saved from another network; the options that differ are named.
+    """
+    config, state = read_weights(path)
+    if config is not None:
+        check_config(path, model, config)
+    try:
+        load_published(model, state)  # names of our own pass through it unchanged
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def read(path: Path) -> dict[str, Any]:

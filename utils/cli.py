@@ -106,6 +106,8 @@ def make_parser(description: str, **defaults: Any) -> Parser:
     run.add_argument("--overwrite", action="store_true", help="begin anew in a folder that holds a run")
     run.add_argument("--checkpoint-every", type=_interval, help="also save inside epochs: 500 (steps) or 10min")
     run.add_argument("--test-only", action="store_true", help="evaluate --resume and end")
+    run.add_argument("--synops", action="store_true", help="with --test-only: count operations and energy as well")
+    run.add_argument("--no-syops", action="store_true", help="with --synops: leave out the package syops, it is slow")
     run.add_argument("--detach", action="store_true", help="with --test-only: without the pathway; saves fsnn.pth")
     run.add_argument("--print-freq", type=positive_int, default=10, help="batches between two reports")
     run.add_argument("--tb", action="store_true", help="TensorBoard scalars and firing rates")

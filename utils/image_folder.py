@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from torch.utils.data import Dataset
+from torchvision.transforms import v2
 
 from .errors import UserError
 from .image_index import index_images
@@ -24,6 +26,20 @@ def load_image(path: str | Path) -> Image.Image:
             return image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"cannot read the image {path} ({error}): replace it or take it out") from None
+
+
+# ImageNet's channel means and standard deviations, as torchvision's reference training normalises
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def normalise() -> list[v2.Transform]:
+    """PIL image -> float32 [3, H, W], normalised."""
+    return [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+
+
+def evaluation_transform(resize: int, crop: int) -> v2.Compose:
+    """PIL image -> float32 [3, crop, crop]: the shorter side resized, the centre cropped, normalised."""
+    return v2.Compose([v2.Resize(resize), v2.CenterCrop(crop), *normalise()])
 
 
 class ImageFolder(Dataset):

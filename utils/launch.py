@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from .data import make_loaders
 from .distributed import World
 from .engine import Position, Run, evaluate
 from .errors import UsageError, UserError, run_command
+from .factory import create
 from .optim import make_optimizer, make_schedule
 from .runlog import RunLog, table
 from .seed import seed_everything
@@ -55,6 +55,8 @@ def _main(parser: Parser, load_data: LoadData, models: ModuleType, argv: list[st
     args.cos_lr_T = args.cos_lr_T or args.epochs
     if (args.test_only or args.detach) and not args.resume:
         raise UsageError("--test-only needs weights: name a checkpoint by --resume")
+    if args.synops and not args.test_only:
+        raise UsageError("--synops counts a trained network: use it with --test-only")
     if args.detach and not args.test_only:
         raise UsageError("--detach takes the pathway off a trained network: use it with --test-only")
     if args.overwrite and args.resume:
@@ -76,16 +78,10 @@ def _run(args: argparse.Namespace, parser: Parser, load_data: LoadData, models: 
     say(f"{len(data.train)} training and {len(data.test)} test images of {data.num_classes} classes")
     try:
         known = models.model_options(args.model)
-        options = model_options(args, parser, known)
-        with warnings.catch_warnings(record=True) as warned:
-            warnings.simplefilter("always", UserWarning)
-            model = models.create_model(
-                args.model, num_classes=data.num_classes, in_channels=data.in_channels, **options
-            )
     except ValueError as error:
         raise UsageError(str(error)) from None
-    for warning in warned:
-        say(f"warning: {warning.message}")
+    options = {"num_classes": data.num_classes, "in_channels": data.in_channels, **model_options(args, parser, known)}
+    model = create(models, args.model, options, lambda warning: say(f"warning: {warning}"))
     model = model.to(world.device)
     parameters = sum(p.numel() for p in model.parameters())
     say(f"{args.model}: {parameters:,} parameters on {world.size} x {world.device.type}")
@@ -163,11 +159,6 @@ def _prepare_folder(args: argparse.Namespace, folder: Path, world: World) -> Non
                 path.unlink(missing_ok=True)
 
 
-def _different_config(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
-    names = [k for k in {**ours, **theirs} if ours.get(k) != theirs.get(k)]
-    return ", ".join(f"{k}={theirs.get(k)} instead of {ours.get(k)}" for k in names)
-
-
 def _resume(args: argparse.Namespace, run: Run, say: Callable[[str], None]) -> None:
     if args.resume == "auto":
         found = checkpoint.newest_whole(run.folder, say)
@@ -178,10 +169,7 @@ def _resume(args: argparse.Namespace, run: Run, say: Callable[[str], None]) -> N
     else:
         path = Path(args.resume)
         state = checkpoint.read(path)
-    model: Any = run.trainer.model
-    different = _different_config(model.config, state["config"])
-    if different:
-        raise UsageError(f"{path} was saved from another network ({different}): give the same options as then")
+    checkpoint.check_config(path, run.trainer.model, state["config"])
     run.resume(state)
     say(f"resumed from {path}: epoch {run.position.epoch + 1}, batch {run.position.step}")
 
@@ -194,28 +182,39 @@ def _test_only(
         found = checkpoint.newest_whole(log.folder, log.say) if log.folder else None
         if found is None:
             raise UserError(f"there is no checkpoint in {log.folder}: name one by --resume")
-        path, config, state = found[0], found[1]["config"], found[1]["model"]
+        path = found[0]
     else:
         path = Path(args.resume)
-        config, state = checkpoint.read_weights(path)
-    try:
-        if config is None:
-            models.load_published(model, state)
-        else:
-            different = _different_config(model.config, config)
-            if different:
-                raise UsageError(f"{path} was saved from another network ({different}): give the same options as then")
-            model.load_state_dict(state)
-        if args.detach:
+    checkpoint.load_weights(path, model, models.load_published)
+    if args.detach:
+        try:
             model = models.detach_aap(model)
-    except ValueError as error:
-        raise UsageError(f"{path}: {error}") from None
+        except ValueError as error:
+            raise UsageError(f"--detach: {error}") from None
     scores, _ = evaluate(model, loader, world, log)
     log.say(f"{model.config['model']} from {path}")
     log.say(table(scores))
+    if args.synops:
+        _count(args, models, model, loader, world, log)
     if args.detach:
         with world.main_only("saving the detached network") as main:
             if main:
                 target = path.with_name("fsnn.pth")
                 checkpoint.write(target, {"config": model.config, "model": model.state_dict()})
                 log.say(f"without the pathway, saved as {target}")
+
+
+def _count(args: argparse.Namespace, models: ModuleType, model: Any, loader: Any, world: World, log: RunLog) -> None:
+    """Synaptic operations and energy of a trained network on its test set."""
+    if world.size > 1:
+        raise UsageError(f"--synops counts in one process, not in {world.size}: start without torchrun")
+    from .ann import plain_resnet  # the counters are only imported where they are used
+    from .synops import write_report
+
+    detached = models.detach_aap(model) if getattr(model, "aap", None) is not None else None
+    folder = Path(args.output_dir) / "synops"
+    data = f"the test set, weights of {args.resume}"
+    ann = plain_resnet(model)
+    write_report(
+        model, loader, folder, detached=detached, ann=ann, device=world.device, data=data, syops=not args.no_syops
+    )

@@ -1,0 +1,151 @@
+"""The certificate: which networks hold it, and which layer is named where it does not hold."""
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from spikingjelly.activation_based.neuron import IFNode
+from torch import nn
+
+from models import BOOLEAN_FUNCTIONS, create_model, detach_aap
+from utils.errors import run_command
+from utils.fullspike import certify, main
+from utils.sample_data import random_loader, set_norms
+
+ROOT = Path(__file__).parents[1]
+IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def small(name, **options):
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = create_model(name, **{"num_classes": 5, "T": 4, "stem": "cifar", "width": 8, **options})
+    set_norms(model, IMAGES)
+    return model
+
+
+def certificate(model, images=IMAGES):
+    return certify(model, random_loader(images, 2))
+
+
+@pytest.mark.parametrize("name", ["fsnn18", "fsnn50"])
+@pytest.mark.parametrize("connect_f", sorted(BOOLEAN_FUNCTIONS))
+def test_full_spike_networks_hold_it(name, connect_f):
+    model = small(name, connect_f=connect_f)
+    result = certificate(model)
+    assert result.holds
+    assert len(result.body) == sum(isinstance(module, nn.Conv2d) for module in model.modules()) - 1
+    assert max(layer.rate for layer in result.body) > 0.1
+    assert [layer.name for layer in result.head] == ["fc"]
+    assert result.lines()[0].startswith("full-spike: yes: only 0 and 1 enter")
+
+
+@pytest.mark.parametrize("name", ["sew_resnet18", "sew_resnet50", "fsnn18"])
+def test_sums_fail_at_the_first_layer_behind_one(name):
+    """The first block's output is s + o_0; the second block's first convolution reads it."""
+    result = certificate(small(name, connect_f="ADD"))
+    assert not result.holds
+    assert result.offender.name == "layer1.1.conv1.0"
+    assert result.lines()[0].startswith("full-spike: no: layer1.1.conv1.0 reads 2, which is no spike")
+
+
+@pytest.mark.parametrize("name", ["dsnn18", "dsnn50"])
+@pytest.mark.parametrize("aux_head", ["shared", "separate"])
+def test_of_a_network_with_its_pathway_only_the_projections_are_named(name, aux_head):
+    model = small(name, aux_head=aux_head)
+    result = certificate(model)
+    assert not result.holds
+    assert result.offender is None
+    convolutions = [n for n, m in model.named_modules() if n.startswith("aap.") and isinstance(m, nn.Conv2d)]
+    assert [layer.name for layer in result.pathway] == convolutions
+    assert "the AAP's projections are the only non-spike part: " + ", ".join(convolutions) in result.lines()[0]
+    heads = {"shared": ["fc", "fc (call 2)"], "separate": ["fc", "aap.head"]}
+    assert [layer.name for layer in result.head] == heads[aux_head]
+    assert certificate(detach_aap(model)).holds
+
+
+def test_a_network_of_values_fails_at_once():
+    result = certificate(torchvision.models.resnet18(num_classes=5))
+    assert not result.holds
+    assert result.offender.name == "layer1.0.conv1"
+
+
+def test_linear_layers_alone_hold_nothing():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(768, 4), nn.ReLU(), nn.Linear(4, 2))
+    assert not certificate(model).holds
+
+
+def test_one_value_in_one_image_is_found():
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.neuron, self.conv = nn.Conv2d(3, 3, 1), IFNode(), nn.Conv2d(3, 2, 1)
+            self.last = IFNode()
+
+        def forward(self, x):
+            self.neuron.reset()
+            self.last.reset()
+            spikes = self.neuron(3 * self.stem(x))
+            return self.last(self.conv(torch.where(x.abs() > 50, 0.25, spikes)))
+
+    torch.manual_seed(0)
+    model = Network()
+    assert certificate(model).holds
+    images = IMAGES.clone()
+    images[3, 1, 7, 7] = 99.0
+    result = certificate(model, images)
+    assert result.offender.name == "conv"
+    assert "conv reads 0.25, which is no spike" in result.lines()[0]
+
+
+def test_layers_without_a_spike_or_a_call_are_named():
+    model = small("fsnn18")
+    nn.init.constant_(model.layer2[0].conv1[1].weight, 0.0)
+    nn.init.constant_(model.layer2[0].conv1[1].bias, -1.0)
+    model.forgotten = nn.Conv2d(1, 1, 1)
+    lines = certificate(model).lines()
+    assert "no spike ever entered layer2.0.conv2.0: their check says nothing" in lines
+    assert "never ran, so not checked: forgotten" in lines
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "line"),
+    [
+        (["--model", "fsnn18"], 0, "full-spike: yes"),
+        (["--model", "sew_resnet18", "--connect_f", "ADD"], 1, "full-spike: no: layer1.1.conv1.0 reads 2"),
+        (["--model", "dsnn18"], 1, "full-spike: no: the AAP's projections are the only non-spike part"),
+        (["--model", "dsnn18", "--detach-aap"], 0, "full-spike: yes"),
+    ],
+)
+def test_the_commands_exit_status_is_the_answer(capsys, arguments, status, line):
+    small_options = ["--option", "stem=cifar", "--option", "width=8", "--size", "16"]
+    assert run_command(lambda: main([*arguments, *small_options])) == status
+    assert capsys.readouterr().out.splitlines()[1].startswith(line)
+
+
+def test_the_module_runs():
+    arguments = ["--model", "sew_resnet18", "--option", "stem=cifar", "--option", "width=8", "--size", "16"]
+    done = subprocess.run(
+        [sys.executable, "-m", "utils.fullspike", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "layer1.1.conv1.0 reads 2" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--model", "fsnn18", "--detach-aap", "--size", "32"], 2, "--detach-aap: SpikingResNet has no auxiliary"),
+        (["--model", "fsnn18", "--images", "0"], 2, "--images 0 is out of range"),
+        (["--model", "fsnn18", "--checkpoint", "none.pth"], 1, "there is no checkpoint none.pth"),
+    ],
+)
+def test_bad_input_is_one_line(capsys, arguments, status, message):
+    assert run_command(lambda: main(arguments)) == status
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning: ")]
+    assert line.startswith(f"error: {message}")

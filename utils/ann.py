@@ -1,0 +1,33 @@
+"""The plain network to compare with: torchvision's ResNet of the same depth."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch import nn
+
+DEPTHS = (18, 34, 50, 101, 152)
+
+
+def plain_resnet(model: Any) -> nn.Module | None:
+    """torchvision's ResNet with the depth, classes, input channels and stem of a spiking one, weights random.
+
+    Read from the model's `config`: the digits that end its name are the depth. None where torchvision has no
+    counterpart: another depth or width.
+    """
+    config = getattr(model, "config", {})
+    depth = re.search(r"(\d+)$", config.get("model", ""))
+    if depth is None or int(depth[1]) not in DEPTHS or config.get("width", 64) != 64:
+        return None
+    from torchvision import models as torchvision_models  # here: only this comparison needs it
+
+    network = getattr(torchvision_models, f"resnet{depth[1]}")(num_classes=config.get("num_classes", 1000))
+    channels = config.get("in_channels", 3)
+    if config.get("stem") == "cifar":
+        network.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+        network.maxpool = nn.Identity()
+    elif channels != 3:
+        network.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+    network.config = {"model": f"ResNet-{depth[1]}"}
+    return network

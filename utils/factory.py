@@ -1,0 +1,133 @@
+"""Networks for the command line: which module builds them, which one, and with which weights.
+
+`utils` knows no network. A command names the module that does (`--factory`, by default the package `models`); it
+offers create_model(model, **options), list_models(), load_published(model, state_dict) and detach_aap(model).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import checkpoint
+from .errors import UsageError
+
+OFFERS = ("create_model", "list_models", "load_published", "detach_aap")
+
+
+def warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+def add_network_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, help="a name that the factory lists, e.g. dsnn18")
+    parser.add_argument("--connect_f", help="the connect function: ADD, AND, IAND, OR or XOR")
+    parser.add_argument("--T", type=int, help="time steps that an image is shown for")
+    parser.add_argument("--num-classes", "--num_classes", type=int, help="classes")
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any other option of the model, e.g. stem=cifar; may be repeated",
+    )
+    parser.add_argument("--checkpoint", type=Path, help="trained weights, ours or published; random ones without it")
+    parser.add_argument("--factory", default="models", help="module that builds the networks (default: models)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    parser.add_argument("--seed", type=int, default=0, help="of random weights and images (default: 0)")
+
+
+def load_factory(name: str) -> Any:
+    """The module of this name.
+
+    Raises:
+        UsageError: there is none, or it lacks a function.
+    """
+    try:
+        factory = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"--factory {name}: there is no module named {error.name}; run from the project's root"
+        ) from None
+    missing = [offer for offer in OFFERS if not hasattr(factory, offer)]
+    if missing:
+        raise UsageError(f"--factory {name} has no {', '.join(missing)}: name a module that offers {', '.join(OFFERS)}")
+    return factory
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text.lower() if text in ("True", "False") else text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _given_options(args: argparse.Namespace) -> dict[str, Any]:
+    options = {name: getattr(args, name) for name in ("connect_f", "T", "num_classes")}
+    for item in args.option:
+        name, separator, value = item.partition("=")
+        if not separator or not name:
+            raise UsageError(f"--option {item} is not of the form NAME=VALUE")
+        options[name] = _value(value)
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def check_device(name: str) -> torch.device:
+    """The device of this name; UsageError if it cannot be had."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {name} is not available: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def create(factory: ModuleType, name: str, options: dict[str, Any], say: Callable[[str], None]) -> Any:
+    """A network by name; `say` hears its warnings.
+
+    Raises:
+        UsageError: the name or an option is wrong.
+    """
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            model = factory.create_model(name, **options)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    except TypeError:
+        given = ", ".join(f"{option}={value!r}" for option, value in options.items())
+        raise UsageError(f"an option of {name} is of the wrong type: {given}") from None
+    for warning in caught:
+        say(str(warning.message))
+    return model
+
+
+def build_network(args: argparse.Namespace) -> nn.Module:
+    """The network that the arguments describe, in eval mode on its device, with its weights.
+
+    What the command does not say, the checkpoint's own config does.
+
+    Raises:
+        UsageError: an argument is wrong.
+        UserError: the checkpoint cannot be used.
+    """
+    factory = load_factory(args.factory)
+    device = check_device(args.device)
+    config = checkpoint.read_weights(args.checkpoint)[0] if args.checkpoint else None
+    options = dict(config) if config and config.get("model") == args.model else {"model": args.model}
+    torch.manual_seed(args.seed)
+    options = {**options, **_given_options(args)}
+    model = create(factory, options.pop("model"), options, warn)
+    if args.checkpoint:
+        checkpoint.load_weights(args.checkpoint, model, factory.load_published)
+    return model.eval().to(device)

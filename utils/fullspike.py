@@ -1,0 +1,144 @@
+"""The full-spike certificate: does every weighted layer past the stem read nothing but 0 and 1?
+
+    python -m utils.fullspike --model fsnn18 --checkpoint fsnn18.pth --data imagenet/val
+
+runs the network, checks every batch and exits 0 if so; otherwise it names the first layer that does not, and exits 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .cli import Parser
+from .energy import LayerCount
+from .errors import UsageError, run_command
+from .exact_counter import ExactCounter, is_binary
+from .factory import add_network_arguments, build_network, load_factory
+from .layer_kinds import WEIGHTED, evaluating
+from .sample_data import add_data_arguments, build_loader
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What the weighted layers of a network read.
+
+    images: how many were run.
+    body: the layers past the stem that must read spikes, in the order in which they ran.
+    pathway: the AAP's projections: they read sums, whatever values these happen to take.
+    head: linear layers behind the last neuron. They read mean rates and are outside the spike part by definition.
+    values: for each layer, the first value that was neither 0 nor 1.
+    unused: layers with weights that never ran.
+    """
+
+    images: int
+    body: list[LayerCount]
+    pathway: list[LayerCount]
+    head: list[LayerCount]
+    values: dict[str, float]
+    unused: list[str]
+
+    @property
+    def offender(self) -> LayerCount | None:
+        """The first layer of the body that reads anything but spikes."""
+        return next((layer for layer in self.body if not layer.spikes), None)
+
+    @property
+    def holds(self) -> bool:
+        return bool(self.body) and self.offender is None and not self.pathway
+
+    def lines(self) -> list[str]:
+        """The certificate in words."""
+        checked = f"{len(self.body)} weighted layers past the stem, {self.images} images"
+        if not self.body:
+            lines = ["full-spike: no: no layer past the stem is followed by a spiking neuron"]
+        elif self.offender is not None:
+            name = self.offender.name
+            value = f"{self.values[name]:g}" if name in self.values else "what no spiking neuron fired"
+            lines = [f"full-spike: no: {name} reads {value}, which is no spike ({checked})"]
+        elif self.pathway:
+            names = ", ".join(layer.name for layer in self.pathway)
+            lines = [
+                f"full-spike: no: the AAP's projections are the only non-spike part: {names}",
+                f"without the AAP it is full-spike: {checked}; use --detach-aap",
+            ]
+        else:
+            lines = [f"full-spike: yes: only 0 and 1 enter {checked}"]
+        silent = [layer.name for layer in self.body if layer.rate == 0]
+        if silent:
+            lines.append(f"no spike ever entered {', '.join(silent)}: their check says nothing")
+        if self.unused:
+            lines.append(f"never ran, so not checked: {', '.join(self.unused)}")
+        lines += [f"apart, by definition: head {layer.name}, {layer.mac:g} MAC per image" for layer in self.head]
+        return lines
+
+
+@torch.no_grad()
+def certify(model: nn.Module, loader: Iterable[tuple[Tensor, Any]], device: torch.device | str = "cpu") -> Certificate:
+    """Run the model over batches (images [N, C, H, W] or frames [T, N, C, H, W], targets) and check.
+
+    Raises:
+        UserError: the loader is empty, or the model has a layer that cannot be recognised.
+    """
+    values: dict[str, float] = {}
+
+    def watch(name: str) -> Any:
+        def keep_first(_module: nn.Module, args: tuple) -> None:
+            if name not in values and not is_binary(args[0]):
+                x = args[0]
+                values[name] = float(x[(x != 0) & (x != 1)][0])
+
+        return keep_first
+
+    counter = ExactCounter(model)
+    handles = [
+        module.register_forward_pre_hook(watch(name))
+        for name, module in model.named_modules()
+        if isinstance(module, WEIGHTED)
+    ]
+    try:
+        with evaluating(model), counter:
+            for images, _ in loader:
+                model(images.to(device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    parts: dict[str, list[LayerCount]] = {"stem": [], "body": [], "pathway": [], "head": []}
+    for row in counter.rows():
+        if row.kind in ("conv", "linear"):
+            parts[row.part].append(row)
+    return Certificate(counter.images, parts["body"], parts["pathway"], parts["head"], values, counter.unused())
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command's arguments; UsageError if they are wrong."""
+    parser = Parser(prog="python -m utils.fullspike", description="Certify that a network passes on only spikes.")
+    add_network_arguments(parser)
+    add_data_arguments(parser)
+    parser.add_argument("--detach-aap", action="store_true", help="certify the network without its AAP")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse(argv)
+    model = build_network(args)
+    loader, words, _ = build_loader(args, model)
+    if args.detach_aap:
+        try:
+            model = load_factory(args.factory).detach_aap(model)
+        except ValueError as error:
+            raise UsageError(f"--detach-aap: {error}") from None
+    certificate = certify(model, loader, args.device)
+    print(f"{args.model}: {words}")
+    print("\n".join(certificate.lines()))
+    return 0 if certificate.holds else 1
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

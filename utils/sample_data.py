@@ -1,0 +1,111 @@
+"""What a network is counted on: images of a folder, or random ones, with norms that let random weights spike."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset, TensorDataset
+
+from .errors import UsageError, UserError
+from .factory import warn
+from .image_folder import ImageFolder, evaluation_transform
+from .layer_kinds import NORMS
+
+
+def random_images(model: Any, count: int, size: int | None = None, seed: int = 0) -> Tensor:
+    """[count, in_channels, size, size] of normal values; by default 224x224, or 32x32 for a CIFAR stem."""
+    config = getattr(model, "config", {})
+    size = size or (32 if config.get("stem") == "cifar" else 224)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, config.get("in_channels", 3), size, size, generator=generator)
+
+
+def random_loader(images: Tensor, batch_size: int) -> DataLoader:
+    """Batches of (images, targets); all targets are 0."""
+    return DataLoader(TensorDataset(images, torch.zeros(len(images), dtype=torch.int64)), batch_size)
+
+
+def folder_loader(folder: Path, size: int, batch_size: int, images: int | None = None, workers: int = 0) -> DataLoader:
+    """Batches of (images [N, 3, size, size], classes [N]): resized to size * 256 / 224, cropped, normalised.
+
+    Args:
+        folder: holds a folder per class, or such folders below `val`.
+        images: only so many, evenly spread over the classes; all by default.
+
+    Raises:
+        UserError: there is no such folder, or no image in it.
+    """
+    if (folder / "val").is_dir():
+        folder = folder / "val"
+    dataset = ImageFolder(folder, evaluation_transform(round(size * 256 / 224), size))
+    chosen = list(range(len(dataset)))
+    if images is not None and images < len(dataset):
+        chosen = [i * len(dataset) // images for i in range(images)]
+    return DataLoader(Subset(dataset, chosen), batch_size, num_workers=workers)
+
+
+@torch.no_grad()
+def set_norms(model: nn.Module, images: Tensor) -> None:
+    """Set every batch norm's running statistics to those of these images.
+
+    A network with random weights and unset norms falls silent after a few layers, and silence shows nothing.
+    """
+    norms = [module for module in model.modules() if isinstance(module, NORMS)]
+    kept = [(norm.training, norm.momentum) for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over the batches seen: here, this one
+        norm.train()
+    model(images)
+    for norm, (training, momentum) in zip(norms, kept, strict=True):
+        norm.train(training)
+        norm.momentum = momentum
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, help="images in one folder per class; random images without it")
+    parser.add_argument("--size", type=int, help="side of an image (default: 224; random and a CIFAR stem: 32)")
+    parser.add_argument("--images", type=int, help="how many images to run (default: all, or 2 random ones)")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--workers", type=int, default=0, help="processes that load images (default: 0)")
+
+
+def build_loader(args: argparse.Namespace, model: nn.Module) -> tuple[DataLoader, str, bool]:
+    """(batches of images and targets, what they are in words, whether firing rates will be real).
+
+    Rates are real with a checkpoint and a data set; a warning says when they are not. A model with random weights gets
+    its norms set by the first batch.
+
+    Raises:
+        UsageError: an argument is out of range.
+        UserError: there is no data.
+    """
+    for name, lowest in {"size": 1, "images": 1, "batch_size": 1, "workers": 0}.items():
+        value = getattr(args, name)
+        if value is not None and value < lowest:
+            raise UsageError(f"--{name.replace('_', '-')} {value} is out of range: it must be at least {lowest}")
+    channels = getattr(model, "config", {}).get("in_channels", 3)
+    if args.data and channels != 3:
+        raise UsageError(f"--data holds images of 3 channels, not {channels}: leave it out for random ones")
+    if args.data:
+        loader = folder_loader(args.data, args.size or 224, args.batch_size, args.images, args.workers)
+        words = f"images of {args.data}"
+    else:
+        loader = random_loader(random_images(model, args.images or 2, args.size, args.seed), args.batch_size)
+        words = "random images"
+    if args.checkpoint:
+        words += f", weights of {args.checkpoint}"
+    else:
+        words += ", random weights"
+        try:
+            set_norms(model, next(iter(loader))[0].to(args.device))
+        except ValueError as error:
+            raise UserError(f"{str(error).splitlines()[0]}: give more --images or a larger --size") from None
+    real = bool(args.checkpoint and args.data)
+    if not real:
+        warn("firing rates are not real: give both --checkpoint and --data for real ones")
+    return loader, words, real
