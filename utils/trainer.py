@@ -79,7 +79,8 @@ class Trainer:
         if not update and isinstance(self.wrapped, DistributedDataParallel):
             together = self.wrapped.no_sync()
         with together:
-            with torch.autocast(images.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
+            amp = self.amp_dtype is not None
+            with torch.autocast(images.device.type, self.amp_dtype or torch.bfloat16, enabled=amp):
                 outputs = self.wrapped(images)
                 loss = streams_loss(outputs, target, self.label_smoothing)
             self.scaler.scale(loss / group).backward()

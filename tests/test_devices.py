@@ -1,0 +1,78 @@
+"""Training on devices that are not here: is any tensor made on the wrong one, does any step wait for a value?
+
+torch without a GPU carries a CUDA tensor through a forward pass (fake tensors), and a whole step through "meta", a
+device whose tensors have no values to read.
+"""
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from models import create_model, list_models
+from utils.distributed import World
+from utils.metrics import Meter
+from utils.objectives import DUAL, SINGLE, readouts, streams_loss
+from utils.optim import make_optimizer, make_schedule
+from utils.trainer import Trainer
+
+NAMES = [n for n in list_models() if n.endswith(("18", "50"))]
+OPTIONS = {"num_classes": 5, "T": 2, "stem": "cifar", "width": 4, "neuron": "PLIF"}
+
+
+def names_of(name):
+    return DUAL if name.startswith("dsnn") else SINGLE
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_forward_pass_stays_on_a_cuda_device(name):
+    with FakeTensorMode():
+        with torch.device("cuda:0"):
+            model = create_model(name, **OPTIONS)
+        images = torch.randn(4, 3, 16, 16, device="cuda:0")
+        target = torch.zeros(4, dtype=torch.int64, device="cuda:0")
+        outputs = model(images)
+        loss = streams_loss(outputs, target, 0.1)
+        meter = Meter(names_of(name), torch.device("cuda:0"))
+        meter.update(readouts(outputs), target, loss)
+    assert {x.device for x in (*readouts(outputs).values(), loss, meter.sums)} == {torch.device("cuda:0")}
+
+
+def test_a_tensor_of_another_device_would_be_noticed():
+    with FakeTensorMode():
+        model = create_model("dsnn18", **OPTIONS)
+        with pytest.raises(RuntimeError, match="cuda"):
+            model(torch.randn(4, 3, 16, 16, device="cuda:0"))
+
+
+def step_on_meta(name, after=lambda _: None):
+    world = World(device=torch.device("meta"))
+    with torch.device("meta"):
+        model = create_model(name, **OPTIONS)
+    optimizer = make_optimizer(model, lr=0.1, momentum=0.9, weight_decay=1e-4)
+    trainer = Trainer(model, optimizer, make_schedule(optimizer, cos_lr_T=3), world, ema_decay=0.9)
+    meter = Meter(names_of(name), world.device)
+    target = torch.zeros(4, dtype=torch.int64, device="meta")
+    logits, loss = trainer.step(torch.randn(4, 3, 16, 16, device="meta"), target)
+    meter.update(logits, target, loss)
+    after(loss)
+    return trainer
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_reads_no_value_and_makes_no_tensor_elsewhere(name):
+    trainer = step_on_meta(name)
+    states = [value for state in trainer.optimizer.state.values() for value in state.values()]
+    assert len(states) == len(list(trainer.model.parameters()))
+    assert {x.device.type for x in (*states, *trainer.ema.parameters(), *trainer.model.buffers())} == {"meta"}
+
+
+def test_a_value_that_is_read_would_be_noticed():
+    with pytest.raises(RuntimeError, match="meta"):
+        step_on_meta("dsnn18", after=lambda loss: loss.item())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_synchronised_batch_norm_runs_on_a_gpu():
+    model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(create_model("dsnn18", num_classes=5, T=2, width=4)).cuda()
+    logits, _ = model.eval()(torch.randn(2, 3, 32, 32, device="cuda"))
+    assert logits.device.type == "cuda"
