@@ -79,8 +79,7 @@ class Trainer:
         if not update and isinstance(self.wrapped, DistributedDataParallel):
             together = self.wrapped.no_sync()
         with together:
-            amp = self.amp_dtype is not None
-            with torch.autocast(images.device.type, self.amp_dtype or torch.bfloat16, enabled=amp):
+            with torch.autocast(images.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
                 outputs = self.wrapped(images)
                 loss = streams_loss(outputs, target, self.label_smoothing)
             self.scaler.scale(loss / group).backward()
