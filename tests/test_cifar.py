@@ -95,6 +95,20 @@ def test_detaching_gives_the_trunk_and_saves_it(trained):
     assert next(line.split() for line in again.splitlines() if line.startswith("output ")) == row
 
 
+def test_counting_a_trained_network(trained):
+    folder, _ = trained
+    common = (*TINY, "--output-dir", folder.parent, "--epochs", 3, "--resume", "auto", "--synops")
+    text = succeed(TRAIN, *common, "--test-only")
+    assert "AAP kept" in text
+    counted = json.loads((folder / "synops" / "synops.json").read_text())
+    assert counted["rates_are_real"]
+    kept, detached = (network["network"] for network in counted["networks"])
+    assert kept == "dsnn18 OR, AAP kept"
+    assert detached == "dsnn18 OR, AAP detached"
+    assert (folder / "synops" / "synops.html").exists()
+    assert "use it with --test-only" in refused(TRAIN, *common, status=2)
+
+
 @pytest.mark.parametrize(
     "options", [(), ("--amp", "--ema-decay", "0.9", "--accumulate", "2", "--warmup-epochs", "1", "-b", "512")]
 )

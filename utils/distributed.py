@@ -144,6 +144,8 @@ def _pick_device(name: str, local_rank: int) -> torch.device:
             raise UsageError(f"--device {name}: this machine has no CUDA device; use --device cpu")
         if device.index is None:
             count = torch.cuda.device_count()
+            if count == 1 and "SLURM_PROCID" in os.environ:
+                local_rank = 0  # srun --gpus-per-task=1 shows each task its own GPU alone
             if local_rank >= count:
                 raise UsageError(
                     f"process {local_rank} of this machine has no GPU of its own ({count} found): "

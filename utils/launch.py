@@ -195,7 +195,7 @@ def _test_only(
     log.say(f"{model.config['model']} from {path}")
     log.say(table(scores))
     if args.synops:
-        _count(args, models, model, loader, world, log)
+        _count(args, models, model, loader, world, path)
     if args.detach:
         with world.main_only("saving the detached network") as main:
             if main:
@@ -204,16 +204,16 @@ def _test_only(
                 log.say(f"without the pathway, saved as {target}")
 
 
-def _count(args: argparse.Namespace, models: ModuleType, model: Any, loader: Any, world: World, log: RunLog) -> None:
-    """Synaptic operations and energy of a trained network on its test set."""
+def _count(args: argparse.Namespace, models: ModuleType, model: Any, loader: Any, world: World, path: Path) -> None:
+    """Synaptic operations and energy of the network trained at `path`, on its test set."""
     if world.size > 1:
         raise UsageError(f"--synops counts in one process, not in {world.size}: start without torchrun")
     from .ann import plain_resnet  # the counters are only imported where they are used
     from .synops import write_report
 
     detached = models.detach_aap(model) if getattr(model, "aap", None) is not None else None
-    folder = Path(args.output_dir) / "synops"
-    data = f"the test set, weights of {args.resume}"
+    folder = path.parent / "synops"
+    data = f"the test set, weights of {path}"
     ann = plain_resnet(model)
     write_report(
         model, loader, folder, detached=detached, ann=ann, device=world.device, data=data, syops=not args.no_syops

@@ -1,0 +1,46 @@
+"""How long a start takes to know ImageNet's 1,281,167 training images from the cached index.
+
+    python benchmarks/image_index.py [--images N]
+
+The folders are real, the files are only listed in the index, which is all that a start reads.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from utils.image_index import ImageIndex, _directories, _modified, load, save
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--images", type=int, default=1_281_167)
+parser.add_argument("--repeats", type=int, default=5)
+args = parser.parse_args()
+
+with tempfile.TemporaryDirectory() as folder:
+    root = Path(folder) / "train"
+    classes = [f"n{i:08}" for i in range(1000)]
+    for name in classes:
+        (root / name).mkdir(parents=True)
+    targets = np.sort(np.arange(args.images) % len(classes))
+    names = [f"{classes[t]}/{classes[t]}_{i}.JPEG".encode() for i, t in enumerate(targets)]
+    index = ImageIndex(
+        root, classes, np.frombuffer(b"".join(names), np.uint8), np.cumsum([len(n) for n in names]), targets
+    )
+    directories = _directories(root)
+    path = Path(folder) / "index.npz"
+    save(path, index, directories, _modified(root, directories))
+    seconds = []
+    for _ in range(args.repeats):
+        began = time.perf_counter()
+        found = load(path, root)
+        seconds.append(time.perf_counter() - began)
+    assert found is not None
+    assert found.path(args.images - 1) == str(root / names[-1].decode())
+    print(
+        f"{len(found):,} images in {len(classes)} folders: {statistics.median(seconds):.3f} s "
+        f"({min(seconds):.3f} to {max(seconds):.3f} in {args.repeats} loads), file {path.stat().st_size / 1e6:.0f} MB"
+    )
