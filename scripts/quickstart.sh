@@ -10,6 +10,8 @@ source "$(dirname "$0")/setup_env.sh"
 model=dsnn18
 if [ "${1:-}" = --without-aap ]; then model=fsnn18; shift; fi
 setup_env requirements.txt
+# waiting threads sleep: on a machine that does other work as well, spinning ones cost a factor of ten and more
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
 
 out=runs/quickstart
 options=(--dataset digits --model "$model" --stem imagenet --width 16 --surrogate atan -b 32 -j 0 --epochs 20
@@ -24,4 +26,4 @@ if [ "$model" = dsnn18 ]; then
   "$PYTHON" -m cifar.train "${options[@]}" "$@" --test-only --resume auto --detach | tail -n +3
 fi
 echo
-"$PYTHON" -m utils.plots "$(ls -td "$out"/digits_"$model"_*[!s]/ | head -n 1)"
+"$PYTHON" -m utils.plots "$(dirname "$(ls -t "$out"/digits_"$model"_*/metrics.jsonl | head -n 1)")"
