@@ -4,7 +4,7 @@ from . import dsnn, sew_resnet, spiking_resnet  # noqa: F401  (importing an arch
 from .accumulation import detach_aap
 from .connect import BOOLEAN_FUNCTIONS, CONNECT_FUNCTIONS
 from .convert import from_published, load_published, to_published
-from .neuron import NEURONS, SURROGATES
+from .neuron import NEURONS, SURROGATES, use_fused
 from .registry import create_model, list_models, model_options, register_model
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "model_options",
     "register_model",
     "to_published",
+    "use_fused",
 ]

@@ -13,6 +13,8 @@ from spikingjelly.activation_based import neuron as sj_neuron
 from spikingjelly.activation_based import surrogate as sj_surrogate
 from torch import Tensor, nn
 
+from . import fused
+
 # surrogate name -> (class, default alpha): sigmoid alpha=4 is the released ImageNet code's, atan alpha=2 SEW-ResNet's.
 SURROGATES: dict[str, tuple[Callable[..., nn.Module], float]] = {
     "sigmoid": (sj_surrogate.Sigmoid, 4.0),
@@ -29,11 +31,29 @@ class FromRest:
     half precision small inputs would vanish beside it; spikes come back in the input's dtype.
     """
 
+    use_fused = False  # set by `use_fused`: the compiled neuron of fused.py in place of spikingjelly's
+    surrogate_function: nn.Module
+
     def multi_step_forward(self, x_seq: Tensor, *args: Tensor, **kwargs: object) -> Tensor:
+        rule = self._rule() if self.use_fused and fused.available() and x_seq.numel() else None
+        if rule is not None:
+            return fused.spikes(x_seq, rule, self._learned_rate())
         state_dtype = torch.promote_types(x_seq.dtype, torch.float32)
         rest = torch.zeros(x_seq.shape[1:], dtype=state_dtype, device=x_seq.device)
         (spikes,), _ = self.multi_step_functional_forward((x_seq,), (rest,))  # type: ignore[attr-defined]
         return spikes.to(x_seq.dtype)
+
+    def _rule(self) -> fused.Rule | None:
+        """What the fused neuron is to compute, or None where it knows no such surrogate."""
+        for name, (kind, _) in SURROGATES.items():
+            if type(self.surrogate_function) is kind:
+                alpha = float(self.surrogate_function.alpha)  # type: ignore[arg-type]
+                return fused.Rule(name, alpha, getattr(self, "tau", None))
+        return None
+
+    def _learned_rate(self) -> Tensor | None:
+        """1/tau as a tensor, where it is learned."""
+        return None
 
 
 class IFNode(FromRest, sj_neuron.IFNode):
@@ -46,6 +66,21 @@ class LIFNode(FromRest, sj_neuron.LIFNode):
 
 class PLIFNode(FromRest, sj_neuron.ParametricLIFNode):
     """LIF with 1/tau = sigmoid(w), w learned, one per layer (arXiv:2007.05785, equation 7)."""
+
+    def _learned_rate(self) -> Tensor:
+        return self.w.sigmoid()
+
+
+def use_fused(model: nn.Module, on: bool = True) -> nn.Module:
+    """Choose the compiled neuron of fused.py (or spikingjelly's) for all neurons of a model, and return the model.
+
+    Same spikes; less time and memory once compiled, which takes seconds at the first step. Parameters, state dict and
+    config stay as they are. Where the compiler is missing or fails, one warning says so and spikingjelly's run.
+    """
+    for module in model.modules():
+        if isinstance(module, FromRest):
+            module.use_fused = on
+    return model
 
 
 NEURONS: dict[str, type[nn.Module]] = {"IF": IFNode, "LIF": LIFNode, "PLIF": PLIFNode}
