@@ -4,6 +4,7 @@ from . import dsnn, sew_resnet, spiking_resnet  # noqa: F401  (importing an arch
 from .accumulation import detach_aap
 from .connect import BOOLEAN_FUNCTIONS, CONNECT_FUNCTIONS
 from .convert import from_published, load_published, to_published
+from .deploy import fold_batchnorm
 from .neuron import NEURONS, SURROGATES, use_fused
 from .registry import create_model, list_models, model_options, register_model
 
@@ -14,6 +15,7 @@ __all__ = [
     "SURROGATES",
     "create_model",
     "detach_aap",
+    "fold_batchnorm",
     "from_published",
     "list_models",
     "load_published",
