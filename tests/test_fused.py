@@ -1,5 +1,6 @@
 """The fused neuron against spikingjelly's stock nodes and the goldens of the released code."""
 
+import json
 import subprocess
 import sys
 import warnings
@@ -7,6 +8,7 @@ import warnings
 import pytest
 import test_parity
 import torch
+from command import TINY, succeed
 from test_neurons import STOCK, STOCK_SURROGATE, run
 
 from models import create_model, fused, use_fused
@@ -133,3 +135,13 @@ def test_importing_models_imports_no_compiler():
         "print([m for m in set(sys.modules) - before if m.startswith(('torch._dynamo', 'torch._inductor'))])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_the_training_flag(tmp_path):
+    losses = []
+    for flag in ("--no-fused", "--fused"):
+        text = succeed("cifar.train", *TINY, "--epochs", 1, "--output-dir", tmp_path / flag, flag)
+        assert ("mostly compiling" in text) == (flag == "--fused")
+        (metrics,) = (tmp_path / flag).rglob("metrics.jsonl")
+        losses.append(json.loads(metrics.read_text())["train_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)

@@ -119,6 +119,12 @@ def make_parser(description: str, **defaults: Any) -> Parser:
     machines.add_argument("--dist-url", default="env://", help="where the processes meet")
     machines.add_argument("--dist-timeout", type=non_negative, default=600.0, help="seconds to wait for the others")
 
+    speed = parser.add_argument_group("speed (see docs/PERFORMANCE.md)")
+    speed.add_argument(
+        "--fused", action=argparse.BooleanOptionalAction, default=False,
+        help="neurons compiled into one pass over memory; the first step compiles them, for seconds",
+    )  # fmt: skip
+
     parser.set_defaults(**defaults)
     return parser
 

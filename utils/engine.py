@@ -79,6 +79,7 @@ class Run:
     print_freq: int = 10
     checkpoint_every: str | None = None
     firing_rates: bool = False
+    compiles: bool = False  # the first step does: say how long it took
     recipe: dict[str, Any] = field(default_factory=dict)  # options that must not change on the way, for the checkpoint
     position: Position = field(default_factory=Position)
 
@@ -148,7 +149,11 @@ class Run:
                 group_start = step - step % self.accumulate
                 group = min(self.accumulate, batches - group_start)
                 update = step + 1 == group_start + group
+                asked = time.monotonic()
                 logits, objective = self.trainer.step(images, target, group=group, update=update)
+                if self.compiles:
+                    self.log.say(f"first step {time.monotonic() - asked:.1f} s, mostly compiling")
+                    self.compiles = False
                 self.meter.update(logits, target, objective)
                 images_seen += len(target) * self.world.size
                 window_seen += len(target) * self.world.size

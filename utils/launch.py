@@ -45,7 +45,7 @@ def main(parser: Parser, load_data: LoadData, models: ModuleType, argv: list[str
     Args:
         parser: from `make_parser`.
         load_data: makes the data sets; is told the arguments and the processes.
-        models: the module with create_model, model_options, load_published and detach_aap.
+        models: the module with create_model, model_options, load_published, detach_aap and use_fused.
     """
     return run_command(lambda: _main(parser, load_data, models, argv))
 
@@ -82,7 +82,7 @@ def _run(args: argparse.Namespace, parser: Parser, load_data: LoadData, models: 
         raise UsageError(str(error)) from None
     options = {"num_classes": data.num_classes, "in_channels": data.in_channels, **model_options(args, parser, known)}
     model = create(models, args.model, options, lambda warning: say(f"warning: {warning}"))
-    model = model.to(world.device)
+    model = models.use_fused(model.to(world.device), args.fused)
     parameters = sum(p.numel() for p in model.parameters())
     say(f"{args.model}: {parameters:,} parameters on {world.size} x {world.device.type}")
 
@@ -130,6 +130,7 @@ def _run(args: argparse.Namespace, parser: Parser, load_data: LoadData, models: 
         print_freq=args.print_freq,
         checkpoint_every=args.checkpoint_every,
         firing_rates=args.tb,
+        compiles=args.fused,
         recipe={name: getattr(args, name) for name in kept},
         position=Position(epoch=args.start_epoch),
     )
