@@ -1,6 +1,6 @@
 """How long a start takes to know ImageNet's 1,281,167 training images from the cached index.
 
-    python benchmarks/image_index.py [--images N]
+    python -m benchmarks.image_index [--images N]
 
 The folders are real, the files are only listed in the index, which is all that a start reads.
 """
