@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-# Every neuron, dtype and T is compiled apart and must not use up the others' recompilations (torch >= 2.12).
+# Every neuron, dtype and T is compiled apart and must not use up the others' recompilations, where torch can tell.
 _ISOLATE = "isolate_recompiles" in inspect.signature(torch.compile).parameters
 _APART: dict[str, Any] = {"isolate_recompiles": True} if _ISOLATE else {}
 _failure: list[str] = []  # why the compiler cannot be used, once that is known
