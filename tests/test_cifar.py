@@ -365,5 +365,8 @@ class TestCheckpoints:
         assert "holds a run already" in line
         assert "--resume auto" in line
         assert {p.name: p.read_bytes() for p in folder.glob("*.pth")} == before
+        for wrong in (("--warmup-epochs", 9), ("--sync-bn",)):
+            refused(TRAIN, *TINY, "--epochs", 3, "--output-dir", folder.parent, "--overwrite", *wrong, status=2)
+        assert {p.name: p.read_bytes() for p in folder.glob("*.pth")} == before
         text = succeed(TRAIN, *TINY, "--epochs", 3, "--output-dir", folder.parent, "--overwrite")
         assert "epoch 1/3" in text

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from . import checkpoint, distributed
 from .cli import Parser, amp_dtype, model_options, run_name
-from .data import make_loaders
+from .data import EpochSampler, make_loaders
 from .distributed import World
 from .engine import Position, Run, evaluate
 from .errors import UsageError, UserError, run_command
@@ -76,17 +77,7 @@ def _run(args: argparse.Namespace, parser: Parser, load_data: LoadData, models: 
     say = RunLog(world).say
     data = load_data(args, world)
     say(f"{len(data.train)} training and {len(data.test)} test images of {data.num_classes} classes")
-    try:
-        known = models.model_options(args.model)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    options = {"num_classes": data.num_classes, "in_channels": data.in_channels, **model_options(args, parser, known)}
-    model = create(models, args.model, options, lambda warning: say(f"warning: {warning}"))
-    model = models.use_fused(model.to(world.device), args.fused)
-    parameters = sum(p.numel() for p in model.parameters())
-    say(f"{args.model}: {parameters:,} parameters on {world.size} x {world.device.type}")
-
-    defaults = {k: parser.get_default(k) if parser.get_default(k) is not None else v for k, v in known.items()}
+    model, defaults = _build_model(args, parser, data, models, world, say)
     folder = Path(args.output_dir) / (data.name + run_name(args, model.config, defaults))
     log = RunLog(world, folder)
     train_loader, sampler, test_loader = make_loaders(
@@ -96,7 +87,42 @@ def _run(args: argparse.Namespace, parser: Parser, load_data: LoadData, models: 
         _test_only(args, models, model, test_loader, world, log)
         return
 
-    _prepare_folder(args, folder, world)
+    _train(args, model, train_loader, sampler, test_loader, log, folder, world)
+
+
+def _build_model(
+    args: argparse.Namespace,
+    parser: Parser,
+    data: Datasets,
+    models: ModuleType,
+    world: World,
+    say: Callable[[str], None],
+) -> tuple[Any, dict[str, Any]]:
+    """The network on its device, and the defaults of its options in this script."""
+    try:
+        known = models.model_options(args.model)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    options = {"num_classes": data.num_classes, "in_channels": data.in_channels, **model_options(args, parser, known)}
+    model = create(models, args.model, options, lambda warning: say(f"warning: {warning}"))
+    model = models.use_fused(model.to(world.device), args.fused)
+    parameters = sum(p.numel() for p in model.parameters())
+    say(f"{args.model}: {parameters:,} parameters on {world.size} x {world.device.type}")
+    defaults = {k: v if parser.get_default(k) is None else parser.get_default(k) for k, v in known.items()}
+    return model, defaults
+
+
+def _train(
+    args: argparse.Namespace,
+    model: Any,
+    train_loader: DataLoader,
+    sampler: EpochSampler,
+    test_loader: DataLoader,
+    log: RunLog,
+    folder: Path,
+    world: World,
+) -> None:
+    """A new run, or one that goes on."""
     if args.sync_bn:
         if world.device.type != "cuda":
             raise UsageError("--sync-bn needs GPUs (torch has it for CUDA alone): leave it out with --device cpu")
@@ -134,8 +160,9 @@ def _run(args: argparse.Namespace, parser: Parser, load_data: LoadData, models: 
         recipe={name: getattr(args, name) for name in kept},
         position=Position(epoch=args.start_epoch),
     )
+    _prepare_folder(args, folder, world)  # only now that nothing about the command can be wrong any more
     if args.resume:
-        _resume(args, run, say)
+        _resume(args, run, log.say)
     log.forget_from(run.position.epoch)
     if args.tb:
         log.open_tensorboard(run.position.epoch, str(args))
