@@ -1,6 +1,6 @@
-"""Full-spike ResNets with the Auxiliary Accumulation Pathway (arXiv:2301.11929), and the baselines beside them."""
+"""Full-spike networks with the Auxiliary Accumulation Pathway (arXiv:2301.11929), and the baselines beside them."""
 
-from . import dsnn, sew_resnet, spiking_resnet  # noqa: F401  (importing an architecture registers it)
+from . import dsnn, net_7b, sew_resnet, spiking_resnet  # noqa: F401  (importing an architecture registers it)
 from .accumulation import detach_aap
 from .connect import BOOLEAN_FUNCTIONS, CONNECT_FUNCTIONS
 from .convert import from_published, load_published, to_published

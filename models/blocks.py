@@ -53,11 +53,41 @@ class MembraneJoin:
         return spikes, spikes
 
 
+class PlainJoin:
+    """o = s = neuron(current): there is no shortcut."""
+
+    name = "none"
+
+    def shortcut(self, projection: ConvBN, make_neuron: MakeNeuron) -> nn.Module:
+        raise TypeError("a plain network has no shortcut")
+
+    def __call__(self, neuron: nn.Module, current: Tensor, identity: Tensor) -> tuple[Tensor, Tensor]:
+        spikes = neuron(current)
+        return spikes, spikes
+
+
 class Block(nn.Module):
     """A chain of (convolution, batch norm, neuron) and a shortcut over it; the last neuron is the join's to fire.
 
-    Input [T, N, in_channels, H, W]; returns (output o_l, own spikes s_l), each
-    [T, N, channels * expansion, H / stride, W / stride].
+    Returns (output o_l, own spikes s_l), both [T, N, C, H, W].
+    """
+
+    join: Join
+
+    @property
+    def changes_shape(self) -> bool:
+        return False
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """The batch norm in front of the last neuron: the one that `zero_init_residual` silences."""
+        raise NotImplementedError
+
+
+class ResNetBlock(Block):
+    """A block of a ResNet.
+
+    Input [T, N, in_channels, H, W]; outputs [T, N, channels * expansion, H / stride, W / stride].
     """
 
     expansion: ClassVar[int]
@@ -88,7 +118,6 @@ class Block(nn.Module):
 
     @property
     def last_norm(self) -> nn.BatchNorm2d:
-        """The batch norm in front of the last neuron: the one that `zero_init_residual` silences."""
         return self.get_submodule(f"conv{self.depth}.1")  # type: ignore[return-value]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,7 +128,7 @@ class Block(nn.Module):
         return self.join(getattr(self, f"sn{self.depth}"), current, identity)
 
 
-class BasicBlock(Block):
+class BasicBlock(ResNetBlock):
     """3x3 (stride) - 3x3."""
 
     expansion = 1
@@ -109,7 +138,7 @@ class BasicBlock(Block):
         return [conv3x3(in_channels, channels, stride), conv3x3(channels, channels)]
 
 
-class Bottleneck(Block):
+class Bottleneck(ResNetBlock):
     """1x1 - 3x3 (stride) - 1x1."""
 
     expansion = 4

@@ -1,7 +1,8 @@
 """State dicts in the published naming: the authors', SEW-ResNet's and older spikingjelly releases', to ours and back.
 
 The trunk's names are the published ones. Of the pathway's, the release keeps the projection inside the block that it
-crosses (`layer2.0.pool...`) and calls a second, unused head `fc_acc`; ours live under `aap`.
+crosses (`layer2.0.pool...`) and calls a second, unused head `fc_acc`; ours live under `aap`. Projections that no
+release has, those of the event networks, are called alike in both.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ _POOL = re.compile(r"^(layer\d+\.\d+)\.pool\.(.+)$")
 # what follows `pool.`: the stride-1 projection has no depthwise convolution and is nested one level less
 _PROJECTION = {"0.0.": "depthwise.", "0.1.": "pointwise.0.", "0.": "pointwise.0.", "1.": "pointwise.1."}
 _UNUSED_HEAD = "fc_acc."
+_NESTS = ("model", "net")  # of the ImageNet and gesture code's checkpoints, and of the CIFAR10-DVS code's
 
 
 def _our_name(published: str, block_index: Mapping[str, int]) -> str:
@@ -31,20 +33,19 @@ def _our_name(published: str, block_index: Mapping[str, int]) -> str:
 
 
 def _block_index(model: nn.Module) -> dict[str, int]:
-    """Published block name -> our index, e.g. layer2.0 -> 2."""
+    """Published name -> our index of the blocks that hold a projection in the release, e.g. layer2.0 -> 2."""
     names = {id(module): name for name, module in model.named_modules()}
-    return {names[id(block)]: index for index, block in enumerate(model.blocks())}  # type: ignore[operator]
+    blocks = enumerate(model.blocks())  # type: ignore[operator]
+    return {names[id(block)]: index for index, block in blocks if block.changes_shape}
 
 
 def from_published(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
     """A published state dict under our names, for `model.load_state_dict`.
 
-    Accepts `module.` prefixes, a state dict below a top-level "model" key, and, for a model whose head serves both
-    streams, the head `fc_acc` that the release declares and never uses (it is left out).
+    Accepts `module.` prefixes, a state dict below a top-level key "model" or "net", and, for a model whose head serves
+    both streams, the head `fc_acc` that the release declares and never uses (it is left out).
     """
-    nested = state_dict.get("model")
-    if isinstance(nested, Mapping):
-        state_dict = nested
+    state_dict = next((state_dict[k] for k in _NESTS if isinstance(state_dict.get(k), Mapping)), state_dict)
     index = _block_index(model)
     converted = {}
     for published, value in state_dict.items():
@@ -63,7 +64,7 @@ def to_published(model: nn.Module) -> dict[str, Tensor]:
         name = ours
         if ours.startswith("aap.head."):
             name = _UNUSED_HEAD + ours.removeprefix("aap.head.")
-        elif ours.startswith("aap.projections."):
+        elif ours.startswith("aap.projections.") and ours.split(".")[2] in names:
             index, rest = ours.removeprefix("aap.projections.").split(".", 1)
             strided = model.aap.projections[index].depthwise is not None  # type: ignore[union-attr, index]
             rest = (

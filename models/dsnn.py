@@ -7,7 +7,7 @@ from typing import Any
 
 from .blocks import SpikeJoin
 from .connect import BOOLEAN_FUNCTIONS
-from .registry import register_depths
+from .registry import register_family
 from .resnet import DEPTHS, SpikingResNet
 
 
@@ -23,13 +23,13 @@ def full_spike_join(connect_f: str) -> SpikeJoin:
     return join
 
 
-@register_depths(DEPTHS, trunk=SpikingResNet)
+@register_family(DEPTHS, trunk=SpikingResNet)
 def fsnn(depth: int, *, connect_f: str = "OR", **options: Any) -> SpikingResNet:
     """Registered as fsnn18, 34, 50, 101 and 152: one stream, only spikes past the stem."""
     return SpikingResNet(depth, full_spike_join(connect_f), **options)
 
 
-@register_depths(DEPTHS, trunk=SpikingResNet)
+@register_family(DEPTHS, trunk=SpikingResNet)
 def dsnn(depth: int, *, connect_f: str = "OR", aux_head: str = "shared", **options: Any) -> SpikingResNet:
     """Registered as dsnn18, 34, 50, 101 and 152: two streams; `detach_aap` leaves the fsnn."""
     return SpikingResNet(depth, full_spike_join(connect_f), aux_head, **options)

@@ -37,6 +37,12 @@ class MaxPool(nn.MaxPool2d):
         return over_time(super().forward, x)
 
 
+def halving_pool() -> MaxPool:
+    """2x2 max pooling of stride 2 that keeps a border of one row or column: n -> ceil(n / 2), as a 3x3 convolution of
+    stride 2 with padding 1. So every size works, and a 1x1 map stays as it is."""
+    return MaxPool(2, 2, ceil_mode=True)
+
+
 class GlobalAvgPool(nn.AdaptiveAvgPool2d):
     """The mean over height and width: [T, N, C, H, W] -> [T, N, C]. A layer, so that operation counters see it."""
 

@@ -124,3 +124,11 @@ def neuron_factory(
         )
 
     return make
+
+
+def always_fires(neuron: str, tau: float) -> float:
+    """A constant current at which a neuron fires at every time step: the membrane starts each one from 0.
+
+    1 for IF; LIF and PLIF take a share 1/tau of it in, and the margin of 1/64 outlasts rounding to half precision.
+    """
+    return 1.0 if neuron == "IF" else tau * (1.0 + 1.0 / 64.0)

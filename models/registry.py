@@ -6,7 +6,7 @@ import difflib
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -18,7 +18,11 @@ _MODELS: dict[str, tuple[EntryPoint, dict[str, Any]]] = {}
 
 
 def register_model(
-    entry_point: EntryPoint, *, name: str | None = None, trunk: Callable[..., nn.Module] | None = None
+    entry_point: EntryPoint,
+    *,
+    name: str | None = None,
+    trunk: Callable[..., nn.Module] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> EntryPoint:
     """Make a function that builds a model known by the function's name (usable as a decorator).
 
@@ -26,6 +30,7 @@ def register_model(
         entry_point: its keyword-only parameters are the model's options.
         name: another name.
         trunk: where `entry_point` passes its **options on to; its keyword-only parameters are options too.
+        defaults: of options, in place of those that the signatures have.
 
     Raises:
         ValueError: the name is taken.
@@ -35,18 +40,30 @@ def register_model(
         raise ValueError(f"a model named {name!r} is registered already: choose another name")
     sources = [source for source in (entry_point, trunk) if source is not None]
     parameters = [p for source in sources for p in inspect.signature(source).parameters.values()]
-    _MODELS[name] = (entry_point, {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY})
+    options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    _MODELS[name] = (entry_point, {**options, **(defaults or {})})
     return entry_point
 
 
-def register_depths(
-    depths: Iterable[int], *, trunk: Callable[..., nn.Module]
+def register_family(
+    variants: Iterable[int | str],
+    *,
+    trunk: Callable[..., nn.Module],
+    defaults: Mapping[Any, Mapping[str, Any]] | None = None,
 ) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
-    """Decorator: registers `family(depth, **options)` as family18, family34, ... for each depth."""
+    """Decorator: registers `family(variant, **options)` for each variant: family18 for a depth, family_7b for a name.
+
+    Args:
+        variants: depths or names.
+        trunk, defaults: see `register_model`; defaults by variant.
+    """
 
     def decorate(family: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-        for depth in depths:
-            register_model(functools.partial(family, depth), name=f"{family.__name__}{depth}", trunk=trunk)
+        for variant in variants:
+            name = f"{family.__name__}{'' if isinstance(variant, int) else '_'}{variant}"
+            register_model(
+                functools.partial(family, variant), name=name, trunk=trunk, defaults=(defaults or {}).get(variant)
+            )
         return family
 
     return decorate

@@ -45,5 +45,10 @@ def images(batch=2, size=64):
     return torch.from_numpy(np.random.RandomState(7).standard_normal((batch, 3, size, size)))
 
 
+def frames(batch=2, T=4, size=128):
+    """Event counts [T, batch, 2, size, size], float64."""
+    return torch.from_numpy(np.random.RandomState(11).poisson(0.4, (T, batch, 2, size, size)).astype(np.float64))
+
+
 def targets(batch=2):
     return torch.arange(3, 3 + batch)

@@ -4,13 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from models import create_model, detach_aap, fold_batchnorm
+from models import create_model, detach_aap, fold_batchnorm, model_options
 
 
 def network(name, dtype, **options):
     """A small network whose batch norms have statistics and weights of their own."""
     torch.manual_seed(0)
-    model = create_model(name, width=8, num_classes=10, stem="cifar", T=3, **options).to(dtype)
+    stem = {"stem": "cifar"} if "stem" in model_options(name) else {}
+    model = create_model(name, width=8, num_classes=10, T=3, **stem, **options).to(dtype)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -21,11 +22,13 @@ def network(name, dtype, **options):
 
 
 @pytest.mark.parametrize(("dtype", "relative"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
-@pytest.mark.parametrize("name", ["dsnn18", "dsnn50", "sew_resnet18", "spiking_resnet18"])
+@pytest.mark.parametrize(
+    "name", ["dsnn18", "dsnn50", "sew_resnet18", "spiking_resnet18", "dsnn_wide7b", "sew_7b", "spiking_7b"]
+)
 @torch.no_grad()
 def test_logits_stay(name, dtype, relative):
     model = network(name, dtype, **({"connect_f": "OR"} if name.startswith("dsnn") else {}))
-    images = torch.randn(2, 3, 16, 16, dtype=dtype)
+    images = torch.randn(2, model.in_channels, 16, 16, dtype=dtype)
     for full in (model, detach_aap(model)) if name.startswith("dsnn") else (model,):
         folded = fold_batchnorm(full)
         assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())

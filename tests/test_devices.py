@@ -8,15 +8,19 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from models import create_model, list_models
+from models import create_model, list_models, model_options
 from utils.distributed import World
 from utils.metrics import Meter
 from utils.objectives import DUAL, SINGLE, readouts, streams_loss
 from utils.optim import make_optimizer, make_schedule
 from utils.trainer import Trainer
 
-NAMES = [n for n in list_models() if n.endswith(("18", "50"))]
-OPTIONS = {"num_classes": 5, "T": 2, "stem": "cifar", "width": 4, "neuron": "PLIF"}
+NAMES = [n for n in list_models() if n.endswith(("18", "50", "wide7b"))]
+OPTIONS = {"num_classes": 5, "T": 2, "stem": "cifar", "width": 4, "neuron": "PLIF", "in_channels": 3}
+
+
+def small(name):
+    return create_model(name, **{k: v for k, v in OPTIONS.items() if k in model_options(name)})
 
 
 def names_of(name):
@@ -27,7 +31,7 @@ def names_of(name):
 def test_a_forward_pass_stays_on_a_cuda_device(name):
     with FakeTensorMode():
         with torch.device("cuda:0"):
-            model = create_model(name, **OPTIONS)
+            model = small(name)
         images = torch.randn(4, 3, 16, 16, device="cuda:0")
         target = torch.zeros(4, dtype=torch.int64, device="cuda:0")
         outputs = model(images)
@@ -39,7 +43,7 @@ def test_a_forward_pass_stays_on_a_cuda_device(name):
 
 def test_a_tensor_of_another_device_would_be_noticed():
     with FakeTensorMode():
-        model = create_model("dsnn18", **OPTIONS)
+        model = small("dsnn18")
         with pytest.raises(RuntimeError, match="cuda"):
             model(torch.randn(4, 3, 16, 16, device="cuda:0"))
 
@@ -47,7 +51,7 @@ def test_a_tensor_of_another_device_would_be_noticed():
 def step_without_values(name, after=lambda _: None):
     with FakeTensorMode():
         world = World()
-        model = create_model(name, **OPTIONS)
+        model = small(name)
         optimizer = make_optimizer(model, lr=0.1, momentum=0.9, weight_decay=1e-4)
         trainer = Trainer(model, optimizer, make_schedule(optimizer, cos_lr_T=3), world)
         meter = Meter(names_of(name), world.device)

@@ -12,6 +12,8 @@ from models import BOOLEAN_FUNCTIONS, CONNECT_FUNCTIONS, create_model, detach_aa
 from models import register_model as register
 
 SMALL = {"num_classes": 5, "T": 2, "stem": "cifar", "width": 4}
+DUAL = [name for name in list_models() if name.startswith("dsnn")]
+ONE_OF_EACH = ["dsnn18", "dsnn_wide7b"]  # trunks
 
 
 def count(model):
@@ -20,13 +22,20 @@ def count(model):
 
 def small(name, **options):
     torch.manual_seed(0)
-    return create_model(name, **{**SMALL, **options})
+    known = model_options(name)
+    return create_model(name, **{**{k: v for k, v in SMALL.items() if k in known}, **options})
+
+
+def images(model, count=2):
+    return torch.randn(count, model.in_channels, 32, 32)
 
 
 def test_all_families_and_depths_are_registered():
     families = ("dsnn", "fsnn", "sew_resnet", "spiking_resnet")
     expected = {f"{family}{depth}" for family in families for depth in (18, 34, 50, 101, 152)}
-    assert expected <= set(list_models())
+    families = ("dsnn", "fsnn", "sew", "spiking", "plain")
+    expected |= {f"{family}_{layout}" for family in families for layout in ("7b", "wide7b")}
+    assert expected == set(list_models())
 
 
 @pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
@@ -47,7 +56,7 @@ def test_published_parameter_counts():
 @pytest.mark.parametrize("name", list_models())
 def test_every_parameter_receives_a_gradient(name):
     model = small(name)
-    outputs = model(torch.randn(2, 3, 32, 32))
+    outputs = model(images(model))
     sum(logits.sum() for logits in (outputs if isinstance(outputs, tuple) else (outputs,))).backward()
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
 
@@ -79,7 +88,7 @@ def lively(model):
 )
 def test_only_spikes_enter_the_convolutions_of_a_full_spike_network(name, connect_f):
     model = lively(small(name, connect_f=connect_f))
-    seen = inputs_of_convolutions(model, torch.randn(2, 3, 32, 32))
+    seen = inputs_of_convolutions(model, images(model))
     assert len(seen) == sum(isinstance(m, nn.Conv2d) for n, m in model.named_modules() if "aap" not in n) - 1
     assert all(((x == 0) | (x == 1)).all() for x in seen.values())
     assert any((x == 1).any() for x in seen.values())
@@ -93,25 +102,27 @@ def test_sums_are_not_spikes():
     assert max(x.max() for x in seen.values()) >= 2
 
 
+@pytest.mark.parametrize("name", ONE_OF_EACH)
 @pytest.mark.parametrize("connect_f", sorted(CONNECT_FUNCTIONS))
-def test_detaching_the_pathway_leaves_the_trunk_bit_for_bit(connect_f):
+def test_detaching_the_pathway_leaves_the_trunk_bit_for_bit(name, connect_f):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = lively(small("dsnn18", connect_f=connect_f)).eval()
-        x = torch.randn(3, 3, 32, 32)
+        model = lively(small(name, connect_f=connect_f)).eval()
+        x = images(model, 3)
         fsnn = detach_aap(model)
         same = create_model(**fsnn.config)
     assert torch.equal(fsnn(x), model(x)[0])
     assert model.aap is not None
     assert not any("aap" in name for name, _ in fsnn.named_parameters())
     assert count(fsnn) == count(model) - count(model.aap)
-    assert fsnn.config["model"] == "fsnn18"
+    assert fsnn.config["model"] == name.replace("dsnn", "fsnn")
     same.load_state_dict(fsnn.state_dict())
     assert torch.equal(same.eval()(x), fsnn(x))
 
 
-def test_detaching_shares_nothing_with_the_model_it_came_from():
-    model = small("dsnn18")
+@pytest.mark.parametrize("name", DUAL)
+def test_detaching_shares_nothing_with_the_model_it_came_from(name):
+    model = small(name)
     ours = {p.data_ptr() for p in model.parameters()}
     assert not ours & {p.data_ptr() for p in detach_aap(model).parameters()}
 
@@ -121,18 +132,20 @@ def test_there_is_nothing_to_detach_from_a_single_stream():
         detach_aap(small("fsnn18"))
 
 
+@pytest.mark.parametrize("name", ONE_OF_EACH)
 @pytest.mark.parametrize("neuron", ["IF", "LIF", "PLIF"])
-def test_every_forward_pass_starts_from_rest(neuron):
-    model = lively(small("dsnn18", neuron=neuron)).eval()
-    x = torch.randn(2, 3, 32, 32)
+def test_every_forward_pass_starts_from_rest(name, neuron):
+    model = lively(small(name, neuron=neuron)).eval()
+    x = images(model)
     first, second = model(x), model(x)
     assert torch.equal(first[0], second[0])
     assert torch.equal(first[1], second[1])
 
 
-def test_frames_that_repeat_an_image_are_that_image():
-    model = lively(small("dsnn18", T=3)).double().eval()
-    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_frames_that_repeat_an_image_are_that_image(name):
+    model = lively(small(name, T=3)).double().eval()
+    x = images(model).double()
     frames = x.expand(3, -1, -1, -1, -1)
     for still, moving in zip(model(x), model(frames), strict=True):
         torch.testing.assert_close(still, moving, rtol=1e-12, atol=1e-12)
@@ -152,14 +165,26 @@ def test_the_pathway_accumulates_the_blocks_spikes():
     assert torch.equal(streams[2], streams[0] + spikes[0] + spikes[1])
 
 
-@pytest.mark.parametrize("name", ["dsnn18", "sew_resnet50"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("dsnn18", {}),
+        ("sew_resnet50", {}),
+        ("dsnn18", {"neuron": "LIF"}),
+        ("dsnn_7b", {}),
+        ("sew_wide7b", {"tau": 3.0}),
+        ("sew_7b", {"neuron": "LIF", "tau": 7.3}),
+    ],
+)
 @pytest.mark.parametrize("connect_f", sorted(CONNECT_FUNCTIONS))
-def test_zero_initialised_blocks_are_the_identity(name, connect_f):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_zero_initialised_blocks_are_the_identity(name, options, connect_f, dtype):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = small(name, connect_f=connect_f, zero_init_residual=True)
-    block = model.layer1[1]
-    x = (torch.rand(2, 3, block.in_channels, 8, 8) < 0.5).float()
+        model = small(name, connect_f=connect_f, zero_init_residual=True, **options).to(dtype)
+    block = model.blocks()[1]
+    channels = block.last_norm.num_features
+    x = (torch.rand(4, 3, channels, 8, 8) < 0.5).to(dtype)
     assert torch.equal(block(x)[0], x)
 
 
@@ -169,6 +194,12 @@ def test_configs_rebuild_their_model():
     assert again.config == model.config
     assert [(n, p.shape) for n, p in again.named_parameters()] == [(n, p.shape) for n, p in model.named_parameters()]
     assert repr(again.sn1) == repr(model.sn1)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_what_a_name_and_its_defaults_say_is_in_the_config(name):
+    with torch.device("meta"):
+        assert create_model(name).config == {"model": name, **model_options(name)}
 
 
 @pytest.mark.parametrize(
@@ -184,6 +215,15 @@ def test_configs_rebuild_their_model():
         ("dsnn18", {"width": 0}, "width=0 is out of range"),
         ("dsnn18", {"neuron": "LIF", "tau": 1.0}, "tau=1.0 is out of range"),
         ("dsnn18", {"alpha": -1.0}, "alpha=-1.0 is out of range"),
+        ("dsnn_7b", {"aap_pool": "mean"}, "aap_pool='mean' is unknown: choose one of projection, max"),
+        ("dsnn_wide7b", {"aux_head": "none"}, "aux_head='none' is unknown: choose one of shared, separate"),
+        ("dsnn_7b", {"connect_f": "NAND"}, "connect_f='NAND' is unknown: choose one of ADD, AND, IAND, OR, XOR"),
+        ("sew_7b", {"in_channels": 0}, "in_channels=0 is out of range: it must be at least 1"),
+        ("plain_7b", {"zero_init_residual": True}, "zero_init_residual=True silences a plain network"),
+        ("plain_7b", {"connect_f": "OR"}, "plain_7b has no option 'connect_f'"),
+        ("fsnn_7b", {"aap_pool": "max"}, "fsnn_7b has no option 'aap_pool'"),
+        ("dsnn_7b", {"stem": "cifar"}, "dsnn_7b has no option 'stem'"),
+        ("dsnn_7", {}, "model='dsnn_7' is unknown: did you mean dsnn_7b"),
         ("spiking_resnet18", {"connect_f": "OR"}, "spiking_resnet18 has no option 'connect_f'"),
         ("fsnn18", {"aux_head": "shared"}, "fsnn18 has no option 'aux_head'"),
     ],
@@ -194,10 +234,11 @@ def test_wrong_options_are_named_with_their_remedy(name, options, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["fsnn18", "fsnn_7b"])
 @pytest.mark.parametrize("shape", [(3, 32, 32), (2, 4, 32, 32)])
-def test_inputs_of_another_shape_are_refused(shape):
+def test_inputs_of_another_shape_are_refused(name, shape):
     with pytest.raises(ValueError, match="input of shape"):
-        small("fsnn18")(torch.randn(shape))
+        small(name)(torch.randn(shape))
 
 
 def test_a_name_is_registered_once():

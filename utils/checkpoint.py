@@ -131,7 +131,7 @@ def read_weights(path: Path) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     if "format" in content:
         _check_format(path, content["format"])
         return content["config"], content["model"]
-    state = content.get("model", content)
+    state = content.get("model", content.get("net", content))  # SEW-ResNet's CIFAR10-DVS code calls it net
     if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise UserError(f"{path} holds no weights: use a checkpoint of this project or a published state dict")
     return None, state

@@ -12,7 +12,8 @@ from .interrupts import parse_interval
 
 # Options that go to the model's constructor, if they are given and the model has them.
 MODEL_OPTIONS = (
-    "T", "connect_f", "neuron", "tau", "surrogate", "alpha", "stem", "width", "aux_head", "zero_init_residual",
+    "T", "connect_f", "neuron", "tau", "surrogate", "alpha", "stem", "width", "aux_head", "aap_pool",
+    "zero_init_residual",
 )  # fmt: skip
 
 
@@ -78,6 +79,7 @@ def make_parser(description: str, **defaults: Any) -> Parser:
     model.add_argument("--stem", help="imagenet or cifar")
     model.add_argument("--width", type=positive_int, help="channels of the first stage")
     model.add_argument("--aux-head", "--aux_head", help="classifier of the pathway: shared or separate")
+    model.add_argument("--aap-pool", "--aap_pool", help="how the pathway crosses max pooling: projection or max")
     model.add_argument(
         "--zero_init_residual", "--zero-init-residual", action="store_true", default=None,
         help="start every block as the identity",
@@ -167,7 +169,7 @@ def run_name(args: argparse.Namespace, config: dict[str, Any], defaults: dict[st
     name += "_adam" if args.adam else "_sgd"
     if config.get("connect_f"):
         name += f"_cnf_{config['connect_f']}"
-    for option in ("neuron", "tau", "surrogate", "alpha", "stem", "width", "aux_head"):
+    for option in ("neuron", "tau", "surrogate", "alpha", "stem", "width", "aux_head", "aap_pool"):
         if option in config and config[option] != defaults.get(option):
             name += f"_{option.replace('_', '')}{config[option]}"
     return name

@@ -1,0 +1,112 @@
+"""What every network here does: first spikes, a body of blocks that an AAP may listen to, and the classification."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from .accumulation import AUX_HEADS, AccumulationPathway, Change
+from .blocks import Block
+from .layers import GlobalAvgPool
+
+
+class Trunk(nn.Module):
+    """Images or frames -> logits. A subclass makes the layers and says which are the stem, the body and the classifier.
+
+    Args:
+        aux_head: None for a single stream; "shared" or "separate" for an accumulation pathway, classified by the
+            trunk's head or by its own.
+        T: time steps that a static image is shown for, >= 1.
+        sizes: other options that must be at least 1.
+
+    Input: images [N, in_channels, H, W], shown T times, or a sequence of frames [T', N, in_channels, H, W] of any
+    length T'. Returns logits [N, num_classes]; with the pathway the pair (trunk's logits, pathway's logits).
+
+    Raises:
+        ValueError: an option is unknown or out of range.
+    """
+
+    event_frames: ClassVar[bool] = False  # made for frames of event counts rather than for static images
+    config: dict[str, Any]  # what `create_model` was called with; set there
+
+    def __init__(self, aux_head: str | None, *, T: int, in_channels: int, **sizes: int) -> None:
+        super().__init__()
+        for name, value in {"T": T, "in_channels": in_channels, **sizes}.items():
+            if value < 1:
+                raise ValueError(f"{name}={value} is out of range: it must be at least 1")
+        if aux_head is not None and aux_head not in AUX_HEADS:
+            raise ValueError(f"aux_head={aux_head!r} is unknown: choose one of {', '.join(AUX_HEADS)}")
+        self.T = T
+        self.in_channels = in_channels
+        self.aap: AccumulationPathway | None = None
+
+    def _complete(self, aux_head: str | None, changes: Iterable[Change], pool: str = "projection") -> None:
+        """The last layers that a subclass makes: average pooling and, if there is to be one, the pathway."""
+        self.avgpool = GlobalAvgPool()
+        if aux_head is not None:
+            size = self.classifier.in_features, self.classifier.out_features
+            self.aap = AccumulationPathway(changes, nn.Linear(*size) if aux_head == "separate" else None, pool)
+
+    def _silence_residuals(self, always: float) -> None:
+        """Make every block the identity, with a current `always` at which a neuron fires at every time step."""
+        for block in self.blocks():
+            nn.init.zeros_(block.last_norm.weight)
+            if block.join.name == "AND":  # its neutral element is 1
+                nn.init.constant_(block.last_norm.bias, always)
+
+    @property
+    def classifier(self) -> nn.Linear:
+        raise NotImplementedError
+
+    def body(self) -> Sequence[nn.Module]:
+        """Blocks, and what lies between them, first to last."""
+        raise NotImplementedError
+
+    def stem_current(self, frames: Tensor) -> Tensor:
+        """What drives the first neuron: [T, N, in_channels, H, W] -> [T, N, C, H', W']."""
+        raise NotImplementedError
+
+    def stem_spikes(self, current: Tensor) -> Tensor:
+        """The first spikes o_0 of that current."""
+        raise NotImplementedError
+
+    def blocks(self) -> list[Block]:
+        """All residual blocks, first to last."""
+        return [layer for layer in self.body() if isinstance(layer, Block)]
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The first spikes o_0 [T, N, C, H', W'] of images or frames."""
+        if x.ndim not in (4, 5):
+            raise ValueError(
+                f"an input of shape {tuple(x.shape)} has {x.ndim} dimensions: "
+                "give images [N, C, H, W] or frames [T, N, C, H, W]"
+            )
+        if x.shape[-3] != self.in_channels:
+            raise ValueError(f"an input of shape {tuple(x.shape)} has {x.shape[-3]} channels, not {self.in_channels}")
+        current = self.stem_current(x if x.ndim == 5 else x.unsqueeze(0))
+        if x.ndim == 4:  # a static image is convolved once; every time step sees the same current
+            current = current.expand(self.T, -1, -1, -1, -1)
+        return self.stem_spikes(current)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Global average pooling, then the mean over time: [T, N, C, H, W] -> [N, C]."""
+        return self.avgpool(x).mean(dim=0)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        o = a = self.encode(x)
+        index = 0
+        for layer in self.body():
+            if not isinstance(layer, Block):
+                o = layer(o)
+                continue
+            o, s = layer(o)
+            if self.aap is not None:
+                a = self.aap(index, a, s)
+            index += 1
+        logits = self.classifier(self.features(o))
+        if self.aap is None:
+            return logits
+        a = self.aap.cross(index, a)
+        return logits, (self.aap.head or self.classifier)(self.features(a))
