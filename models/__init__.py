@@ -6,6 +6,7 @@ from .connect import BOOLEAN_FUNCTIONS, CONNECT_FUNCTIONS
 from .convert import from_published, load_published, to_published
 from .deploy import fold_batchnorm
 from .neuron import NEURONS, SURROGATES, use_fused
+from .recompute import save_memory
 from .registry import create_model, list_models, model_options, register_model
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "load_published",
     "model_options",
     "register_model",
+    "save_memory",
     "to_published",
     "use_fused",
 ]

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
 from .connect import get_connect_function
+from .firing import Joining, SpikingConv, fire
+from .fused import MEMBRANE
 from .layers import ConvBN, conv1x1, conv3x3
 from .neuron import MakeNeuron
 
 
-class Join(Protocol):
-    """How a block's last neuron and its shortcut meet."""
+class Join(Joining, Protocol):
+    """How a block's last neuron and its shortcut meet.
+
+    Called, it gives (output, the block's own spikes), each [T, N, C, H, W], from the last layer's current and the
+    shortcut.
+    """
 
     name: str
 
     def shortcut(self, projection: ConvBN, make_neuron: MakeNeuron) -> nn.Module:
         """The shortcut's module where a block changes the shape."""
-        ...
-
-    def __call__(self, neuron: nn.Module, current: Tensor, identity: Tensor) -> tuple[Tensor, Tensor]:
-        """(output, the block's own spikes), each [T, N, C, H, W], from the last layer's current and the shortcut."""
         ...
 
 
@@ -30,10 +32,11 @@ class SpikeJoin:
 
     def __init__(self, connect_f: str) -> None:
         self.name = connect_f
+        self.fused_name: str | None = connect_f
         self.connect = get_connect_function(connect_f)
 
     def shortcut(self, projection: ConvBN, make_neuron: MakeNeuron) -> nn.Module:
-        return nn.Sequential(projection, make_neuron())
+        return SpikingConv(projection, make_neuron())
 
     def __call__(self, neuron: nn.Module, current: Tensor, identity: Tensor) -> tuple[Tensor, Tensor]:
         spikes = neuron(current)
@@ -43,7 +46,8 @@ class SpikeJoin:
 class MembraneJoin:
     """o = s = neuron(current + identity): the sum is taken before the neuron (Spiking ResNet)."""
 
-    name = "membrane"
+    name = MEMBRANE
+    fused_name: str | None = MEMBRANE
 
     def shortcut(self, projection: ConvBN, make_neuron: MakeNeuron) -> nn.Module:
         return projection
@@ -57,6 +61,7 @@ class PlainJoin:
     """o = s = neuron(current): there is no shortcut."""
 
     name = "none"
+    fused_name: str | None = None
 
     def shortcut(self, projection: ConvBN, make_neuron: MakeNeuron) -> nn.Module:
         raise TypeError("a plain network has no shortcut")
@@ -123,9 +128,14 @@ class ResNetBlock(Block):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         identity = x if self.downsample is None else self.downsample(x)
         for i in range(1, self.depth):
-            x = getattr(self, f"sn{i}")(getattr(self, f"conv{i}")(x))
-        current = getattr(self, f"conv{self.depth}")(x)
-        return self.join(getattr(self, f"sn{self.depth}"), current, identity)
+            x, _ = fire(*self._layer(i), x)
+        return fire(*self._layer(self.depth), x, join=self.join, identity=identity)
+
+    def _layer(self, i: int) -> tuple[nn.Module, nn.Module, Any]:
+        """The i-th convolution, its batch norm and its neuron."""
+        layer: Any = self.get_submodule(f"conv{i}")
+        conv, norm = layer
+        return conv, norm, self.get_submodule(f"sn{i}")
 
 
 class BasicBlock(ResNetBlock):

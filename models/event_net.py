@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .accumulation import Change
 from .blocks import Block, Join, MembraneJoin
+from .firing import SpikingConv, fire
 from .layers import ConvBN, conv1x1, conv3x3, halving_pool
 from .neuron import MakeNeuron, always_fires, neuron_factory
 from .trunk import Trunk
@@ -21,8 +22,8 @@ DEFAULTS: dict[str, dict[str, int]] = {
 }
 
 
-def _spiking(conv: nn.Conv2d, make_neuron: MakeNeuron) -> nn.Sequential:
-    return nn.Sequential(ConvBN(conv), make_neuron())
+def _spiking(conv: nn.Conv2d, make_neuron: MakeNeuron) -> SpikingConv:
+    return SpikingConv(ConvBN(conv), make_neuron())
 
 
 class EventBlock(Block):
@@ -51,8 +52,8 @@ class EventBlock(Block):
         return self._last()[0][1]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        layer, neuron = self._last()
-        return self.join(neuron, layer(self.conv[0](x)), x)
+        (conv, norm), neuron = self._last()
+        return fire(conv, norm, neuron, self.conv[0](x), join=self.join, identity=x)
 
 
 class EventNet(Trunk):
@@ -125,8 +126,5 @@ class EventNet(Trunk):
     def body(self) -> list[nn.Module]:
         return list(self.conv[1:])
 
-    def stem_current(self, frames: Tensor) -> Tensor:
-        return self.conv[0][0](frames)
-
-    def stem_spikes(self, current: Tensor) -> Tensor:
-        return self.conv[0][1](current)
+    def stem(self, frames: Tensor, T: int | None) -> Tensor:
+        return self.conv[0](frames, T)

@@ -1,133 +1,126 @@
-"""A multi-step neuron in one pass over memory each way, compiled from plain PyTorch when it is first used.
-
-The forward pass reads x_1 .. x_T and writes s_1 .. s_T; the membrane lives in registers. The backward pass integrates
-it again from x, which is all that is saved, and reads the gradients and writes dL/dx in the same loop:
-
-    h_t = charge(v_{t-1}, x_t),   s_t = [h_t >= 1],   v_t = (1 - s_t) h_t,   v_0 = 0
-    dL/dh_t = dL/ds_t surrogate'(h_t - 1) + dL/dv_t (1 - s_t)                  (the reset is detached)
-
-torch.compile makes C++ of it on the CPU and Triton on CUDA. Nothing of the compiler is imported before the first call.
-"""
+"""Fused spiking layers: what `fused_kernels` computes, as differentiable functions of [T, N, C, H, W]."""
 
 from __future__ import annotations
 
-import functools
-import inspect
-import warnings
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-# Every neuron, dtype and T is compiled apart and must not use up the others' recompilations, where torch can tell.
-_ISOLATE = "isolate_recompiles" in inspect.signature(torch.compile).parameters
-_APART: dict[str, Any] = {"isolate_recompiles": True} if _ISOLATE else {}
-_failure: list[str] = []  # why the compiler cannot be used, once that is known
+from .fused_kernels import MEMBRANE, Operands, Rule, available, backward, call, forward
 
-
-class Rule(NamedTuple):
-    """What one neuron layer computes, but for what it learns."""
-
-    surrogate: str  # "sigmoid" or "atan"
-    alpha: float
-    tau: float | None = None  # in time steps; None: h = v + x, unless the layer gives its learned 1/tau
+__all__ = ["MEMBRANE", "Rule", "available", "layer", "spikes"]
 
 
-def _charge(v: Tensor, x: Tensor, q: Tensor | None, rule: Rule) -> Tensor:
-    # as spikingjelly writes it, operation by operation: the spikes are the same bit for bit
-    if q is not None:
-        return v + (x - v) * q
-    return v + x if rule.tau is None else v + (x - v) / rule.tau
+class _Layout:
+    """[T, N, C, H, W] as the kernels see it, without a copy: [T, N*H*W, C] if channels last, else [T, N, C, H*W].
+
+    With `flat` channels don't matter, and any shape [T, *] becomes [T, M].
+    """
+
+    def __init__(self, x: Tensor, flat: bool) -> None:
+        self.shape = x.shape[1:]
+        self.flat = flat
+        contiguous = x[0].is_contiguous()
+        self.last = x.ndim == 5 and not contiguous and x[0].is_contiguous(memory_format=torch.channels_last)
+
+    def pack(self, x: Tensor) -> Tensor:
+        x = x.detach()
+        if self.last:
+            x = x.permute(0, 1, 3, 4, 2)
+            x = x.reshape(x.shape[0], -1) if self.flat else x.reshape(x.shape[0], -1, x.shape[-1])
+            return x.contiguous()
+        return x.reshape(x.shape[0], -1) if self.flat else x.reshape(*x.shape[:3], -1).contiguous()
+
+    def unpack(self, x: Tensor) -> Tensor:
+        if not self.last:
+            return x.view(x.shape[0], *self.shape)
+        n, c, h, w = self.shape
+        return x.view(x.shape[0], n, h, w, c).permute(0, 1, 4, 2, 3)
+
+    def channels(self, x: Tensor) -> Tensor:
+        """[C] so that it broadcasts over a packed time step."""
+        return x if self.last else x[:, None]
 
 
-def _slope(u: Tensor, rule: Rule) -> Tensor:
-    """The surrogate's derivative at a distance u from the threshold."""
-    if rule.surrogate == "sigmoid":
-        s = torch.sigmoid(rule.alpha * u)
-        return (1.0 - s) * s * rule.alpha
-    z = u * (torch.pi / 2.0 * rule.alpha)
-    return (rule.alpha / 2.0) / (1.0 + z * z)
+class _Norm(NamedTuple):
+    """A batch norm's statistics over T, N, H and W."""
+
+    mean: Tensor  # [C]
+    invstd: Tensor  # [C]
+    eps: float
+    of_batch: bool  # or the running ones, which no gradient reaches
 
 
-def _integrate(x: Tensor, q: Tensor | None, rule: Rule) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """(v_{t-1}, x_t, h_t) of each time step of x [T, M], in at least float32."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    v = torch.zeros_like(x[0], dtype=dtype)
-    steps = []
-    for x_t in x.unbind(0):
-        x_t = x_t.to(dtype)
-        h = _charge(v, x_t, q, rule)
-        steps.append((v, x_t, h))
-        v = torch.where(h >= 1.0, 0.0, h)
-    return steps
+def _statistics(y: Tensor, norm: nn.BatchNorm2d) -> _Norm:
+    """Those that `norm` normalises y [T, N, C, H, W] by; its running ones are brought up to date in training."""
+    if not norm.training:
+        dtype = torch.promote_types(y.dtype, torch.float32)
+        mean, variance = norm.running_mean.to(dtype), norm.running_var.to(dtype)  # type: ignore[union-attr]
+        return _Norm(mean, (variance + norm.eps).rsqrt(), norm.eps, False)
+    running = (norm.running_mean, norm.running_var) if norm.track_running_stats else (None, None)
+    mean, variance = torch.ops.aten.batch_norm_update_stats(y.flatten(0, 1), *running, norm.momentum)
+    if norm.track_running_stats and norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+    invstd = (variance.double() + norm.eps).rsqrt().to(variance.dtype) if y.is_cpu else (variance + norm.eps).rsqrt()
+    return _Norm(mean, invstd, norm.eps, True)
 
 
-def _forward(x: Tensor, q: Tensor | None, rule: Rule) -> Tensor:
-    return torch.stack([(h >= 1.0).to(x.dtype) for _, _, h in _integrate(x, q, rule)])
+def _affine(weight: Tensor, bias: Tensor, norm: _Norm) -> tuple[Tensor, Tensor]:
+    """(scale, shift) [C], rounded as torch's batch norm does on the CPU: the shift is one multiply-add."""
+    scale = weight.detach() * norm.invstd
+    return scale, torch.addcmul(bias.detach().double(), norm.mean.double(), scale.double(), value=-1).to(scale.dtype)
 
 
-def _backward(x: Tensor, q: Tensor | None, gradient: Tensor, rule: Rule) -> tuple[Tensor, Tensor | None]:
-    """dL/dx [T, M] from dL/ds [T, M], and dL/dq of each element [M] (their sum is a pass of its own, 1/T as long)."""
-    of_v = None
-    of_q: Tensor | None = None
-    of_x = []
-    for (v, x_t, h), of_s in zip(reversed(_integrate(x, q, rule)), reversed(gradient.unbind(0)), strict=True):
-        of_h = of_s.to(h.dtype) * _slope(h - 1.0, rule)
-        if of_v is not None:
-            of_h = of_h + torch.where(h >= 1.0, 0.0, of_v)
-        if q is not None:
-            of_current = of_h * q
-            part = of_h * (x_t - v)
-            of_q = part if of_q is None else of_q + part
-        else:
-            of_current = of_h if rule.tau is None else of_h / rule.tau
-        of_v = of_h if q is None and rule.tau is None else of_h - of_current
-        of_x.append(of_current.to(x.dtype))
-    return torch.stack(of_x[::-1]), of_q
+class _Layer(torch.autograd.Function):
+    """(output, own spikes or None) of y; see `layer`."""
 
-
-@functools.cache
-def _compiled(function: Callable[..., Any], rule: Rule, T: int, dtype: torch.dtype) -> Callable[..., Any]:
-    def bound(*tensors: Tensor | None) -> Any:
-        return function(*tensors, rule)
-
-    # dynamic: a new batch or image size is the same loop of another length
-    return torch.compile(bound, dynamic=True, fullgraph=True, **_APART)
-
-
-def _call(function: Callable[..., Any], rule: Rule, x: Tensor, *others: Tensor | None) -> Any:
-    """`function`, compiled; as it stands inside another compilation, and where compiling fails."""
-    if torch.compiler.is_compiling() or _failure:
-        return function(x, *others, rule)
-    try:
-        return _compiled(function, rule, x.shape[0], x.dtype)(x, *others)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # no compiler, or one that fails: torch raises many kinds
-        _failure.append((str(error).strip() or type(error).__name__).splitlines()[0])
-        warnings.warn(f"fused neurons are off, spikingjelly's run instead: {_failure[0]}", stacklevel=2)
-        return function(x, *others, rule)
-
-
-class _Neuron(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, q: Tensor | None, rule: Rule) -> Tensor:
-        ctx.save_for_backward(x, q)
-        ctx.rule = rule
-        return _call(_forward, rule, x.detach(), None if q is None else q.detach())
+    def forward(
+        ctx: Any, y: Tensor, weight: Tensor | None, bias: Tensor | None, q: Tensor | None, identity: Tensor | None,
+        norm: _Norm | None, rule: Rule,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        ctx.set_materialize_grads(False)
+        layout = _Layout(y, flat=norm is None)
+        scale = shift = None
+        if norm is not None:
+            scale, shift = (layout.channels(x) for x in _affine(weight, bias, norm))  # type: ignore[arg-type]
+        ctx.norm, ctx.rule, ctx.layout = norm, rule, layout
+        ctx.save_for_backward(y, weight, q, identity, scale, shift)
+        output, own = call(forward, rule, _operands(layout, y, scale, shift, q, identity))
+        return layout.unpack(output), None if own is None else layout.unpack(own)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # type: ignore[override]
-        x, q = ctx.saved_tensors
-        of_x, of_q = _call(_backward, ctx.rule, x.detach(), None if q is None else q.detach(), gradient.contiguous())
-        return of_x, None if of_q is None else of_q.sum().to(q.dtype), None
+    def backward(ctx: Any, of_output: Tensor | None, of_own: Tensor | None) -> Any:  # type: ignore[override]
+        y, weight, q, identity, scale, shift = ctx.saved_tensors
+        norm, rule, layout = ctx.norm, ctx.rule, ctx.layout
+        if of_output is None:  # only the own spikes were used
+            of_output = torch.zeros_like(of_own)  # type: ignore[arg-type]
+        of_x, of_identity, of_q = call(
+            backward, rule, _operands(layout, y, scale, shift, q, identity),
+            layout.pack(of_output), None if of_own is None else layout.pack(of_own),
+        )  # fmt: skip
+        of_x = layout.unpack(of_x)
+        if of_identity is not None:
+            of_identity = layout.unpack(of_identity)
+        elif rule.join == MEMBRANE:
+            of_identity = of_x
+        of_weight = of_bias = None
+        if norm is not None:
+            of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+                of_x.flatten(0, 1), y.detach().flatten(0, 1), weight, norm.mean, norm.invstd.pow(-2) - norm.eps,
+                norm.mean, norm.invstd, norm.of_batch, norm.eps, [True, True, True],
+            )  # fmt: skip
+            of_x = of_x.unflatten(0, y.shape[:2])
+        return of_x, of_weight, of_bias, None if of_q is None else of_q.sum().to(q.dtype), of_identity, None, None
 
 
-def available() -> bool:
-    """False once compiling has failed in this process."""
-    return not _failure
+def _operands(
+    layout: _Layout, y: Tensor, scale: Any, shift: Any, q: Tensor | None, identity: Tensor | None
+) -> Operands:
+    packed = None if identity is None else layout.pack(identity)
+    return Operands(layout.pack(y), scale, shift, None if q is None else q.detach(), packed)
 
 
 def spikes(x: Tensor, rule: Rule, q: Tensor | None = None) -> Tensor:
@@ -141,8 +134,29 @@ def spikes(x: Tensor, rule: Rule, q: Tensor | None = None) -> Tensor:
     Returns:
         Spikes 0 and 1, in x's shape, dtype and memory format.
     """
-    if x.ndim == 5 and not x[0].is_contiguous() and x[0].is_contiguous(memory_format=torch.channels_last):
-        return spikes(x.permute(0, 1, 3, 4, 2), rule, q).permute(0, 1, 4, 2, 3)
-    if not x[0].is_contiguous():
-        x = x.contiguous()
-    return _Neuron.apply(x.flatten(1), q, rule).view(x.shape)  # type: ignore[no-untyped-call]
+    return _Layer.apply(x, None, None, q, None, None, rule)[0]  # type: ignore[no-untyped-call]
+
+
+def layer(
+    y: Tensor, norm: nn.Module, rule: Rule, q: Tensor | None = None, identity: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Batch norm, neuron and join of a convolution's output.
+
+    Spikes are those of torch's batch norm and `spikes`, bit for bit for float32 and IF or LIF on a CPU with fused
+    multiply-add; else a membrane within rounding of the threshold may fire differently.
+
+    Args:
+        y: [T, N, C, H, W]; [1, N, C, H, W] for a static input that `rule.T` steps see.
+        norm: a BatchNorm2d, or an Identity where it is folded into the convolution.
+        rule: neuron and join.
+        q: as in `spikes`.
+        identity: the shortcut [T, N, C, H, W], with a join.
+
+    Returns:
+        (output, own spikes), each [T, N, C, H, W]: the same tensor without a connect function.
+    """
+    if isinstance(norm, nn.BatchNorm2d):
+        output, own = _Layer.apply(y, norm.weight, norm.bias, q, identity, _statistics(y.detach(), norm), rule)  # type: ignore[no-untyped-call]
+    else:
+        output, own = _Layer.apply(y, None, None, q, identity, None, rule)  # type: ignore[no-untyped-call]
+    return output, output if own is None else own

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from .blocks import BasicBlock, Bottleneck, Join, ResNetBlock
-from .layers import MaxPool, over_time
+from .firing import fire
+from .layers import MaxPool
 from .neuron import always_fires, neuron_factory
 from .trunk import Trunk
 
@@ -102,8 +103,5 @@ class SpikingResNet(Trunk):
     def body(self) -> list[ResNetBlock]:
         return [block for stage in self.stages for block in getattr(self, stage)]
 
-    def stem_current(self, frames: Tensor) -> Tensor:
-        return over_time(lambda images: self.bn1(self.conv1(images)), frames)
-
-    def stem_spikes(self, current: Tensor) -> Tensor:
-        return self.maxpool(self.sn1(current))
+    def stem(self, frames: Tensor, T: int | None) -> Tensor:
+        return self.maxpool(fire(self.conv1, self.bn1, self.sn1, frames, T=T)[0])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .accumulation import AUX_HEADS, AccumulationPathway, Change
 from .blocks import Block
 from .layers import GlobalAvgPool
+from .recompute import recomputed
 
 
 class Trunk(nn.Module):
@@ -41,6 +42,7 @@ class Trunk(nn.Module):
         self.T = T
         self.in_channels = in_channels
         self.aap: AccumulationPathway | None = None
+        self.recomputed_blocks = 0  # set by `save_memory`; with any, the stem is recomputed as well
 
     def _complete(self, aux_head: str | None, changes: Iterable[Change], pool: str = "projection") -> None:
         """The last layers that a subclass makes: average pooling and, if there is to be one, the pathway."""
@@ -64,12 +66,8 @@ class Trunk(nn.Module):
         """Blocks, and what lies between them, first to last."""
         raise NotImplementedError
 
-    def stem_current(self, frames: Tensor) -> Tensor:
-        """What drives the first neuron: [T, N, in_channels, H, W] -> [T, N, C, H', W']."""
-        raise NotImplementedError
-
-    def stem_spikes(self, current: Tensor) -> Tensor:
-        """The first spikes o_0 of that current."""
+    def stem(self, frames: Tensor, T: int | None) -> Tensor:
+        """The first spikes o_0 of frames [T, N, in_channels, H, W], or of a single one shown T times."""
         raise NotImplementedError
 
     def blocks(self) -> list[Block]:
@@ -85,23 +83,22 @@ class Trunk(nn.Module):
             )
         if x.shape[-3] != self.in_channels:
             raise ValueError(f"an input of shape {tuple(x.shape)} has {x.shape[-3]} channels, not {self.in_channels}")
-        current = self.stem_current(x if x.ndim == 5 else x.unsqueeze(0))
-        if x.ndim == 4:  # a static image is convolved once; every time step sees the same current
-            current = current.expand(self.T, -1, -1, -1, -1)
-        return self.stem_spikes(current)
+        if x.ndim == 5:
+            return self.stem(x, None)
+        return self.stem(x.unsqueeze(0), self.T)  # a static image is convolved once; every step sees the same current
 
     def features(self, x: Tensor) -> Tensor:
         """Global average pooling, then the mean over time: [T, N, C, H, W] -> [N, C]."""
         return self.avgpool(x).mean(dim=0)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        o = a = self.encode(x)
+        o = a = recomputed(self.encode, self, x) if self.recomputed_blocks else self.encode(x)
         index = 0
         for layer in self.body():
             if not isinstance(layer, Block):
                 o = layer(o)
                 continue
-            o, s = layer(o)
+            o, s = recomputed(layer, layer, o) if index < self.recomputed_blocks else layer(o)
             if self.aap is not None:
                 a = self.aap(index, a, s)
             index += 1

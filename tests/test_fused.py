@@ -1,5 +1,6 @@
 """The fused neuron against spikingjelly's stock nodes and the goldens of the released code."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import torch
 from command import TINY, succeed
 from test_neurons import STOCK, STOCK_SURROGATE, run
 
-from models import create_model, fused, use_fused
+from benchmarks.common import reset, stock
+from models import create_model, fused, fused_kernels, use_fused
 from models.neuron import NEURONS, SURROGATES, neuron_factory
 
 
@@ -100,9 +102,76 @@ def test_half_types_are_integrated_in_float32(name, dtype):
 
 @pytest.mark.parametrize("file", test_parity.FILES)
 def test_matches_the_released_code(file, monkeypatch):
-    build = test_parity.build
-    monkeypatch.setattr(test_parity, "build", lambda *args, **kwargs: use_fused(build(*args, **kwargs)))
-    test_parity.test_matches_the_released_code(file)
+    """The formulas, for every join; that compiling changes nothing is for the test below."""
+
+    def uncompiled(function, rule, *kind):
+        return lambda of, *tensors: function(of, *tensors, rule)
+
+    monkeypatch.setattr(fused_kernels, "_compiled", uncompiled)
+    golden = json.loads((test_parity.GOLDENS / file).read_text())
+    # hooks on neurons would be served by the neurons themselves: here whole layers are fused
+    test_parity.check(golden, use_fused(test_parity.build(golden["meta"])), observe=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "channels_last"),
+    [
+        ("dsnn18", {}, True),
+        ("dsnn18", {"neuron": "LIF", "stem": "cifar", "connect_f": "XOR"}, False),
+        ("spiking_resnet18", {"neuron": "PLIF", "surrogate": "atan"}, True),
+    ],
+)
+def test_networks_equal_those_of_spikingjellys_nodes_and_torchs_batch_norms(name, options, channels_last):
+    torch.manual_seed(0)
+    ours = use_fused(create_model(name, width=8, num_classes=10, **options))
+    if channels_last:
+        ours = ours.to(memory_format=torch.channels_last)
+    theirs = stock(ours)
+    exact = copy.deepcopy(theirs).double()
+    x = torch.randn(4, 3, 48, 48)
+    gradients = []
+    for model, images in ((theirs, x), (ours, x), (exact, x.double())):
+        outputs = model(images)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        sum(logits.square().sum() for logits in outputs).backward()
+        gradients.append([p.grad.double() for p in model.parameters()])
+        reset(model)
+    for ours_, theirs_ in zip(ours.buffers(), theirs.buffers(), strict=True):
+        assert torch.equal(ours_, theirs_)  # the running means of the last layer depend on every spike
+    for a, b, truth in zip(*gradients, strict=True):
+        assert (b - truth).norm() <= 3 * (a - truth).norm() + 1e-6 * truth.norm() + 1e-6
+    for training in (True, False):
+        with torch.no_grad():
+            results = [model.train(training)(x) for model in (theirs, ours)]
+            reset(theirs)
+        for a, b in zip(*(r if isinstance(r, tuple) else (r,) for r in results), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_hooks_on_neurons_see_their_spikes():
+    model = use_fused(create_model("dsnn18", width=4, num_classes=3, T=2)).eval()
+    x = torch.randn(2, 3, 32, 32)
+    seen = []
+    with torch.no_grad():
+        expected = model(x)
+        handles = [
+            m.register_forward_hook(lambda *args: seen.append(args[2]))
+            for m in model.modules()
+            if isinstance(m, tuple(NEURONS.values()))
+        ]
+        watched = model(x)
+    assert len(seen) == len(handles) == 20
+    assert all(torch.equal(a, b) for a, b in zip(expected, watched, strict=True))
+
+
+def test_a_fused_layer_in_half_precision_keeps_the_membrane_in_float32():
+    torch.manual_seed(0)
+    model = use_fused(create_model("fsnn18", width=8, num_classes=5, T=4))
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(torch.randn(2, 3, 32, 32))
+    assert logits.dtype == torch.bfloat16
+    logits.float().sum().backward()
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in model.parameters())
 
 
 def test_a_choice_that_leaves_the_model_as_it_is():
@@ -118,8 +187,8 @@ def test_without_a_compiler_one_warning_and_the_stock_nodes(monkeypatch):
     def no_compiler(*args):
         raise RuntimeError("no compiler here\nand a long story")
 
-    monkeypatch.setattr(fused, "_compiled", no_compiler)
-    monkeypatch.setattr(fused, "_failure", [])
+    monkeypatch.setattr(fused_kernels, "_compiled", no_compiler)
+    monkeypatch.setattr(fused_kernels, "_failure", [])
     node, x = make("IF"), torch.randn(4, 2, 9) * 1.5
     with pytest.warns(UserWarning, match="fused neurons are off.*: no compiler here$"):
         spikes = node(x)

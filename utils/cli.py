@@ -124,7 +124,16 @@ def make_parser(description: str, **defaults: Any) -> Parser:
     speed = parser.add_argument_group("speed (see docs/PERFORMANCE.md)")
     speed.add_argument(
         "--fused", action=argparse.BooleanOptionalAction, default=False,
-        help="neurons compiled into one pass over memory; the first step compiles them, for seconds",
+        help="batch norm, neuron and join of a layer compiled into one; the first step compiles them, for seconds",
+    )  # fmt: skip
+    speed.add_argument(
+        "--channels-last", action=argparse.BooleanOptionalAction,
+        help="memory format of weights and maps; default: as --fused",
+    )  # fmt: skip
+    speed.add_argument("--compile", action="store_true", help="torch.compile of the whole network; takes minutes")
+    speed.add_argument(
+        "--memory-saving", action="store_true",
+        help="compute the stem and the first half of the blocks again in the backward pass; the same gradients",
     )  # fmt: skip
 
     parser.set_defaults(**defaults)

@@ -46,7 +46,7 @@ def main(parser: Parser, load_data: LoadData, models: ModuleType, argv: list[str
     Args:
         parser: from `make_parser`.
         load_data: makes the data sets; is told the arguments and the processes.
-        models: the module with create_model, model_options, load_published, detach_aap and use_fused.
+        models: the module with create_model, model_options, load_published, detach_aap, use_fused and save_memory.
     """
     return run_command(lambda: _main(parser, load_data, models, argv))
 
@@ -105,7 +105,11 @@ def _build_model(
         raise UsageError(str(error)) from None
     options = {"num_classes": data.num_classes, "in_channels": data.in_channels, **model_options(args, parser, known)}
     model = create(models, args.model, options, lambda warning: say(f"warning: {warning}"))
-    model = models.use_fused(model.to(world.device), args.fused)
+    channels_last = args.fused if args.channels_last is None else args.channels_last
+    model = model.to(world.device, memory_format=torch.channels_last if channels_last else torch.preserve_format)
+    model = models.save_memory(models.use_fused(model, args.fused), args.memory_saving)
+    if args.compile:
+        model.compile()
     parameters = sum(p.numel() for p in model.parameters())
     say(f"{args.model}: {parameters:,} parameters on {world.size} x {world.device.type}")
     defaults = {k: v if parser.get_default(k) is None else parser.get_default(k) for k, v in known.items()}
@@ -156,7 +160,7 @@ def _train(
         print_freq=args.print_freq,
         checkpoint_every=args.checkpoint_every,
         firing_rates=args.tb,
-        compiles=args.fused,
+        compiles=args.fused or args.compile,
         recipe={name: getattr(args, name) for name in kept},
         position=Position(epoch=args.start_epoch),
     )
