@@ -102,8 +102,7 @@ class Trunk(nn.Module):
             if self.aap is not None:
                 a = self.aap(index, a, s)
             index += 1
-        logits = self.classifier(self.features(o))
         if self.aap is None:
-            return logits
+            return self.classifier(self.features(o))
         a = self.aap.cross(index, a)
-        return logits, (self.aap.head or self.classifier)(self.features(a))
+        return self.classifier(self.features(o)), (self.aap.head or self.classifier)(self.features(a))

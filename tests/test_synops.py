@@ -20,17 +20,17 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from models import create_model, detach_aap, load_published, to_published
+from models import create_model, detach_aap, load_published, model_options, to_published
 from models.blocks import BasicBlock, Bottleneck, SpikeJoin
-from models.layers import over_time
+from models.layers import halving_pool, over_time
 from models.neuron import neuron_factory
 from utils.ann import plain_resnet
 from utils.checkpoint import load_weights
 from utils.energy import EnergyModel, Totals
 from utils.errors import UserError, run_command
-from utils.exact_counter import ExactCounter, is_binary
+from utils.exact_counter import ExactCounter, is_binary, is_whole
 from utils.reach import reach
-from utils.sample_data import set_norms
+from utils.sample_data import random_inputs, set_norms
 from utils.synops import Network, count, main, write_report
 
 ROOT = Path(__file__).parents[1]
@@ -191,6 +191,10 @@ def test_max_pooling_takes_one_gate_less_than_each_window_holds():
     rows = columns = [2, 3, 2]  # positions of a 5-long axis inside windows -1..1, 1..3, 3..5
     assert row.logic == 2 * 4 * sum(h * w - 1 for h, w in itertools.product(rows, columns))
     assert (row.ac, row.mac) == (0, 0)
+    bordered = run_exact(Spikes(2, nn.MaxPool2d(2, 2, ceil_mode=True)), torch.randn(1, 3, 5, 5))["layer"]
+    rows = columns = [2, 2, 1]
+    assert bordered.logic == 2 * 4 * sum(h * w - 1 for h, w in itertools.product(rows, columns))
+    assert halving_pool().ceil_mode
 
 
 @pytest.mark.parametrize("model", ["resnet18", "resnet50"])
@@ -221,6 +225,50 @@ def test_the_figures_behind_the_published_table():
     assert f"{totals['dsnn'].mac / 1e9:.2f}" == "0.20"
     projections = sum(row.mac for row in rows["dsnn"] if row.part == "pathway")
     assert projections == 4 * sum(9 * c * p + 2 * c * c * p for c, p in [(64, 28**2), (128, 14**2), (256, 7**2)])
+
+
+def test_the_figures_of_the_event_networks():
+    """At 128x128 with T = 16, as docs/ENERGY.md has them: MACs grow with T, so two steps are enough to count."""
+    for layout, stem, pathway in (("7b", 16_777_216, 114_637_312), ("wide7b", 33_554_432, 416_737_280)):
+        model = create_model(f"dsnn_{layout}", T=2)
+        x = random_inputs(model, 1)
+        assert x.shape == (2, 1, 2, 128, 128)
+        set_norms(model, x)
+        rows = run_exact(model, x).values()
+        parts = {part: sum(row.mac for row in rows if row.part == part) for part in ("stem", "body", "pathway")}
+        assert parts == {"stem": stem / 8, "body": 0, "pathway": pathway / 8}
+        channels = [32] * 8 if layout == "7b" else [64] * 4 + [128] * 4  # before the first pooling, ..., in the head
+        sides = [128 // 2**i for i in range(8)]
+        crossed = zip(channels, channels[1:], sides[1:], strict=False)
+        assert pathway == 16 * sum((9 * c + c * wider) * side**2 for c, wider, side in crossed)
+        assert stem == 16 * 2 * channels[0] * 128**2
+
+
+def test_pooled_sums_cost_no_multiplication():
+    model = create_model("dsnn_7b", T=2, width=4, aap_pool="max")
+    rows = run_exact(model, random_inputs(model, 2, 16)).values()
+    sums = 2 * 4 * (16**2 + 8**2 + 4**2 + 2**2 + 1 + 1 + 1)  # T steps of 4 channels in 7 blocks
+    gates = 2 * 4 * 3 * (8**2 + 4**2 + 2**2 + 1)  # three for each 2x2 window, none for a map of one pixel
+    assert Totals.of(r for r in rows if r.part == "pathway") == Totals(sums, mac=0, logic=gates, updates=0, norm_mac=0)
+
+
+def test_the_events_of_a_count_are_added_one_by_one():
+    """Brute force on the first event of each position, the second, ..."""
+    model = nn.Sequential(nn.Conv2d(2, 3, 3, stride=2, padding=1, bias=False), IFNode())
+    counts = [torch.poisson(torch.full((n, 2, 5, 4), 1.0)) for n in (1, 2)]
+    row = run_exact(model, *counts)["0"]
+    outputs = torch.zeros(1, 3, 3, 2)
+    events = sum(brute_force(model[0], (x > c).float(), outputs) for x in counts for c in range(int(x.max())))
+    assert row.event_ac * 3 == events > counts[0].count_nonzero()
+    assert (row.ac, row.mac) == (0, 3 * 3 * 2 * 18)
+    model[1].reset()
+    assert run_exact(model, counts[0], torch.full((1, 2, 5, 4), 0.5))["0"].event_ac is None
+
+
+def test_whole_numbers():
+    assert is_whole(torch.tensor([0.0, 1.0, 255.0]))
+    for value in (0.5, -1.0, float("nan"), float("inf")):
+        assert not is_whole(torch.tensor([0.0, 3.0, value]))
 
 
 def test_a_sum_is_multiplied_from_the_first_layer_that_reads_it():
@@ -341,8 +389,9 @@ def test_layers_that_never_ran_or_are_unknown_are_noted():
 
 def small(name="dsnn18", **options):
     torch.manual_seed(0)
-    model = create_model(name, **{"num_classes": 5, "T": 2, "stem": "cifar", "width": 8, **options})
-    set_norms(model, torch.randn(4, 3, 16, 16))
+    stem = {"stem": "cifar"} if "stem" in model_options(name) else {}
+    model = create_model(name, **{"num_classes": 5, "T": 2, "width": 8, **stem, **options})
+    set_norms(model, random_inputs(model, 4, 16))
     return model
 
 
@@ -352,10 +401,19 @@ def loader(frames=False, images=5):
     return [(x.expand(4, -1, -1, -1, -1), y) for x, y in batches] if frames else batches
 
 
-@pytest.mark.parametrize("frames", [False, True])
-@pytest.mark.parametrize("name", ["dsnn18", "dsnn50", "sew_resnet18", "spiking_resnet18"])
+def event_loader():
+    """Two batches as those of `loader(frames=True)`: T = 4, of 3 and of 2 samples."""
+    counts = torch.poisson(torch.full((4, 5, 2, 16, 16), 0.4), generator=torch.Generator().manual_seed(0))
+    return [(x, torch.zeros(x.shape[1])) for x in counts.split(3, 1)]
+
+
+EVENT_NETS = ["dsnn_7b", "dsnn_wide7b", "sew_7b", "spiking_wide7b", "plain_7b"]
+CASES = [*itertools.product(["dsnn18", "dsnn50", "sew_resnet18", "spiking_resnet18"], [False, True])]
+
+
+@pytest.mark.parametrize(("name", "frames"), [*CASES, *((name, True) for name in EVENT_NETS)])
 def test_the_reasons_sum_to_the_whole_difference(name, frames):
-    (report,) = count([Network(name, small(name))], loader(frames))
+    (report,) = count([Network(name, small(name))], event_loader() if name in EVENT_NETS else loader(frames))
     assert report.syops.inputs == (8 if frames else 5)
     assert sum(d.ac for d in report.differences) == pytest.approx(report.syops.folded.ac - report.totals.ac, abs=10)
     assert sum(d.mac for d in report.differences) == pytest.approx(report.syops.folded.mac - report.totals.mac, abs=10)
@@ -397,6 +455,25 @@ def test_of_frames_the_plain_network_sees_their_mean(tmp_path):
     assert spiking.title == "dsnn18 OR"
     assert (spiking.images, plain.images) == (5, 5)
     assert spiking.part("stem").mac == 4 * plain.part("stem").mac  # four frames, one image
+
+
+def test_networks_without_a_plain_counterpart_say_so(tmp_path, capsys):
+    model = small("dsnn_7b")
+    assert plain_resnet(model) is None
+    kept, detached = write_report(model, event_loader(), tmp_path, detached=detach_aap(model), ann=plain_resnet(model))
+    assert (kept.title, kept.images, detached.images) == ("dsnn_7b OR, AAP kept", 5, 5)
+    assert detached.part("body").mac == 0 < kept.part("pathway").mac
+    stem = next(row for row in kept.layers if row.part == "stem")
+    events = sum(x.sum().item() for x, _ in event_loader())
+    assert (stem.mac, stem.event_ac) == (4 * 2 * 8 * 16 * 16, events * 8 / 5)
+    notes = [f"{row.stem_in_words()}" for row in detached.layers if row.part == "stem"]
+    assert detached.notes == notes
+    assert kept.notes == [*notes, "no ANN beside it: there is no plain network of this shape to compare with"]
+    printed, page = capsys.readouterr().out, (tmp_path / "synops.html").read_text()
+    assert all(note in printed and note in page for note in kept.notes)
+    saved = json.loads((tmp_path / "synops.json").read_text())["networks"]
+    assert saved[0]["layers"][0]["event_ac"] == stem.event_ac
+    assert all(row.kind != "join none" for row in count([Network("p", small("plain_7b"))], event_loader())[0].layers)
 
 
 def test_bad_data_is_refused():
@@ -452,6 +529,15 @@ def test_the_command_counts_a_checkpoint_on_a_data_set(command, tmp_path, folder
     saved = json.loads((tmp_path / "out/synops.json").read_text())
     assert saved["rates_are_real"]
     assert [network["images"] for network in saved["networks"]] == [2, 2]  # torchvision has no ResNet of width 8
+
+
+def test_without_data_the_command_counts_random_event_frames(command, tmp_path):
+    arguments = ["--model", "dsnn_wide7b", "--option", "width=4", "--T", 3, "--size", 16, "--batch-size", 1]
+    assert command(*arguments, "--output", tmp_path) == (0, "")
+    saved = json.loads((tmp_path / "synops.json").read_text())
+    assert saved["data"] == "random frames of event counts, random weights"
+    assert [network["images"] for network in saved["networks"]] == [2, 2]
+    assert saved["networks"][0]["parts"]["stem"]["mac"] == 3 * 2 * 4 * 16 * 16
 
 
 def test_without_data_the_command_warns(tmp_path):

@@ -63,6 +63,8 @@ class LayerCount:
     logic: one-bit gates of Boolean joins; gates (spikes) or comparisons (values) of max pooling and ReLU.
     updates: neuron updates, one per neuron and time step.
     norm_mac: MACs of a batch norm that are saved by folding it into the convolution before it.
+    event_ac: of a spiking network's stem whose input was whole numbers >= 0 in every batch, as event counts are: the
+        ACs that it takes if it is fed event by event. Beside its MACs, in no total.
     """
 
     name: str
@@ -75,6 +77,14 @@ class LayerCount:
     logic: float = 0.0
     updates: float = 0.0
     norm_mac: float = 0.0
+    event_ac: float | None = None
+
+    def stem_in_words(self) -> str:
+        """How the stem's input, which is no spikes by construction, is counted."""
+        if self.event_ac is None:
+            return f"stem {self.name} reads values: {self.mac:,.0f} MAC per image"
+        by_event = f"{self.event_ac:,.0f} AC if fed event by event"
+        return f"stem {self.name} reads whole numbers (event counts): {self.mac:,.0f} MAC per image, or {by_event}"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ A spike at one input position of a convolution is added into every output whose 
     AC = (out_channels / groups) * sum over positions of spikes(h, w) * reach_h(h) * reach_w(w)
 
 (see `reach`). A layer whose input is not 0/1 multiplies instead, and costs the dense number of MACs, padding included,
-as is usual. Only sums are kept: memory does not depend on how many batches are counted.
+as is usual. So does the stem; where it reads counts of events, the sum above (a count c is c events at one position) is
+what it costs to add every event by itself, and stands beside. Only sums are kept: memory does not depend on how many
+batches are counted.
 """
 
 from __future__ import annotations
@@ -33,6 +35,11 @@ def is_binary(x: Tensor) -> Tensor:
     return x.ne(0).eq(x).all()
 
 
+def is_whole(x: Tensor) -> Tensor:
+    """Whether every element is a whole number >= 0, as `is_binary`."""
+    return (x.ge(0) & x.isfinite() & x.frac().eq(0)).all()
+
+
 @dataclass
 class _Tally:
     """Running sums of one layer's n-th call in a forward pass: a head that serves two streams has two.
@@ -49,6 +56,7 @@ class _Tally:
     ones: Tensor | int = 0
     ac: Tensor | int = 0  # operations that 1s in the input cause
     binary: Tensor | bool = True
+    whole: Tensor | bool = True  # of the stem: counts, of which each is as many events
     logic: int = 0
     updates: int = 0
     norm: int = 0
@@ -167,6 +175,8 @@ class ExactCounter:
 
     def _on_weighted(self, tally: _Tally, layer: Any, inputs: tuple, output: Tensor) -> None:
         self._stem = self._stem or tally.layer
+        if tally.layer == self._stem:
+            tally.whole = is_whole(inputs[0]) & tally.whole
         fan_in = layer.weight[0].numel()  # in_channels / groups * kernel positions
         tally.dense += output.numel() * fan_in
         outputs_each = layer.out_channels // layer.groups if isinstance(layer, CONVOLUTIONS) else layer.out_features
@@ -228,7 +238,7 @@ class ExactCounter:
 
     def _row(self, tally: _Tally, last_neuron: int) -> LayerCount:
         part = self._part(tally, last_neuron)
-        spikes = rate = None
+        spikes = rate = event_ac = None
         ac, mac, norm = tally.dense, 0, tally.norm
         if tally.kind in SEVERAL_INPUTS:
             spikes = self._spiking and bool(tally.binary)
@@ -238,6 +248,8 @@ class ExactCounter:
                 ac, mac = 0, tally.dense
         if not tally.folded:
             mac, norm = norm, 0
+        if part == "stem" and self._spiking and bool(tally.whole):
+            event_ac = int(tally.ac) / self.images
         if tally.elements and (spikes or tally.kind == "neuron"):
             rate = int(tally.ones) / tally.elements
         per_image = {"ac": ac, "mac": mac, "logic": tally.logic, "updates": tally.updates, "norm_mac": norm}
@@ -248,6 +260,7 @@ class ExactCounter:
             spikes,
             rate,
             **{field: value / self.images for field, value in per_image.items()},
+            event_ac=event_ac,
         )
 
     def unused(self) -> list[str]:

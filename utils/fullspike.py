@@ -29,16 +29,20 @@ from .sample_data import add_data_arguments, build_loader
 class Certificate:
     """What the weighted layers of a network read.
 
-    images: how many were run.
+    images: how many were run (of frames: samples).
+    stem: the first weighted layer. It reads values, or counts of events, and is outside the spike part by definition.
     body: the layers past the stem that must read spikes, in the order in which they ran.
-    pathway: the AAP's projections: they read sums, whatever values these happen to take.
+    accumulates: whether there is an AAP.
+    pathway: its projections, if it has any: they read sums, whatever values these happen to take.
     head: linear layers behind the last neuron. They read mean rates and are outside the spike part by definition.
     values: for each layer, the first value that was neither 0 nor 1.
     unused: layers with weights that never ran.
     """
 
     images: int
+    stem: list[LayerCount]
     body: list[LayerCount]
+    accumulates: bool
     pathway: list[LayerCount]
     head: list[LayerCount]
     values: dict[str, float]
@@ -51,7 +55,7 @@ class Certificate:
 
     @property
     def holds(self) -> bool:
-        return bool(self.body) and self.offender is None and not self.pathway
+        return bool(self.body) and self.offender is None and not self.accumulates
 
     def lines(self) -> list[str]:
         """The certificate in words."""
@@ -62,10 +66,11 @@ class Certificate:
             name = self.offender.name
             value = f"{self.values[name]:g}" if name in self.values else "what no spiking neuron fired"
             lines = [f"full-spike: no: {name} reads {value}, which is no spike ({checked})"]
-        elif self.pathway:
+        elif self.accumulates:
             names = ", ".join(layer.name for layer in self.pathway)
+            what = f"projections are the only non-spike part: {names}" if names else "sums are the only non-spike part"
             lines = [
-                f"full-spike: no: the AAP's projections are the only non-spike part: {names}",
+                f"full-spike: no: the AAP's {what}",
                 f"without the AAP it is full-spike: {checked}; use --detach-aap",
             ]
         else:
@@ -75,7 +80,10 @@ class Certificate:
             lines.append(f"no spike ever entered {', '.join(silent)}: their check says nothing")
         if self.unused:
             lines.append(f"never ran, so not checked: {', '.join(self.unused)}")
-        lines += [f"apart, by definition: head {layer.name}, {layer.mac:g} MAC per image" for layer in self.head]
+        lines += [f"apart, by definition: {layer.stem_in_words()}" for layer in self.stem]
+        for layer in self.head:  # additions alone where its features happen to be 0 and 1
+            operations = f"{layer.mac:g} MAC" if layer.mac else f"{layer.ac:g} AC"
+            lines.append(f"apart, by definition: head {layer.name}, {operations} per image")
         return lines
 
 
@@ -109,11 +117,13 @@ def certify(model: nn.Module, loader: Iterable[tuple[Tensor, Any]], device: torc
     finally:
         for handle in handles:
             handle.remove()
+    rows = counter.rows()
+    accumulates = any(row.kind == "accumulate" for row in rows)
     parts: dict[str, list[LayerCount]] = {"stem": [], "body": [], "pathway": [], "head": []}
-    for row in counter.rows():
+    for row in rows:
         if row.kind in ("conv", "linear"):
             parts[row.part].append(row)
-    return Certificate(counter.images, parts["body"], parts["pathway"], parts["head"], values, counter.unused())
+    return Certificate(counter.images, **parts, accumulates=accumulates, values=values, unused=counter.unused())
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -32,6 +32,7 @@ _KINDS: list[tuple[Any, str]] = [
 # what one element of a block's output costs -> how the block joins its spikes and its shortcut
 LOGIC_JOINS = ("AND", "IAND", "OR", "XOR")
 SUM_JOINS = ("ADD", "membrane")
+NO_JOIN = "none"  # what the join of a block without a shortcut is called
 
 
 def layer_kind(name: str, module: nn.Module) -> str | None:
@@ -54,16 +55,17 @@ def layer_kind(name: str, module: nn.Module) -> str | None:
 
 
 def join_name(name: str, module: nn.Module) -> str | None:
-    """How a residual block, a module with an attribute `join` that has a `name`, joins its two sides; None for others.
+    """How a residual block, a module with an attribute `join` that has a `name`, joins its two sides; None for others
+    and where it has one side.
 
     Raises:
         UserError: its cost is not known.
     """
     join = getattr(getattr(module, "join", None), "name", None)
-    if isinstance(join, str) and join not in LOGIC_JOINS + SUM_JOINS:
+    if isinstance(join, str) and join not in (*LOGIC_JOINS, *SUM_JOINS, NO_JOIN):
         known = ", ".join(LOGIC_JOINS + SUM_JOINS)
         raise UserError(f"block {name} joins by {join!r}, which has no known cost: use one of {known}")
-    return join if isinstance(join, str) else None
+    return join if isinstance(join, str) and join != NO_JOIN else None
 
 
 def layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

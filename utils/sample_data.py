@@ -1,32 +1,46 @@
-"""What a network is counted on: images of a folder, or random ones, with norms that let random weights spike."""
+"""What a network is counted on: images of a folder, or random inputs, with norms that let random weights spike."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset, TensorDataset
+from torch.utils.data import DataLoader, Subset
 
 from .errors import UsageError, UserError
 from .factory import warn
 from .image_folder import ImageFolder, evaluation_transform
 from .layer_kinds import NORMS
 
+EVENTS_PER_PIXEL = 0.4  # in a random frame, per polarity
 
-def random_images(model: Any, count: int, size: int | None = None, seed: int = 0) -> Tensor:
-    """[count, in_channels, size, size] of normal values; by default 224x224, or 32x32 for a CIFAR stem."""
+
+def takes_frames(model: nn.Module) -> bool:
+    """Whether it is made for frames of event counts: it says so by an attribute `event_frames`."""
+    return getattr(model, "event_frames", False)
+
+
+def random_inputs(model: Any, count: int, size: int | None = None, seed: int = 0) -> Tensor:
+    """Normal values [count, in_channels, size, size], by default 224x224, or 32x32 for a CIFAR stem; for a network of
+    event frames Poisson counts [T, count, in_channels, size, size], by default 128x128."""
     config = getattr(model, "config", {})
-    size = size or (32 if config.get("stem") == "cifar" else 224)
     generator = torch.Generator().manual_seed(seed)
+    if takes_frames(model):
+        size = size or 128
+        rates = torch.full((config["T"], count, config["in_channels"], size, size), EVENTS_PER_PIXEL)
+        return torch.poisson(rates, generator=generator)
+    size = size or (32 if config.get("stem") == "cifar" else 224)
     return torch.randn(count, config.get("in_channels", 3), size, size, generator=generator)
 
 
-def random_loader(images: Tensor, batch_size: int) -> DataLoader:
-    """Batches of (images, targets); all targets are 0."""
-    return DataLoader(TensorDataset(images, torch.zeros(len(images), dtype=torch.int64)), batch_size)
+def random_loader(inputs: Tensor, batch_size: int) -> list[tuple[Tensor, Tensor]]:
+    """Batches of (images [N, C, H, W] or frames [T, N, C, H, W], targets [N]); all targets are 0."""
+    axis = 1 if inputs.ndim == 5 else 0
+    return [(batch, torch.zeros(batch.shape[axis], dtype=torch.int64)) for batch in inputs.split(batch_size, axis)]
 
 
 def folder_loader(folder: Path, size: int, batch_size: int, images: int | None = None, workers: int = 0) -> DataLoader:
@@ -67,15 +81,17 @@ def set_norms(model: nn.Module, images: Tensor) -> None:
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, help="images in one folder per class; random images without it")
-    parser.add_argument("--size", type=int, help="side of an image (default: 224; random and a CIFAR stem: 32)")
-    parser.add_argument("--images", type=int, help="how many images to run (default: all, or 2 random ones)")
+    parser.add_argument("--data", type=Path, help="images in one folder per class; random inputs without it")
+    parser.add_argument(
+        "--size", type=int, help="side of an image (default: 224; random and a CIFAR stem: 32; event frames: 128)"
+    )
+    parser.add_argument("--images", type=int, help="how many images, or samples, to run (default: all, or 2 random)")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--workers", type=int, default=0, help="processes that load images (default: 0)")
 
 
-def build_loader(args: argparse.Namespace, model: nn.Module) -> tuple[DataLoader, str, bool]:
-    """(batches of images and targets, what they are in words, whether firing rates will be real).
+def build_loader(args: argparse.Namespace, model: nn.Module) -> tuple[Iterable[tuple[Tensor, Tensor]], str, bool]:
+    """(batches of inputs and targets, what they are in words, whether firing rates will be real).
 
     Rates are real with a checkpoint and a data set; a warning says when they are not. A model with random weights gets
     its norms set by the first batch.
@@ -90,13 +106,17 @@ def build_loader(args: argparse.Namespace, model: nn.Module) -> tuple[DataLoader
             raise UsageError(f"--{name.replace('_', '-')} {value} is out of range: it must be at least {lowest}")
     channels = getattr(model, "config", {}).get("in_channels", 3)
     if args.data and channels != 3:
-        raise UsageError(f"--data holds images of 3 channels, not {channels}: leave it out for random ones")
+        raise UsageError(
+            f"--data holds images of 3 channels, not {channels}: leave it out for random inputs, or count a trained "
+            "network by its training script, with --test-only --synops"
+        )
+    loader: Iterable[tuple[Tensor, Tensor]]
     if args.data:
         loader = folder_loader(args.data, args.size or 224, args.batch_size, args.images, args.workers)
         words = f"images of {args.data}"
     else:
-        loader = random_loader(random_images(model, args.images or 2, args.size, args.seed), args.batch_size)
-        words = "random images"
+        loader = random_loader(random_inputs(model, args.images or 2, args.size, args.seed), args.batch_size)
+        words = "random frames of event counts" if takes_frames(model) else "random images"
     if args.checkpoint:
         words += f", weights of {args.checkpoint}"
     else:

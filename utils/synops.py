@@ -1,4 +1,4 @@
-"""Count synaptic operations and energy: a network with its AAP, without it, and the plain ResNet of its depth.
+"""Count synaptic operations and energy: a network with its AAP, without it, and the plain ResNet of its depth, if any.
 
     python -m utils.synops --model dsnn18 --connect_f OR --checkpoint dsnn18.pth --data imagenet/val
 
@@ -86,6 +86,7 @@ def count(
     for i, (network, counter) in enumerate(zip(networks, exact, strict=True)):
         layers = counter.rows()
         notes = [f"layer {name} never ran" for name in counter.unused()]
+        notes += [row.stem_in_words() for row in layers if row.event_ac is not None]
         notes += [f"layer {name} is of an unknown kind without weights: not counted" for name in counter.uncounted]
         beside = None
         if package:
@@ -175,7 +176,8 @@ def write_report(
         loader: batches (images [N, C, H, W] or frames [T, N, C, H, W], targets [N]).
         output_dir: made if it is not there.
         detached: the same model without its pathway (`detach_aap(model)`).
-        ann: the plain network to compare with (`utils.ann.plain_resnet(model)`); of frames it sees their mean.
+        ann: the plain network to compare with (`utils.ann.plain_resnet(model)`); of frames it sees their mean. None
+            where there is none, which the report says.
         data: what the loader holds, in words, for the report.
         rates_are_real: False for random weights or images: the report then says so.
 
@@ -189,6 +191,8 @@ def write_report(
     if ann is not None:
         networks.append(Network(f"ANN {_name(ann)}", ann, _mean_frame))
     reports = count(networks, loader, device=device, energy=energy, syops=syops)
+    if ann is None:
+        reports[0].notes.append("no ANN beside it: there is no plain network of this shape to compare with")
     page = save(reports, output_dir, data=data, rates_are_real=rates_are_real)
     print(table(reports))
     print(f"saved {page} (and .json, .csv beside it)")
