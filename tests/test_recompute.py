@@ -66,3 +66,15 @@ def test_the_training_flags(tmp_path):
     assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
     assert weights[2]["conv1.weight"].is_contiguous(memory_format=torch.channels_last)
     assert losses[2] == pytest.approx(losses[0], rel=0.01)
+
+
+def test_fused_and_recomputed_runs_resume_exactly(tmp_path):
+    flags = (*TINY, "--fused", "--memory-saving", "--checkpoint-every", 1)
+    weights = []
+    for name, pieces in (("whole", [2]), ("again", [2]), ("pieces", [1, 2])):
+        for epochs in pieces:
+            succeed("cifar.train", *flags, "--cos_lr_T", 2, "--epochs", epochs, "--output-dir", tmp_path / name,
+                    "--resume", "auto")  # fmt: skip
+        (file,) = (tmp_path / name).rglob("checkpoint_latest.pth")
+        weights.append(torch.load(file, weights_only=True)["model"])
+    assert all(torch.equal(weights[0][k], other[k]) for other in weights[1:] for k in other)
