@@ -108,8 +108,6 @@ def _build_model(
     channels_last = args.fused if args.channels_last is None else args.channels_last
     model = model.to(world.device, memory_format=torch.channels_last if channels_last else torch.preserve_format)
     model = models.save_memory(models.use_fused(model, args.fused), args.memory_saving)
-    if args.compile:
-        model.compile()
     parameters = sum(p.numel() for p in model.parameters())
     say(f"{args.model}: {parameters:,} parameters on {world.size} x {world.device.type}")
     defaults = {k: v if parser.get_default(k) is None else parser.get_default(k) for k, v in known.items()}
@@ -143,6 +141,7 @@ def _train(
         amp_dtype=amp_dtype(args),
         label_smoothing=args.label_smoothing,
         ema_decay=args.ema_decay,
+        compiled=args.compile,
     )
     kept = (
         "batch_size", "accumulate", "seed", "lr", "momentum", "weight_decay", "adam", "cos_lr_T", "warmup_epochs",

@@ -27,6 +27,7 @@ class Trainer:
         amp_dtype: autocast to bfloat16 or float16 (then with loss scaling), or None.
         label_smoothing: of the cross entropy.
         ema_decay: keep an exponential moving average of the weights, this much of it at each step.
+        compiled: torch.compile the network for its steps; evaluation runs it as it is.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Trainer:
         amp_dtype: torch.dtype | None = None,
         label_smoothing: float = 0.0,
         ema_decay: float | None = None,
+        compiled: bool = False,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -46,10 +48,10 @@ class Trainer:
         self.world = world
         self.amp_dtype = amp_dtype
         self.label_smoothing = label_smoothing
-        self.wrapped: nn.Module = model
+        self.wrapped: Any = torch.compile(model) if compiled else model
         if world.size > 1:
             devices = [world.device] if world.device.type == "cuda" else None
-            self.wrapped = DistributedDataParallel(model, device_ids=devices)
+            self.wrapped = DistributedDataParallel(self.wrapped, device_ids=devices)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=amp_dtype is torch.float16)
         self.ema: AveragedModel | None = None
         if ema_decay is not None:
