@@ -10,7 +10,12 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import torch
+
+from utils import checkpoint
+
 ROOT = Path(__file__).parent.parent
+TORCHRUN = ("torch.distributed.run", "--standalone")
 
 # A network and schedule that take a second an epoch.
 TINY = ("--width", "4", "--T", "2", "--image-size", "8", "-b", "256", "-j", "0", "--device", "cpu")
@@ -52,3 +57,25 @@ def refused(module, *args, status, how=call, **kwargs):
     lines = [line for line in done.stderr.splitlines() if re.match(r"(error|stopped)( on rank \d+)?: ", line)]
     assert len(lines) == 1, done.stderr
     return lines[0]
+
+
+def launch(launcher, *args, cwd=ROOT, timeout=120):
+    """`python -m launcher args`, for runs of several processes."""
+    command = [sys.executable, "-m", *launcher, *map(str, args)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def only(folder, pattern="*"):
+    (found,) = folder.glob(pattern)
+    return found
+
+
+def assert_same_run(a, b):
+    """Two runs' newest checkpoints hold the same weights, optimizer and results."""
+    ours, theirs = (checkpoint.read(folder / checkpoint.LATEST) for folder in (a, b))
+    assert all(torch.equal(ours["model"][key], theirs["model"][key]) for key in ours["model"])
+    for key, state in ours["optimizer"]["state"].items():
+        assert all(torch.equal(state[name], theirs["optimizer"]["state"][key][name]) for name in state)
+    for name in ("epoch", "step", "max_test_acc1"):
+        assert ours[name] == theirs[name]

@@ -11,7 +11,7 @@ import time
 
 import pytest
 import torch
-from command import ROOT, call, refused, run, succeed
+from command import ROOT, TORCHRUN, assert_same_run, call, launch, only, refused, run, succeed
 from images import imagenet_tree
 from PIL import Image
 
@@ -34,38 +34,14 @@ def data(tmp_path_factory):
     return imagenet_tree(tmp_path_factory.mktemp("imagenet"))
 
 
-TORCHRUN = ("torch.distributed.run", "--standalone")
-
-
 def free_port():
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         return server.getsockname()[1]
 
 
-def launch(launcher, *args, cwd=ROOT, timeout=120):
-    command = [sys.executable, "-m", *launcher, *map(str, args)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, check=False)
-
-
 def torchrun(*args, processes=2, **kwargs):
     return launch((*TORCHRUN, f"--nproc-per-node={processes}", "-m", TRAIN), *args, **kwargs)
-
-
-def only(folder, pattern="*"):
-    (found,) = folder.glob(pattern)
-    return found
-
-
-def assert_same_run(a, b):
-    """Two runs' newest checkpoints hold the same weights, optimizer and results."""
-    ours, theirs = (checkpoint.read(folder / checkpoint.LATEST) for folder in (a, b))
-    assert all(torch.equal(ours["model"][key], theirs["model"][key]) for key in ours["model"])
-    for key, state in ours["optimizer"]["state"].items():
-        assert all(torch.equal(state[name], theirs["optimizer"]["state"][key][name]) for name in state)
-    for name in ("epoch", "step", "max_test_acc1"):
-        assert ours[name] == theirs[name]
 
 
 def test_the_published_command_runs_to_the_letter_and_resumes(data, tmp_path):

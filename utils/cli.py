@@ -61,7 +61,7 @@ def make_parser(description: str, **defaults: Any) -> Parser:
 
     data = parser.add_argument_group("data")
     data.add_argument("--data-path", help="folder of the data set")
-    data.add_argument("-b", "--batch-size", type=positive_int, default=32, help="images of each process in a step")
+    data.add_argument("-b", "--batch-size", type=positive_int, default=32, help="samples of each process in a step")
     data.add_argument("-j", "--workers", type=natural, default=16, help="loading processes of each process")
 
     data.add_argument(
@@ -90,6 +90,12 @@ def make_parser(description: str, **defaults: Any) -> Parser:
     recipe.add_argument("--start-epoch", type=natural, default=0, help="number of the first epoch of a new run")
     recipe.add_argument("--lr", type=non_negative, default=0.1, help="initial learning rate")
     recipe.add_argument("--cos_lr_T", "--cos-lr-T", type=positive_int, help="cosine half period; default: --epochs")
+    recipe.add_argument("--lr-scheduler", "--lr_scheduler", choices=("cosine", "step"), default="cosine")
+    recipe.add_argument(
+        "--step-size", "--step_size", "--lr-step-size", type=positive_int, default=30,
+        help="with --lr-scheduler step: epochs between two falls of the learning rate",
+    )  # fmt: skip
+    recipe.add_argument("--gamma", "--lr-gamma", type=non_negative, default=0.1, help="with step: factor of each fall")
     recipe.add_argument("--warmup-epochs", type=natural, default=0, help="epochs of linear warm-up")
     recipe.add_argument("--momentum", type=fraction, default=0.9, help="of SGD")
     recipe.add_argument("--wd", "--weight-decay", dest="weight_decay", type=non_negative, default=1e-5)
@@ -174,7 +180,7 @@ def run_name(args: argparse.Namespace, config: dict[str, Any], defaults: dict[st
         name += "_zi"
     if args.weight_decay:
         name += f"_wd{args.weight_decay}"
-    name += f"_coslr{args.cos_lr_T}"
+    name += f"_coslr{args.cos_lr_T}" if args.lr_scheduler == "cosine" else f"_steplr{args.step_size}_{args.gamma}"
     name += "_adam" if args.adam else "_sgd"
     if config.get("connect_f"):
         name += f"_cnf_{config['connect_f']}"

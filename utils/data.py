@@ -8,7 +8,7 @@ processes.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 from typing import Any
 
 import torch
@@ -105,12 +105,15 @@ def _outlive_the_trainers_save(_worker: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(30))  # seconds; SIGALRM then kills
 
 
-def _loader(dataset: Any, sampler: Sampler, batch_size: int, workers: int, world: World) -> DataLoader:
+def _loader(
+    dataset: Any, sampler: Sampler, batch_size: int, workers: int, world: World, collate: Callable | None
+) -> DataLoader:
     return DataLoader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
         num_workers=workers,
+        collate_fn=collate,
         pin_memory=world.device.type == "cuda",
         persistent_workers=workers > 0,
         worker_init_fn=_outlive_the_trainers_save,
@@ -119,13 +122,14 @@ def _loader(dataset: Any, sampler: Sampler, batch_size: int, workers: int, world
 
 
 def make_loaders(
-    train: Any, test: Any, *, batch_size: int, workers: int, world: World, seed: int
+    train: Any, test: Any, *, batch_size: int, workers: int, world: World, seed: int, collate: Callable | None = None
 ) -> tuple[DataLoader, EpochSampler, DataLoader]:
     """(training loader, its sampler, test loader) over datasets of (input, class).
 
     Args:
         batch_size: samples of one process in a batch.
         workers: loading processes of each process; 0 loads in the process itself.
+        collate: list of samples -> (input, classes [N]); by default inputs are stacked along a new first dimension.
 
     Raises:
         UserError: a dataset is empty.
@@ -135,7 +139,7 @@ def make_loaders(
             raise UserError(f"the {name} set holds no samples: check the data path")
     sampler = EpochSampler(train, batch_size, world, seed)
     return (
-        _loader(SeededSamples(train, seed), sampler, batch_size, workers, world),
+        _loader(SeededSamples(train, seed), sampler, batch_size, workers, world, collate),
         sampler,
-        _loader(test, EvaluationSampler(test, world), batch_size, workers, world),
+        _loader(test, EvaluationSampler(test, world), batch_size, workers, world, collate),
     )

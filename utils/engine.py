@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from . import checkpoint, interrupts
 from .data import EpochSampler
 from .distributed import World
-from .errors import StopRequestedError, UserError
+from .errors import StopRequestedError, UsageError, UserError
 from .firing import FiringRates
 from .metrics import Meter, Score, read_sums
 from .objectives import DUAL, SINGLE, readouts
@@ -80,6 +80,7 @@ class Run:
     checkpoint_every: str | None = None
     firing_rates: bool = False
     compiles: bool = False  # the first step does: say how long it took
+    unit: str = "images"  # what samples are called
     recipe: dict[str, Any] = field(default_factory=dict)  # options that must not change on the way, for the checkpoint
     position: Position = field(default_factory=Position)
 
@@ -135,7 +136,7 @@ class Run:
             raise self._interrupted()
 
     def _train_epoch(self) -> float:
-        """Train from the current step to the epoch's end; returns images per second over all processes."""
+        """Train from the current step to the epoch's end; returns samples per second over all processes."""
         epoch, first = self.position.epoch, self.position.step
         self.sampler.start_at(epoch, first)
         batches = self.sampler.batches
@@ -164,7 +165,7 @@ class Run:
                     now = time.monotonic()
                     progress.show(
                         f"loss {objective_so_far:.4f}  acc1 {next(iter(scores.values())).acc1:.2f}  "
-                        f"lr {self.trainer.lr:.5g}  {window_seen / (now - window_began):.1f} images/s"
+                        f"lr {self.trainer.lr:.5g}  {window_seen / (now - window_began):.1f} {self.unit}/s"
                     )
                     window_seen, window_began = 0, now
                 if update and step + 1 < batches:
@@ -201,7 +202,7 @@ class Run:
             accuracies += "  ema " + "  ".join(f"{name} {score.acc1:.2f}" for name, score in averaged.items())
         self.log.say(
             f"epoch {epoch + 1}/{self.epochs}  loss {objective:.4f}  train {next(iter(train.values())).acc1:.2f}  "
-            f"test {accuracies}  lr {lr:.5g}  {speed:.1f} images/s"
+            f"test {accuracies}  lr {lr:.5g}  {speed:.1f} {self.unit}/s"
         )
         tags = {"train_loss": objective, "lr": lr, "images_per_second": speed}
         self.log.scalars("train", tags | _tags("train", train, with_loss=False), epoch)
@@ -261,7 +262,12 @@ class Run:
         self.position = Position(**{f.name: state[f.name] for f in dataclasses.fields(Position)})
         then = {**state["recipe"], "world_size": state["world_size"]}
         now = {**self.recipe, "world_size": self.world.size}
-        changed = [f"{k} {then.get(k)} -> {now[k]}" for k in now if then.get(k) != now[k]]
+        # what an older checkpoint does not know of was not an option then
+        changed = [f"{k} {then[k]} -> {now[k]}" for k in now if k in then and then[k] != now[k]]
+        if then.get("lr_scheduler", "cosine") != now.get("lr_scheduler", "cosine"):
+            raise UsageError(
+                f"the checkpoint is of a run with --lr-scheduler {then.get('lr_scheduler', 'cosine')}: use the same"
+            )
         dealing = {"world_size", "batch_size", "accumulate", "seed"}
         if self.position.step and any(then.get(k) != now[k] for k in dealing):
             raise UserError(

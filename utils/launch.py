@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,13 +28,16 @@ from .trainer import Trainer
 
 @dataclass(frozen=True)
 class Datasets:
-    """What a script loads: two datasets of (input, class), and what the network must know of them."""
+    """What a script loads: two datasets of (input, class), and what the network and the run must know of them."""
 
     train: Any
     test: Any
     num_classes: int
     in_channels: int = 3
     name: str = ""  # prefix of the run's folder, for scripts that know several data sets
+    collate: Callable | None = None  # see `make_loaders`
+    unit: str = "images"  # what samples are called
+    recipe: dict[str, Any] = field(default_factory=dict)  # options of the data that must not change inside a run
 
 
 LoadData = Callable[[argparse.Namespace, World], Datasets]
@@ -76,18 +79,24 @@ def _run(args: argparse.Namespace, parser: Parser, load_data: LoadData, models: 
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False  # as released
     say = RunLog(world).say
     data = load_data(args, world)
-    say(f"{len(data.train)} training and {len(data.test)} test images of {data.num_classes} classes")
+    say(f"{len(data.train)} training and {len(data.test)} test {data.unit} of {data.num_classes} classes")
     model, defaults = _build_model(args, parser, data, models, world, say)
     folder = Path(args.output_dir) / (data.name + run_name(args, model.config, defaults))
     log = RunLog(world, folder)
-    train_loader, sampler, test_loader = make_loaders(
-        data.train, data.test, batch_size=args.batch_size, workers=args.workers, world=world, seed=args.seed
+    loaders = make_loaders(
+        data.train,
+        data.test,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        world=world,
+        seed=args.seed,
+        collate=data.collate,
     )
     if args.test_only:
-        _test_only(args, models, model, test_loader, world, log)
+        _test_only(args, models, model, loaders[2], world, log, data.unit)
         return
 
-    _train(args, model, train_loader, sampler, test_loader, log, folder, world)
+    _train(args, model, data, loaders, log, folder, world)
 
 
 def _build_model(
@@ -117,9 +126,8 @@ def _build_model(
 def _train(
     args: argparse.Namespace,
     model: Any,
-    train_loader: DataLoader,
-    sampler: EpochSampler,
-    test_loader: DataLoader,
+    data: Datasets,
+    loaders: tuple[DataLoader, EpochSampler, DataLoader],
     log: RunLog,
     folder: Path,
     world: World,
@@ -136,7 +144,14 @@ def _train(
     trainer = Trainer(
         model,
         optimizer,
-        make_schedule(optimizer, cos_lr_T=args.cos_lr_T, warmup_epochs=args.warmup_epochs),
+        make_schedule(
+            optimizer,
+            cos_lr_T=args.cos_lr_T,
+            warmup_epochs=args.warmup_epochs,
+            kind=args.lr_scheduler,
+            step_size=args.step_size,
+            gamma=args.gamma,
+        ),
         world,
         amp_dtype=amp_dtype(args),
         label_smoothing=args.label_smoothing,
@@ -145,13 +160,11 @@ def _train(
     )
     kept = (
         "batch_size", "accumulate", "seed", "lr", "momentum", "weight_decay", "adam", "cos_lr_T", "warmup_epochs",
-        "label_smoothing", "ema_decay", "amp",
+        "label_smoothing", "ema_decay", "amp", "lr_scheduler", "step_size", "gamma",
     )  # fmt: skip
     run = Run(
         trainer,
-        train_loader,
-        sampler,
-        test_loader,
+        *loaders,
         log,
         folder,
         epochs=args.epochs,
@@ -160,7 +173,8 @@ def _train(
         checkpoint_every=args.checkpoint_every,
         firing_rates=args.tb,
         compiles=args.fused or args.compile,
-        recipe={name: getattr(args, name) for name in kept},
+        unit=data.unit,
+        recipe={**{name: getattr(args, name) for name in kept}, **data.recipe},
         position=Position(epoch=args.start_epoch),
     )
     _prepare_folder(args, folder, world)  # only now that nothing about the command can be wrong any more
@@ -206,7 +220,7 @@ def _resume(args: argparse.Namespace, run: Run, say: Callable[[str], None]) -> N
 
 
 def _test_only(
-    args: argparse.Namespace, models: ModuleType, model: Any, loader: Any, world: World, log: RunLog
+    args: argparse.Namespace, models: ModuleType, model: Any, loader: Any, world: World, log: RunLog, unit: str
 ) -> None:
     """Evaluate a checkpoint, ours or a published one."""
     if args.resume == "auto":
@@ -224,7 +238,7 @@ def _test_only(
             raise UsageError(f"--detach: {error}") from None
     scores, _ = evaluate(model, loader, world, log)
     log.say(f"{model.config['model']} from {path}")
-    log.say(table(scores))
+    log.say(table(scores, unit))
     if args.synops:
         _count(args, models, model, loader, world, path)
     if args.detach:

@@ -17,15 +17,30 @@ def make_optimizer(
     return optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay)
 
 
-def make_schedule(optimizer: optim.Optimizer, *, cos_lr_T: int, warmup_epochs: int = 0) -> lr_scheduler.LRScheduler:
-    """Cosine annealing to 0 over `cos_lr_T` epochs, stepped once an epoch (arXiv:1608.03983, without restarts).
+def make_schedule(
+    optimizer: optim.Optimizer,
+    *,
+    cos_lr_T: int,
+    warmup_epochs: int = 0,
+    kind: str = "cosine",
+    step_size: int = 30,
+    gamma: float = 0.1,
+) -> lr_scheduler.LRScheduler:
+    """How the learning rate changes, stepped once an epoch.
 
-    With `warmup_epochs` the rate first climbs linearly from a hundredth, and the cosine takes what is left of cos_lr_T.
+    "cosine": annealing to 0 over `cos_lr_T` epochs (arXiv:1608.03983, without restarts).
+    "step": multiplied by `gamma` every `step_size` epochs.
+    With `warmup_epochs` the rate first climbs linearly from a hundredth; the cosine takes what is left of cos_lr_T.
+
+    Raises:
+        UsageError: the warm-up leaves nothing of the cosine.
     """
-    if warmup_epochs == 0:
-        return lr_scheduler.CosineAnnealingLR(optimizer, T_max=cos_lr_T)
-    if warmup_epochs >= cos_lr_T:
+    if kind == "cosine" and warmup_epochs >= cos_lr_T:
         raise UsageError(f"--warmup-epochs {warmup_epochs} leaves nothing of --cos_lr_T {cos_lr_T}: take fewer")
-    climb = lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=warmup_epochs)
-    cosine = lr_scheduler.CosineAnnealingLR(optimizer, T_max=cos_lr_T - warmup_epochs)
-    return lr_scheduler.SequentialLR(optimizer, [climb, cosine], milestones=[warmup_epochs])
+    after: lr_scheduler.LRScheduler
+    climb = lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=warmup_epochs) if warmup_epochs else None
+    if kind == "step":
+        after = lr_scheduler.StepLR(optimizer, step_size=step_size, gamma=gamma)
+    else:
+        after = lr_scheduler.CosineAnnealingLR(optimizer, T_max=cos_lr_T - warmup_epochs)
+    return lr_scheduler.SequentialLR(optimizer, [climb, after], milestones=[warmup_epochs]) if climb else after

@@ -64,9 +64,9 @@ class RunLog:
         partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
         os.replace(partial, self.folder / "metrics.jsonl")
 
-    def progress(self, title: str, total: int, done: int = 0) -> Progress:
-        """Progress through `total` batches, `done` of them before."""
-        return Progress(self, title, total, done)
+    def progress(self, title: str, total: int, done: int = 0, unit: str = "batch") -> Progress:
+        """Progress through `total` batches, or whatever the unit is, `done` of them before."""
+        return Progress(self, title, total, done, unit)
 
     def close(self) -> None:
         for writer in self._writers.values():
@@ -76,14 +76,14 @@ class RunLog:
 class Progress:
     """A bar on a terminal; elsewhere a line at each `show`."""
 
-    def __init__(self, log: RunLog, title: str, total: int, done: int) -> None:
+    def __init__(self, log: RunLog, title: str, total: int, done: int, unit: str) -> None:
         self.log, self.title, self.total, self.done = log, title, total, done
         self.on_terminal = sys.stderr.isatty() and not log.quiet
         self._bar = tqdm(
             total=total,
             initial=done,
             desc=title,
-            unit="batch",
+            unit=unit,
             disable=not self.on_terminal,
             leave=False,
             dynamic_ncols=True,
@@ -118,9 +118,9 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def table(scores: dict[str, Any]) -> str:
-    """Scores by readout as aligned text."""
-    rows = [f"{'readout':<10}{'top-1 %':>9}{'top-5 %':>9}{'loss':>10}{'images':>9}"]
+def table(scores: dict[str, Any], unit: str = "images") -> str:
+    """Scores by readout as aligned text; the unit is what was counted."""
+    rows = [f"{'readout':<10}{'top-1 %':>9}{'top-5 %':>9}{'loss':>10}{unit:>9}"]
     for name, s in scores.items():
         rows.append(f"{name:<10}{s.acc1:>9.2f}{s.acc5:>9.2f}{s.loss:>10.4f}{s.count:>9}")
     return "\n".join(rows)
