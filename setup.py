@@ -10,7 +10,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11",
-    packages=["models", "utils", "cifar", "imagenet"],
+    packages=["models", "utils", "cifar", "cifar10dvs", "dvsgesture", "imagenet"],
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",

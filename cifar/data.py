@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from torchvision import datasets
 from torchvision.transforms import v2
 
+from utils.digits import load_digits
 from utils.distributed import World
 from utils.errors import UsageError, UserError
 from utils.image_folder import load_splits
@@ -45,21 +46,13 @@ def transforms(size: int, mean: tuple, std: tuple, *, train: bool, resize: bool 
 
 
 class Digits(Dataset):
-    """scikit-learn's 1,797 scanned digits (8x8, 17 grey levels) at size x size, from the installed wheel.
-
-    A fifth of each class, always the same samples, is the test set.
-    """
+    """scikit-learn's 1,797 scanned digits at size x size; see `load_digits`."""
 
     mean, std = 0.3054, 0.3761  # of the 8x8 training images, in [0, 1]
 
     def __init__(self, *, train: bool, size: int = 32) -> None:
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
-
-        images, classes = load_digits(return_X_y=True)
-        parts = train_test_split(images, classes, test_size=0.2, stratify=classes, random_state=0)
-        images, classes = parts[0 if train else 1], parts[2 if train else 3]
-        scans = torch.from_numpy(images).float().view(-1, 1, 8, 8) / 16.0
+        images, classes = load_digits(train=train)
+        scans = torch.from_numpy(images).float().unsqueeze(1) / 16.0  # [samples, 1, 8, 8]
         scans = F.interpolate(scans, size=(size, size), mode="bilinear", align_corners=False)
         self.images = (scans - self.mean) / self.std  # [samples, 1, size, size]
         self.classes = torch.from_numpy(classes).long()

@@ -20,6 +20,8 @@ from torch import Tensor
 
 from .errors import UsageError, UserError
 
+_FAILED, _DONE, _AT_IT = range(3)  # what the main process tells the others of its work
+
 
 @dataclass(frozen=True)
 class World:
@@ -64,7 +66,7 @@ class World:
     def main_only(self, what: str) -> Iterator[bool]:
         """A block whose work the main process alone does; if that fails, every process stops, not just the main one.
 
-        Yields whether this process is the main one.
+        Yields whether this process is the main one. Work that may outlast the others' patience calls `still_at_it`.
         """
         failure: BaseException | None = None
         try:
@@ -72,12 +74,24 @@ class World:
         except (OSError, UserError) as error:
             failure = error
         if self.size > 1:
-            ok = torch.tensor([0 if failure else 1])
-            dist.broadcast(ok, src=0, group=self.control)
-            if not ok.item() and failure is None:
+            outcome = self._tell(_FAILED if failure else _DONE)
+            while outcome == _AT_IT and not self.is_main:
+                outcome = self._tell(_DONE)
+            if outcome == _FAILED and failure is None:
                 raise UserError(f"{what} failed in the main process: its error says why")
         if failure is not None:
             raise failure
+
+    def still_at_it(self) -> None:
+        """From the main process inside `main_only`: makes the others wait on, however long it has been."""
+        if self.size > 1:
+            self._tell(_AT_IT)
+
+    def _tell(self, outcome: int) -> int:
+        """The main process's outcome, to all."""
+        told = torch.tensor([outcome])
+        dist.broadcast(told, src=0, group=self.control)
+        return int(told.item())
 
 
 class Consensus:

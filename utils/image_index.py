@@ -18,6 +18,7 @@ import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
 from .errors import UserError
+from .prepared import cache_home
 
 VERSION = 1
 
@@ -82,8 +83,7 @@ def _modified(root: Path, directories: list[str]) -> np.ndarray:
 
 def cache_path(root: Path) -> Path:
     """Where the index of a folder is cached."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "full-spike" / f"images-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]}.npz"
+    return cache_home() / f"images-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]}.npz"
 
 
 def save(path: Path, index: ImageIndex, directories: list[str], modified: np.ndarray) -> None:

@@ -1,0 +1,112 @@
+"""DVS128 Gesture: recordings of several gestures each, with tables of when each one begins and ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from utils.aedat import Events, read_aedat3
+from utils.digit_events import write_as_gestures
+from utils.distributed import World
+from utils.errors import UserError
+from utils.event_data import EventDataset, Split
+from utils.event_frames import Originals
+from utils.prepared import read_record
+
+FOLDER = "DvsGesture"
+CLASSES = 11
+HEADER = "class,startTime_usec,endTime_usec"
+SLACK = 1_000_000  # us by which a trial may end after its recording's last event: nothing moves, nothing fires
+
+
+def resources() -> list[tuple[str, str, str]]:
+    from spikingjelly.datasets import DVS128Gesture
+
+    return DVS128Gesture.resource_url_md5()
+
+
+def write_digits(folder: Path, beat: Callable[[], None]) -> None:
+    write_as_gestures(folder / FOLDER, beat)
+
+
+def open_originals(extract: Path, real: bool) -> Originals:
+    """The recordings that trials_to_train.txt and trials_to_test.txt name.
+
+    Raises:
+        UserError: a list, a recording or its table is missing.
+    """
+    folder = extract / FOLDER
+    splits: dict[Path, str] = {}
+    for split in ("train", "test"):
+        trials = folder / f"trials_to_{split}.txt"
+        if not trials.is_file():
+            raise UserError(f"there is no {trials}: {extract} is incomplete; delete it and unpack the archive again")
+        names = trials.read_text(encoding="utf-8").split()
+        splits |= {folder / name: split for name in names}
+    tables = [_table(recording) for recording in splits]
+    missing = [path for path in (*splits, *tables) if not path.is_file()]
+    if missing:
+        more = f" and {len(missing) - 1} more" if missing[1:] else ""
+        raise UserError(
+            f"{missing[0]}{more} is missing: {extract} is incomplete; delete it and unpack the archive again"
+        )
+    classes = CLASSES if real else 10
+
+    def read(recording: Path) -> Iterator[tuple[str, Events]]:
+        return read_trials(recording, splits[recording], classes)
+
+    lists = [folder / f"trials_to_{split}.txt" for split in ("train", "test")]
+    return Originals(list(splits), [*lists, *tables], read)
+
+
+def _table(recording: Path) -> Path:
+    return recording.with_name(f"{recording.stem}_labels.csv")
+
+
+def read_trials(recording: Path, split: str, classes: int) -> Iterator[tuple[str, Events]]:
+    """(name, events) of each row of a recording's table, e.g. ("train/7/user01_led_1", ...).
+
+    As spikingjelly cuts them: start <= t < end, rows may overlap, trials of a class are numbered within a recording.
+
+    Raises:
+        UserError: the table or the recording is damaged, or they don't belong together.
+    """
+    events = read_aedat3(recording)
+    t, table = events["t"], _table(recording)
+    last = int(t.max(initial=0))
+    seen = [0] * classes
+    lines = table.read_text(encoding="utf-8-sig").splitlines()
+    if not lines or lines[0].replace(" ", "") != HEADER:
+        raise UserError(f"{table} does not begin with {HEADER}: fetch it again")
+    for number, line in enumerate(lines[1:], start=2):
+        if not line.strip():
+            continue
+        try:
+            label, start, end = (int(field) for field in line.split(","))
+        except ValueError:
+            raise UserError(f"{table}, row {number}: {line!r} is not three whole numbers: fetch it again") from None
+        if not 1 <= label <= classes:
+            raise UserError(f"{table}, row {number}: class {label} is outside 1..{classes}: is --dataset right?")
+        if start >= last or end > last + SLACK:
+            raise UserError(
+                f"{table}, row {number}: {start} to {end} us is past the end of {recording.name} at {last} us: "
+                "one of them is cut off or of another recording; fetch both again"
+            )
+        chosen = (t >= start) & (t < end)
+        if not chosen.any():
+            raise UserError(f"{table}, row {number}: no event between {start} and {end} us: fetch it again")
+        yield f"{split}/{label - 1}/{recording.stem}_{seen[label - 1]}", {k: v[chosen] for k, v in events.items()}
+        seen[label - 1] += 1
+
+
+def divide(folder: Path, world: World) -> tuple[Split, Split]:
+    """(training samples, test samples); users are in one or the other."""
+    files = read_record(folder)["files"]
+    train, test = (
+        [(name, int(name.split("/")[1])) for name in sorted(files) if name.startswith(f"{split}/")]
+        for split in ("train", "test")
+    )
+    return train, test
+
+
+GESTURE = EventDataset("dvsgesture", CLASSES, 0.75, resources, write_digits, open_originals, divide)

@@ -1,0 +1,37 @@
+"""Train a spiking network on DVS128 Gesture. By default on digits that are made here, so it runs as it is.
+
+python -m dvsgesture.train                                                          # digits, as events
+python -m dvsgesture.train --dataset dvsgesture --data-path ~/data/dvsgesture --amp # the recipe of SEW-ResNet
+python -m dvsgesture.train --test-only --resume auto                                # evaluate what was trained
+"""
+
+import sys
+
+import models
+from dvsgesture.data import GESTURE
+from utils import launch
+from utils.cli import make_parser
+
+parser = make_parser(
+    __doc__.splitlines()[0],
+    model="dsnn_7b",
+    T=16,
+    batch_size=16,
+    workers=4,
+    epochs=192,
+    lr=1e-3,
+    lr_scheduler="step",
+    step_size=64,
+    gamma=0.1,
+    weight_decay=0.0,
+    output_dir="runs",
+)
+GESTURE.add_arguments(parser)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return launch.main(parser, GESTURE.load, models, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
