@@ -13,7 +13,6 @@ from utils.errors import UserError
 from utils.event_data import EventDataset, Split
 from utils.event_frames import Originals
 from utils.prepared import locked, read_json, read_record, write_json
-from utils.runlog import RunLog
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 RECORDINGS = 1000  # of each class
@@ -72,7 +71,7 @@ def divide(folder: Path, world: World) -> tuple[Split, Split]:
     expected = {"rule": RULE, **split(list(read_record(folder)["files"]))}
     with world.main_only("dividing the data") as main:
         if main and not path.exists():
-            with locked(path.parent, RunLog(world).say):
+            with locked(path.parent):
                 write_json(path, expected)
     stored = read_json(path)
     if stored != expected:

@@ -42,6 +42,9 @@ def open_originals(extract: Path, real: bool) -> Originals:
         if not trials.is_file():
             raise UserError(f"there is no {trials}: {extract} is incomplete; delete it and unpack the archive again")
         names = trials.read_text(encoding="utf-8").split()
+        outside = [name for name in names if Path(name).name != name]
+        if outside:
+            raise UserError(f"{trials} names {outside[0]}, which is not a file beside it: unpack the archive again")
         splits |= {folder / name: split for name in names}
     tables = [_table(recording) for recording in splits]
     missing = [path for path in (*splits, *tables) if not path.is_file()]

@@ -80,8 +80,8 @@ def read_aedat2(path: Path) -> Events:
         UserError: it is no such file, is cut off, or is of another camera.
     """
     data = path.read_bytes()
-    if not data.startswith(b"#!AER-DAT2"):
-        raise UserError(f"{path} is no AEDAT 2.0 file (it does not begin with #!AER-DAT2): fetch it again")
+    if not data.startswith(b"#") or (data.startswith(b"#!AER-DAT") and not data.startswith(b"#!AER-DAT2")):
+        raise UserError(f"{path} is no AEDAT 2.0 file (it has no such header): fetch it again")
     position = 0
     while data[position : position + 1] == b"#":  # no event of this sensor begins with that byte
         position = data.find(b"\n", position) + 1 or len(data)

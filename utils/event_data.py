@@ -55,7 +55,7 @@ class EventFrames(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         name, target = self.samples[index]
-        (counts,) = read_npz(self.folder / name, "frames")
+        (counts,) = read_npz(self.folder, name, "frames")
         frames = torch.from_numpy(counts)
         if self.T_train is not None:
             frames = frames[torch.randperm(len(frames))[: self.T_train].sort().values]

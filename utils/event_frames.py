@@ -106,7 +106,7 @@ class Preparation:
             UserError: the originals, or what was made of them, are not as they should be.
         """
         kept = self.root / "full-spike"
-        with locked(kept, self.log.say):
+        with locked(kept, self.log.say, self.beat):
             extract, events, frames = self.root / "extract", kept / "events", frames_folder(self.root, T, size)
             if not (extract.exists() or events.exists() or frames.exists()):
                 self.obtain(extract, self.beat)
@@ -138,7 +138,7 @@ class Preparation:
 
     def _make_frames(self, target: Path, source: Path, T: int, size: int, made_of: dict[str, Any]) -> None:
         def convert(folder: Path, name: str) -> None:
-            t, x, y, p = read_npz(source / name, "t", "x", "y", "p")
+            t, x, y, p = read_npz(source, name, "t", "x", "y", "p")
             try:
                 frames = integrate({"t": t, "x": x, "y": y, "p": p}, T, size)
             except ValueError as error:

@@ -78,6 +78,10 @@ def _run(args: argparse.Namespace, parser: Parser, load_data: LoadData, models: 
     seed_everything(args.seed, world.rank)
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False  # as released
     say = RunLog(world).say
+    try:  # before the data, which may take long to prepare
+        models.model_options(args.model)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     data = load_data(args, world)
     say(f"{len(data.train)} training and {len(data.test)} test {data.unit} of {data.num_classes} classes")
     model, defaults = _build_model(args, parser, data, models, world, say)
@@ -108,10 +112,7 @@ def _build_model(
     say: Callable[[str], None],
 ) -> tuple[Any, dict[str, Any]]:
     """The network on its device, and the defaults of its options in this script."""
-    try:
-        known = models.model_options(args.model)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    known = models.model_options(args.model)
     options = {"num_classes": data.num_classes, "in_channels": data.in_channels, **model_options(args, parser, known)}
     model = create(models, args.model, options, lambda warning: say(f"warning: {warning}"))
     channels_last = args.fused if args.channels_last is None else args.channels_last

@@ -14,10 +14,11 @@ import io
 import json
 import os
 import shutil
+import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -33,22 +34,37 @@ def cache_home() -> Path:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Let one process at a time make things in a folder; the system ends the lock with the process, however it ends."""
+def locked(
+    folder: Path, say: Callable[[str], None] = lambda _: None, beat: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Let one process at a time make things in a folder; the system ends the lock with the process, however it ends.
+
+    Args:
+        say: hears that another process is waited for.
+        beat: called again and again while it is.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(open(folder / ".lock", "w"))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _lock(file):
                 say(f"waiting for another process that prepares {folder}")
-                fcntl.flock(file, fcntl.LOCK_EX)
+                while not _lock(file):
+                    time.sleep(0.1)
+                    beat()
         except PermissionError:
             pass  # a folder that is only read: what is complete can be used
         except OSError as error:  # some network file systems have no locks
             say(f"warning: {folder} cannot be locked ({error.strerror}): do not start two runs that prepare it at once")
         yield
+
+
+def _lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def make_folder(target: Path, fill: Callable[[Path], None]) -> None:
@@ -90,18 +106,18 @@ def write_npz(path: Path, **arrays: np.ndarray) -> None:
             archive.writestr(entry, stream.getvalue())
 
 
-def read_npz(path: Path, *names: str) -> list[np.ndarray]:
-    """Arrays of an .npz file, checksums verified.
+def read_npz(folder: Path, name: str, *arrays: str) -> list[np.ndarray]:
+    """Arrays of an .npz file in a folder that was made, checksums verified.
 
     Raises:
         UserError: it is missing, damaged or lacks an array.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            return [stored[name] for name in names]
+        with np.load(folder / name, allow_pickle=False) as stored:
+            return [stored[array] for array in arrays]
     except Exception as error:  # whatever a damaged file makes numpy's, zipfile's and zlib's readers raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} is damaged ({reason}): delete the folder it is in; it is made again") from None
+        raise UserError(f"{folder / name} is damaged ({reason}): delete {folder}; it is made again") from None
 
 
 def _digest(content: Any) -> str:
@@ -114,8 +130,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     write_file(path, (json.dumps(whole, indent=1, sort_keys=True) + "\n").encode())
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """What `write_json` wrote.
+def read_json(path: Path, made: Path | None = None) -> dict[str, Any]:
+    """What `write_json` wrote; `made` is what to delete if it is damaged, by default the file itself.
 
     Raises:
         UserError: it is missing, or its checksum is wrong.
@@ -124,9 +140,9 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
         checksum = content.pop("checksum")
     except (OSError, ValueError, AttributeError, KeyError, TypeError):
-        raise UserError(f"{path} is missing or damaged: delete the folder it is in; it is made again") from None
+        raise UserError(f"{path} is missing or damaged: delete {made or path}; it is made again") from None
     if checksum != _digest(content):
-        raise UserError(f"{path} was changed (its checksum is wrong): delete the folder it is in; it is made again")
+        raise UserError(f"{path} was changed (its checksum is wrong): delete {made or path}; it is made again")
     return content
 
 
@@ -150,7 +166,7 @@ def read_record(folder: Path, made_of: dict[str, Any] | None = None) -> dict[str
     Raises:
         UserError: something is wrong; the line says what.
     """
-    record = read_json(folder / RECORD)
+    record = read_json(folder / RECORD, folder)
     if record["version"] != VERSION:
         raise UserError(
             f"{folder} has format version {record['version']}, this program uses {VERSION}: delete it; it is made again"
