@@ -11,12 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from spikingjelly.activation_based import functional
 from torch import nn
 
+from models import create_model, use_fused
 from models.neuron import FromRest
 
-from .memory import keep_freed_memory
+from .allocator import keep_freed_memory
 
 
 def parser(description: str | None, **defaults: Any) -> argparse.ArgumentParser:
@@ -27,6 +29,8 @@ def parser(description: str | None, **defaults: Any) -> argparse.ArgumentParser:
     made.add_argument("--batch-size", type=int, default=4, help="images")
     made.add_argument("--size", type=int, default=112, help="height and width in pixels")
     made.add_argument("--T", type=int, default=4, help="time steps")
+    made.add_argument("--width", type=int, help="channels of the first stage; default: the model's")
+    made.add_argument("--stem", help="imagenet or cifar; default: the model's")
     made.add_argument("--repeats", type=int, default=5, help="rounds; in each, every side runs once")
     made.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")
     made.set_defaults(**defaults)
@@ -45,9 +49,120 @@ def stock(model: nn.Module) -> nn.Module:
 reset = functional.reset_net
 
 
-def _finish(device: torch.device) -> None:
+def bfloat16_in_hardware() -> bool:
+    """Whether this CPU multiplies bfloat16 by instructions of its own."""
+    cpu = torch.cpu
+    return any(getattr(cpu, f"_is_{name}_supported", lambda: False)() for name in ("avx512_bf16", "amx_tile"))
+
+
+def convolutions(model: nn.Module, images: torch.Tensor, *, backward: bool) -> tuple[Callable[[], None], float]:
+    """(all convolutions of a network on inputs of the same shapes and nothing else, channels last; GFLOP they take).
+
+    What no fusing can avoid: the bound of this machine.
+    """
+    calls: list[tuple[nn.Conv2d, torch.Size]] = []
+    handles = [
+        m.register_forward_hook(lambda m, x, _y: calls.append((m, x[0].shape)))
+        for m in model.modules()
+        if isinstance(m, nn.Conv2d)
+    ]
+    with torch.no_grad():
+        model(images)
+    for handle in handles:
+        handle.remove()
+    flop = 0
+    work = []
+    for i, (conv, shape) in enumerate(calls):
+        layer = copy.deepcopy(conv).to(memory_format=torch.channels_last)
+        x = torch.rand(shape, device=images.device).to(memory_format=torch.channels_last)
+        x.requires_grad_(backward and i > 0)  # the images need no gradient
+        with torch.no_grad():
+            gradient = torch.rand_like(layer(x))
+        passes = 1 if not backward else 3 if i > 0 else 2
+        flop += 2 * passes * gradient.numel() * conv.weight[0].numel()
+        work.append((layer, x, gradient))
+
+    def side() -> None:
+        for layer, x, gradient in work:
+            x.grad = None
+            with torch.set_grad_enabled(backward):
+                y = layer(x)
+            if backward:
+                y.backward(gradient)
+
+    return side, flop / 1e9
+
+
+def bound_line(images: int, gflop: float, seconds: float) -> str:
+    return f"bound {gflop:.1f} GFLOP of convolutions at {gflop / seconds:.0f} GFLOP/s: {images / seconds:.2f} images/s"
+
+
+def training_step(model: nn.Module, images: torch.Tensor, classes: int, **autocast: Any) -> Callable[[], None]:
+    """Forward and backward pass and SGD, over both streams where there are two."""
+    target = torch.randint(classes, (len(images),), device=images.device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
+
+    def step() -> None:
+        with torch.autocast(images.device.type, **{"enabled": False, **autocast}):
+            outputs = model(images)
+            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+            loss = torch.stack([F.cross_entropy(logits, target) for logits in outputs]).sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        reset(model)
+
+    return step
+
+
+def kept_bytes(model: nn.Module, images: torch.Tensor) -> int:
+    """What a forward pass keeps for the backward pass: bytes of distinct storages, without weights and buffers."""
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers(), images)}
+    storages: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        outputs = model(images)  # held until all is counted
+    reset(model)
+    del outputs
+    return sum(storages.values())
+
+
+def ours(model: nn.Module, images: torch.Tensor) -> tuple[nn.Module, torch.Tensor]:
+    """A fused copy of the network, and the images, channels last."""
+    last: Any = torch.channels_last
+    return use_fused(copy.deepcopy(model)).to(memory_format=last), images.to(memory_format=last)
+
+
+def network(args: argparse.Namespace) -> tuple[nn.Module, torch.Tensor]:
+    """The network that the options name, and random images [N, 3, H, W] for it."""
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    options = {"connect_f": "OR"} if args.model.startswith(("dsnn", "fsnn")) else {}
+    if args.width:
+        options["width"] = args.width
+    if args.stem:
+        options["stem"] = args.stem
+    model = create_model(args.model, T=args.T, **options).to(args.device)
+    return model, torch.randn(args.batch_size, 3, args.size, args.size, device=args.device)
+
+
+def _seconds(side: Callable[[], Any], device: torch.device) -> float:
     if device.type == "cuda":
+        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        began.record()
+        side()
+        ended.record()
         torch.cuda.synchronize()
+        return began.elapsed_time(ended) / 1000
+    start = time.perf_counter()
+    side()
+    return time.perf_counter() - start
 
 
 def compare(sides: dict[str, tuple[Callable[[], Any], bool]], repeats: int, device: torch.device) -> dict[str, float]:
@@ -66,11 +181,7 @@ def compare(sides: dict[str, tuple[Callable[[], Any], bool]], repeats: int, devi
                 keep_freed_memory(keep)
                 if keep and round_ >= 0:
                     side()  # the other sides may have given memory back: fault it in again untimed
-            _finish(device)
-            began = time.perf_counter()
-            side()
-            _finish(device)
-            elapsed = time.perf_counter() - began
+            elapsed = _seconds(side, device)
             if round_ < 0:
                 first[name] = elapsed
             else:

@@ -18,6 +18,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
     shape = (args.T, args.batch_size, args.channels, args.size, args.size)
+    words = []
     for dtype in (torch.float32, torch.bfloat16):
         torch.manual_seed(0)
         x = torch.randn(shape, device=device).to(dtype).requires_grad_()
@@ -46,7 +47,11 @@ def main() -> None:
         }
         medians = compare(sides, args.repeats, device)
         print(f"bound {medians['fused'] / medians['traffic']:.2f} x the time of copying as many bytes")
-        print(f"ratio {medians['stock'] / medians['fused']:.2f} (fused against stock)")
+        words.append(
+            f"{str(dtype).removeprefix('torch.')} stock/fused {medians['stock'] / medians['fused']:.2f} "
+            f"fused/bound {medians['fused'] / medians['traffic']:.2f}"
+        )
+    print("ratio neuron " + " ".join(words))
 
 
 if __name__ == "__main__":

@@ -3,71 +3,50 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import nn
 
-from models import create_model, use_fused
+from models import save_memory
 
-from .common import compare, parser, reset, stock
-
-
-def step_of(model: nn.Module, images: torch.Tensor, target: torch.Tensor, *, amp: bool, call: Any = None) -> Callable:
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
-    call = model if call is None else call
-
-    def step() -> None:
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
-            outputs = call(images)
-            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-            loss = sum(F.cross_entropy(logits, target) for logits in outputs)
-        loss.backward()  # type: ignore[union-attr]
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        reset(model)
-
-    return step
+from .common import bfloat16_in_hardware, bound_line, compare, convolutions, network, ours, parser, stock, training_step
 
 
 def main() -> None:
     made = parser(__doc__)
-    made.add_argument("--sides", nargs="*", help="those whose name begins so; stock always runs")
-    made.add_argument("--compile", action="store_true", help="also the whole network compiled (minutes)")
+    made.add_argument("--bf16", action="store_true", help="also under autocast to bfloat16")
+    made.add_argument("--compile", action="store_true", help="also stock compiled as a whole (minutes); needs --bf16")
     args = made.parse_args()
-    torch.set_num_threads(args.threads)
-    device = torch.device(args.device)
-    torch.manual_seed(0)
-    options = {"connect_f": "OR"} if args.model.startswith(("dsnn", "fsnn")) else {}
-    model = create_model(args.model, T=args.T, **options).to(device)
-    images = torch.randn(args.batch_size, 3, args.size, args.size, device=device)
-    target = torch.randint(1000, (args.batch_size,), device=device)
-    last = images.to(memory_format=torch.channels_last)
-
-    def fused(channels_last: bool = False) -> nn.Module:
-        made = use_fused(copy.deepcopy(model))
-        return made.to(memory_format=torch.channels_last) if channels_last else made
-
-    sides = {
-        "stock": (step_of(stock(model), images, target, amp=False), False),
-        "stock, memory kept": (step_of(stock(model), images, target, amp=False), True),
-        "fused": (step_of(fused(), images, target, amp=False), False),
-        "fused, memory kept": (step_of(fused(), images, target, amp=False), True),
-        "channels last": (step_of(fused(True), last, target, amp=False), True),
-        "bf16": (step_of(fused(), images, target, amp=True), True),
-        "bf16 channels last": (step_of(fused(True), last, target, amp=True), True),
+    model, images = network(args)
+    device, classes = images.device, model.classifier.out_features
+    fused, last = ours(model, images)
+    half: dict[str, Any] = {"enabled": True, "dtype": torch.bfloat16}
+    alone, gflop = convolutions(model, images, backward=True)
+    sides: dict[str, tuple[Any, bool]] = {
+        "stock": (training_step(stock(model), images, classes), False),
+        "stock, freed memory kept": (training_step(stock(model), images, classes), True),
+        "stock, channels last": (
+            training_step(stock(model).to(memory_format=torch.channels_last), last, classes),  # type: ignore[call-overload]
+            False,
+        ),
+        "fused, channels last": (training_step(copy.deepcopy(fused), last, classes), False),
+        "the same, saving memory": (training_step(save_memory(copy.deepcopy(fused)), last, classes), False),
+        "the convolutions alone": (alone, False),
     }
-    if args.compile:
-        for name, inputs, channels_last in (("bf16 compiled", images, False), ("bf16 last compiled", last, True)):
-            network = fused(channels_last)
-            sides[name] = (step_of(network, inputs, target, amp=True, call=torch.compile(network)), True)
-    wanted = {k: v for k, v in sides.items() if k == "stock" or not args.sides or k.startswith(tuple(args.sides))}
+    if args.bf16:
+        sides["fused, bf16"] = (training_step(copy.deepcopy(fused), last, classes, **half), False)
+        if args.compile:
+            compiled = stock(model)
+            compiled.compile()
+            sides["stock, bf16, compiled"] = (training_step(compiled, images, classes, **half), False)
+        if device.type == "cpu" and not bfloat16_in_hardware():
+            print("this CPU has no bfloat16 instructions: bfloat16 is emulated")
     print(f"{args.model}, {args.batch_size} x 3 x {args.size} x {args.size}, T = {args.T}, one training step")
-    medians = compare(wanted, args.repeats, device)
-    best = min((k for k in medians if not k.startswith("stock")), key=medians.__getitem__)
-    print(f"ratio {medians['stock'] / medians[best]:.2f} ({best} against stock)")
+    medians = compare(sides, args.repeats, device)
+    bound, best = medians["the convolutions alone"], medians["fused, channels last"]
+    print(bound_line(args.batch_size, gflop, bound))
+    print(f"ours {args.batch_size / best:.2f} images/s, stock {args.batch_size / medians['stock']:.2f} images/s")
+    print(f"ratio train_step stock/fused {medians['stock'] / best:.2f} fused/bound {best / bound:.2f}")
 
 
 if __name__ == "__main__":

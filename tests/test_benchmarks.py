@@ -1,9 +1,12 @@
 """What the benchmarks compare must be the same network."""
 
+import pytest
 import torch
 from spikingjelly.activation_based import neuron as stock_neuron
+from torch import nn
 
-from benchmarks.common import compare, reset, stock
+from benchmarks.common import compare, convolutions, kept_bytes, reset, stock
+from benchmarks.growth import slope
 from models import create_model
 
 
@@ -29,3 +32,22 @@ def test_sides_take_turns(capsys):
     assert calls == ["a", "b"] * 3
     assert medians.keys() == {"a", "b"}
     assert "median" in capsys.readouterr().out
+
+
+def test_kept_bytes_by_hand():
+    model = nn.Sequential(nn.Linear(10, 20, bias=False), nn.Sigmoid(), nn.Linear(20, 5), nn.Sigmoid())
+    # the input is not counted; kept are both sigmoids' outputs [3, 20] (also the second layer's input) and [3, 5]
+    assert kept_bytes(model, torch.randn(3, 10)) == 4 * (3 * 20 + 3 * 5)
+
+
+@pytest.mark.parametrize(("backward", "passes"), [(False, (1, 1)), (True, (2, 3))])
+def test_the_bound_counts_every_convolution(backward, passes):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1, stride=2))
+    side, gflop = convolutions(model, torch.randn(2, 3, 6, 6), backward=backward)
+    side()
+    first, second = 2 * 2 * 36 * 8 * 27, 2 * 2 * 9 * 4 * 8
+    assert gflop * 1e9 == pytest.approx(passes[0] * first + passes[1] * second)
+
+
+def test_the_exponent_of_growth():
+    assert slope([1, 2, 4], [3, 24, 192]) == pytest.approx(3)

@@ -136,7 +136,7 @@ def make_parser(description: str, **defaults: Any) -> Parser:
         "--channels-last", action=argparse.BooleanOptionalAction,
         help="memory format of weights and maps; default: as --fused",
     )  # fmt: skip
-    speed.add_argument("--compile", action="store_true", help="torch.compile of the whole network in training; takes minutes")
+    speed.add_argument("--compile", action="store_true", help="torch.compile of the whole network in training: minutes")
     speed.add_argument(
         "--memory-saving", action="store_true",
         help="compute the stem and the first half of the blocks again in the backward pass; the same gradients",
