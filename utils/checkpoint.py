@@ -137,6 +137,19 @@ def read_weights(path: Path) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     return None, state
 
 
+def read_settings(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(the model's config, options of the run that saved it) of any checkpoint; empty where it has none, as published.
+
+    Raises:
+        UserError: the file is missing, damaged or of a newer format.
+    """
+    content = _load(path)
+    if not isinstance(content, dict) or "format" not in content:
+        return {}, {}
+    _check_format(path, content["format"])
+    return content["config"], content.get("recipe", {})
+
+
 def different_config(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
     """The options in which two models differ, in words; empty if they don't."""
     names = [k for k in {**ours, **theirs} if ours.get(k) != theirs.get(k)]

@@ -29,10 +29,15 @@ def warn(message: str) -> None:
     print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
-def add_network_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="a name that the factory lists, e.g. dsnn18")
+def add_network_arguments(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
+    """The arguments of `build_network`; optional: of a command that takes a network only with its checkpoint."""
+    parser.add_argument(
+        "--model",
+        required=not optional,
+        help="a name that the factory lists, e.g. dsnn18" + (" (default: what the checkpoint says)" * optional),
+    )
     parser.add_argument("--connect_f", help="the connect function: ADD, AND, IAND, OR or XOR")
-    parser.add_argument("--T", type=int, help="time steps that an image is shown for")
+    parser.add_argument("--T", type=int, help="time steps that an image is shown for, or frames")
     parser.add_argument("--num-classes", "--num_classes", type=int, help="classes")
     parser.add_argument(
         "--option",
@@ -41,7 +46,8 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="any other option of the model, e.g. stem=cifar; may be repeated",
     )
-    parser.add_argument("--checkpoint", type=Path, help="trained weights, ours or published; random ones without it")
+    without = "no network" if optional else "random ones"
+    parser.add_argument("--checkpoint", type=Path, help=f"trained weights, ours or published; {without} without it")
     parser.add_argument("--factory", default="models", help="module that builds the networks (default: models)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     parser.add_argument("--seed", type=int, default=0, help="of random weights and images (default: 0)")
@@ -124,7 +130,9 @@ def build_network(args: argparse.Namespace) -> nn.Module:
     factory = load_factory(args.factory)
     device = check_device(args.device)
     config = checkpoint.read_weights(args.checkpoint)[0] if args.checkpoint else None
-    options = dict(config) if config and config.get("model") == args.model else {"model": args.model}
+    if args.model is None and not config:
+        raise UsageError(f"{args.checkpoint} does not say which network it is of: name it with --model")
+    options = dict(config) if config and args.model in (None, config.get("model")) else {"model": args.model}
     torch.manual_seed(args.seed)
     options = {**options, **_given_options(args)}
     model = create(factory, options.pop("model"), options, warn)
