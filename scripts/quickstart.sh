@@ -1,29 +1,38 @@
 #!/usr/bin/env bash
 # From a clone to a trained full-spike network in a few minutes on two CPU cores:
-#   makes .venv, installs, trains a narrow FSNN-18 with its accumulation pathway on scikit-learn's digits,
+#   makes .venv, installs, trains a small network with its accumulation pathway on scikit-learn's digits,
 #   detaches the pathway, evaluates, and draws learning curves and firing rates under runs/quickstart/.
 #
-#   scripts/quickstart.sh                  with the pathway (dsnn18)
-#   scripts/quickstart.sh --without-aap    the same trunk trained alone (fsnn18)
-# Anything else is passed on to cifar/train.py, e.g. --epochs 2.
+#   scripts/quickstart.sh                  images: a narrow FSNN-18 with the pathway (dsnn18)
+#   scripts/quickstart.sh --events         events: recordings of the digits as an event camera sees them, written in
+#                                          DVS128 Gesture's files, converted to frames, 7B-Net with the pathway (dsnn_7b)
+#   scripts/quickstart.sh --without-aap    the same trunk trained alone (fsnn18; after --events: fsnn_7b)
+# Anything else is passed on to cifar/train.py or dvsgesture/train.py, e.g. --epochs 2.
 source "$(dirname "$0")/setup_env.sh"
-model=dsnn18
-if [ "${1:-}" = --without-aap ]; then model=fsnn18; shift; fi
+out=runs/quickstart
+module=cifar.train with=dsnn18 without=fsnn18 data=digits fused=
+options=(--dataset digits --stem imagenet --width 16 --surrogate atan -b 32 --epochs 20)
+if [ "${1:-}" = --events ]; then
+  shift
+  module=dvsgesture.train with=dsnn_7b without=fsnn_7b data=digits-dvs
+  options=(--dataset digits-dvs --frame-size 16 --T 4 --T-train 4 -b 32 --lr 0.1 --lr-scheduler cosine --epochs 16)
+  # training with compiled neurons is faster and needs a C++ compiler, as that is how torch compiles for the CPU
+  if command -v "${CXX:-g++}" >/dev/null; then fused=--fused; fi
+fi
+model=$with
+if [ "${1:-}" = --without-aap ]; then model=$without; shift; fi
 setup_env requirements.txt
 # waiting threads sleep: on a machine that does other work as well, spinning ones cost a factor of ten and more
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
 
-out=runs/quickstart
-options=(--dataset digits --model "$model" --stem imagenet --width 16 --surrogate atan -b 32 -j 0 --epochs 20
-  --print-freq 1000 --device cpu
-  --output-dir "$out")
-"$PYTHON" -m cifar.train "${options[@]}" --tb --overwrite "$@"
+options+=(--model "$model" -j 0 --print-freq 1000 --device cpu --output-dir "$out")
+"$PYTHON" -m "$module" "${options[@]}" $fused --tb --overwrite "$@"
 
 echo
-"$PYTHON" -m cifar.train "${options[@]}" "$@" --test-only --resume auto | tail -n +3
-if [ "$model" = dsnn18 ]; then
+"$PYTHON" -m "$module" "${options[@]}" "$@" --test-only --resume auto | tail -n +3
+if [ "$model" = "$with" ]; then
   echo
-  "$PYTHON" -m cifar.train "${options[@]}" "$@" --test-only --resume auto --detach | tail -n +3
+  "$PYTHON" -m "$module" "${options[@]}" "$@" --test-only --resume auto --detach | tail -n +3
 fi
 echo
-"$PYTHON" -m utils.plots "$(dirname "$(ls -t "$out"/digits_"$model"_*/metrics.jsonl | head -n 1)")"
+"$PYTHON" -m utils.plots "$(dirname "$(ls -t "$out/$data"_*"$model"_*/metrics.jsonl | head -n 1)")"

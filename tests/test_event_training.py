@@ -39,7 +39,7 @@ def row(text, readout):
 
 
 def test_a_run_from_recordings_to_a_checkpoint(trained):
-    name, root, folder, text = trained
+    name, _, folder, text = trained
     train, test = COUNTS[name]
     assert f"{train} training and {test} test samples of 10 classes" in text
     assert "samples/s" in text
@@ -51,7 +51,6 @@ def test_a_run_from_recordings_to_a_checkpoint(trained):
     found = entries(folder)
     assert all(score["count"] == test for entry in found for score in entry["test"].values())
     assert all(score["count"] == train for entry in found for score in entry["train"].values())
-    assert found[1]["train_loss"] < found[0]["train_loss"]
     recipe = checkpoint.read(folder / checkpoint.LATEST)["recipe"]
     T_train = {"dvsgesture": 3, "cifar10dvs": 4}[name]
     assert {"dataset": "digits-dvs", "T_train": T_train, "frame_size": 16, "augment": ""}.items() <= recipe.items()
@@ -128,12 +127,14 @@ def test_originals_that_are_damaged_end_every_process_in_one_line(tmp_path, name
     path = sorted(root.rglob("*.aedat"))[3]
     path.write_bytes(path.read_bytes()[:-3])
     options = (*TINY, "--data-path", root, "--output-dir", tmp_path / "out")
-    assert f"{path} is cut off" in refused(f"{name}.train", *options, status=1)
+    one = refused(f"{name}.train", *options, status=1)
+    assert f"{path} is cut off" in one
+    assert not (tmp_path / "out").exists()
+    if name == "cifar10dvs":  # all below is shared
+        return
     two = launch((*TORCHRUN, "--nproc-per-node=2", "-m", f"{name}.train"), *options)
     assert two.returncode != 0
-    lines = [line for line in two.stderr.splitlines() if line.startswith("error")]
-    assert sorted(line.split(":")[0] for line in lines) == ["error", "error on rank 1"]
-    assert "failed in the main process" in next(line for line in lines if "rank 1" in line)
+    assert [line for line in two.stderr.splitlines() if line.startswith("error: ")] == [one]
     assert not (tmp_path / "out").exists()
 
 
@@ -152,7 +153,7 @@ def test_a_sample_that_is_damaged_ends_a_run_in_one_line(trained, tmp_path):
     ("args", "message"),
     [
         (("--model", "dsnn_8b"), "model='dsnn_8b' is unknown: did you mean dsnn_7b"),
-        (("--lr-scheduler", "poly"), "argument --lr-scheduler: invalid choice: 'poly'"),
+        (("--lr-scheduler", "poly"), "invalid choice: 'poly' (choose from"),
         (("--frame-size", "100"), "--frame-size 100 does not divide 128"),
         (("--T", "4", "--T-train", "5"), "--T-train 5 is above --T 4"),
         (("--augment", "mixup"), "--augment 'mixup' is unknown"),
@@ -185,3 +186,28 @@ def test_digits_are_kept_where_caches_are(tmp_path, monkeypatch):
     done = call("dvsgesture.train", *TINY, "--epochs", 1, "--output-dir", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "cache/full-spike/digits-dvs/dvsgesture/extract/DvsGesture/trials_to_test.txt").exists()
+
+
+def test_counting_a_trained_network(trained):
+    name, root, folder, _ = trained
+    options = (*TINY, "--data-path", root, "--epochs", 2, "--output-dir", folder.parent, "--test-only")
+    text = succeed(f"{name}.train", *options, "--resume", "auto", "--synops", "--no-syops")
+    assert "AAP kept" in text
+    counted = json.loads((folder / "synops" / "synops.json").read_text())
+    assert counted["rates_are_real"]
+    assert [n["network"] for n in counted["networks"]] == [
+        f"{name_of_model(name)} OR, AAP {x}" for x in ("kept", "detached")
+    ]
+
+
+@pytest.mark.slow
+def test_the_quick_start_learns_digits_from_events(tmp_path, monkeypatch):
+    """Its options, for 7 of its 16 epochs."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    options = (
+        "--frame-size 16 --T 4 --T-train 4 -b 32 --lr 0.1 --lr-scheduler cosine --epochs 7 -j 0 --device cpu --fused"
+    )
+    text = succeed("dvsgesture.train", *options.split(), "--output-dir", tmp_path / "out", how=run, timeout=900)
+    assert "1437 training and 360 test samples of 10 classes" in text
+    best = max(entry["test"]["sum"]["acc1"] for entry in entries(only(tmp_path / "out")))
+    assert best >= 90.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -78,6 +79,7 @@ class World:
             while outcome == _AT_IT and not self.is_main:
                 outcome = self._tell(_DONE)
             if outcome == _FAILED and failure is None:
+                time.sleep(2.0)  # torchrun ends all processes with the first one: the main one says its error before
                 raise UserError(f"{what} failed in the main process: its error says why")
         if failure is not None:
             raise failure

@@ -109,6 +109,7 @@ class Preparation:
         with locked(kept, self.log.say, self.beat):
             extract, events, frames = self.root / "extract", kept / "events", frames_folder(self.root, T, size)
             if not (extract.exists() or events.exists() or frames.exists()):
+                self.log.say(f"putting the recordings in {extract}")
                 self.obtain(extract, self.beat)
             source = None
             if extract.exists():  # else it was deleted to save space, and what was made of it is taken as it is
