@@ -7,7 +7,6 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from . import fused
-from .layers import over_time
 from .neuron import fused_rule
 
 
@@ -37,13 +36,15 @@ def fire(
         identity: the shortcut, like the output.
         T: show x, of one time step, so often; it is convolved once.
     """
-    y = over_time(conv, x)
+    y = conv(x.flatten(0, 1))  # [T*N, C, H', W']
+    steps = x.shape[:2]
     rule = fused_rule(norm, neuron) if y.numel() else None
     if rule is not None:
         name = join.fused_name if join is not None else None
         rule = rule._replace(join=name, T=T)
+        y = y.unflatten(0, steps)
         return fused.layer(y, norm, rule, neuron._learned_rate(), identity if name is not None else None)
-    current = over_time(norm, y)
+    current = norm(y).unflatten(0, steps)
     if T is not None:
         current = current.expand(T, -1, -1, -1, -1)
     if join is not None and identity is not None:

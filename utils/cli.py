@@ -139,7 +139,7 @@ def make_parser(description: str, **defaults: Any) -> Parser:
     speed.add_argument("--compile", action="store_true", help="torch.compile of the whole network in training: minutes")
     speed.add_argument(
         "--memory-saving", action="store_true",
-        help="compute the stem and the first half of the blocks again in the backward pass; the same gradients",
+        help="compute the stem and the first third of the blocks again in the backward pass; the same gradients",
     )  # fmt: skip
 
     parser.set_defaults(**defaults)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from .errors import UsageError, UserError
 
@@ -172,6 +173,17 @@ def _pick_device(name: str, local_rank: int) -> torch.device:
     return device
 
 
+def _meeting_place(url: str, rank: int, size: int, limit: timedelta) -> dist.Store:
+    """Where the processes leave their addresses for each other.
+
+    torchrun keeps one store over its restarts, in which a new process would find a dead one's address: each attempt
+    has names of its own.
+    """
+    store, _, _ = next(rendezvous(url, rank, size, timeout=limit))
+    store.set_timeout(limit)
+    return dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
 def start(device: str, *, world_size: int = 1, dist_url: str = "env://", timeout: float = 600.0) -> World:
     """Join the run that the environment describes.
 
@@ -202,7 +214,7 @@ def start(device: str, *, world_size: int = 1, dist_url: str = "env://", timeout
     try:
         dist.init_process_group(
             "nccl" if picked.type == "cuda" else "gloo",
-            init_method=dist_url,
+            store=_meeting_place(dist_url, rank, size, limit),
             rank=rank,
             world_size=size,
             timeout=limit,
