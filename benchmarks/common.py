@@ -17,8 +17,13 @@ from torch import nn
 
 from models import create_model, use_fused
 from models.neuron import FromRest
+from utils.allocator import keep_freed_memory
 
-from .allocator import keep_freed_memory
+
+def _bfloat16_in_hardware() -> bool:
+    """Whether this CPU multiplies bfloat16 by instructions of its own."""
+    cpu = torch.cpu
+    return any(getattr(cpu, f"_is_{name}_supported", lambda: False)() for name in ("avx512_bf16", "amx_tile"))
 
 
 def parser(description: str | None, **defaults: Any) -> argparse.ArgumentParser:
@@ -33,6 +38,12 @@ def parser(description: str | None, **defaults: Any) -> argparse.ArgumentParser:
     made.add_argument("--stem", help="imagenet or cifar; default: the model's")
     made.add_argument("--repeats", type=int, default=5, help="rounds; in each, every side runs once")
     made.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")
+    made.add_argument(
+        "--bf16",
+        action=argparse.BooleanOptionalAction,
+        default=torch.cuda.is_available() or _bfloat16_in_hardware(),
+        help="ours in bfloat16 as well; default: where the hardware has it",
+    )
     made.set_defaults(**defaults)
     return made
 
@@ -49,16 +60,12 @@ def stock(model: nn.Module) -> nn.Module:
 reset = functional.reset_net
 
 
-def bfloat16_in_hardware() -> bool:
-    """Whether this CPU multiplies bfloat16 by instructions of its own."""
-    cpu = torch.cpu
-    return any(getattr(cpu, f"_is_{name}_supported", lambda: False)() for name in ("avx512_bf16", "amx_tile"))
-
-
-def convolutions(model: nn.Module, images: torch.Tensor, *, backward: bool) -> tuple[Callable[[], None], float]:
+def convolutions(
+    model: nn.Module, images: torch.Tensor, *, backward: bool, dtype: torch.dtype = torch.float32
+) -> tuple[Callable[[], None], float]:
     """(all convolutions of a network on inputs of the same shapes and nothing else, channels last; GFLOP they take).
 
-    What no fusing can avoid: the bound of this machine.
+    What no fusing can avoid: the bound of this machine in this precision.
     """
     calls: list[tuple[nn.Conv2d, torch.Size]] = []
     handles = [
@@ -73,8 +80,8 @@ def convolutions(model: nn.Module, images: torch.Tensor, *, backward: bool) -> t
     flop = 0
     work = []
     for i, (conv, shape) in enumerate(calls):
-        layer = copy.deepcopy(conv).to(memory_format=torch.channels_last)
-        x = torch.rand(shape, device=images.device).to(memory_format=torch.channels_last)
+        layer = copy.deepcopy(conv).to(dtype, memory_format=torch.channels_last)
+        x = torch.rand(shape, device=images.device).to(dtype, memory_format=torch.channels_last)
         x.requires_grad_(backward and i > 0)  # the images need no gradient
         with torch.no_grad():
             gradient = torch.rand_like(layer(x))

@@ -5,43 +5,60 @@ from __future__ import annotations
 import argparse
 import copy
 import multiprocessing
-import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from models import save_memory
+from utils.allocator import keep_freed_memory
 
 from .common import compare, kept_bytes, network, ours, parser, stock, training_step
 
-SIDES = ("stock", "fused", "fused, saving memory")
+STOCK, OURS, SAVING = "stock", "fused", "fused, saving memory"
+HALF, HALF_SAVING = "fused, bf16", "fused, bf16, saving memory"
 
 
 def side(name: str, args: argparse.Namespace) -> tuple[nn.Module, torch.Tensor]:
     model, images = network(args)
-    if name == "stock":
+    if name == STOCK:
         return stock(model), images
     fused, last = ours(model, images)
-    return save_memory(fused, name.endswith("saving memory")), last
+    return save_memory(fused, name in (SAVING, HALF_SAVING)), last
+
+
+def precision(name: str) -> dict[str, Any]:
+    """For autocast."""
+    return {"enabled": name in (HALF, HALF_SAVING), "dtype": torch.bfloat16}
+
+
+def step_of(name: str, args: argparse.Namespace) -> Callable[[], None]:
+    model, images = side(name, args)
+    return training_step(model, images, model.classifier.out_features, **precision(name))  # type: ignore[union-attr, arg-type]
 
 
 def _resident() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    """The most MiB that this process has held; its ru_maxrss would begin at what its parent held."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 2**10
 
 
 def _peak(name: str, args: argparse.Namespace, answer: multiprocessing.Queue) -> None:
-    model, images = side(name, args)
+    cuda = args.device.startswith("cuda")
+    if not cuda:
+        keep_freed_memory(name != STOCK)  # as the training scripts do
     small = copy.copy(args)
     small.batch_size, small.size = 1, 32
-    warm, few = side(name, small)
-    training_step(warm, few, warm.classifier.out_features)()  # type: ignore[union-attr, arg-type]  # loads and compiles
-    step = training_step(model, images, model.classifier.out_features)  # type: ignore[union-attr, arg-type]
-    if images.is_cuda:
+    step_of(name, small)()  # loads and compiles
+    step = step_of(name, args)
+    if cuda:
         torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated() / 2**20 if images.is_cuda else _resident()
+    before = torch.cuda.memory_allocated() / 2**20 if cuda else _resident()
     for _ in range(2):
         step()
-    answer.put((torch.cuda.max_memory_allocated() / 2**20 if images.is_cuda else _resident()) - before)
+    answer.put((torch.cuda.max_memory_allocated() / 2**20 if cuda else _resident()) - before)
 
 
 def peak(name: str, args: argparse.Namespace) -> float:
@@ -57,20 +74,25 @@ def peak(name: str, args: argparse.Namespace) -> float:
 
 def main() -> None:
     args = parser(__doc__, repeats=3).parse_args()
-    built = {name: side(name, args) for name in SIDES}
+    names = [STOCK, OURS, SAVING, *([HALF, HALF_SAVING] if args.bf16 else [])]
     print(f"{args.model}, {args.batch_size} x 3 x {args.size} x {args.size}, T = {args.T}, one training step")
-    steps = {n: (training_step(m, x, m.classifier.out_features), False) for n, (m, x) in built.items()}  # type: ignore[union-attr, arg-type]
+    steps = {name: (step_of(name, args), name != STOCK) for name in names}
     seconds = compare(steps, args.repeats, torch.device(args.device))  # type: ignore[arg-type]
-    kept = {name: kept_bytes(model, images) / 2**20 for name, (model, images) in built.items()}
-    peaks = {name: peak(name, args) for name in SIDES}
+    kept = {}
+    for name in names:
+        model, images = side(name, args)
+        with torch.autocast(images.device.type, **precision(name)):
+            kept[name] = kept_bytes(model, images) / 2**20
+    peaks = {name: peak(name, args) for name in names}
     print(f"{'':32}{'kept for backward':>20}{'peak':>10}   MiB")
-    for name in SIDES:
+    for name in names:
         print(f"{name:32}{kept[name]:20.1f}{peaks[name]:10.1f}")
-    saving, fused = SIDES[2], SIDES[1]
-    print(
-        f"ratio memory peak fused/stock {peaks[fused] / peaks['stock']:.2f} kept saving/fused "
-        f"{kept[saving] / kept[fused]:.2f} time saving/fused {seconds[saving] / seconds[fused]:.2f}"
-    )
+    best, saving = (HALF, HALF_SAVING) if args.bf16 else (OURS, SAVING)
+    words = [f"peak ours/stock {peaks[best] / peaks[STOCK]:.2f} fused/stock {peaks[OURS] / peaks[STOCK]:.2f}"]
+    words += [
+        f"kept saving/ours {kept[saving] / kept[best]:.2f} time saving/ours {seconds[saving] / seconds[best]:.2f}"
+    ]
+    print(f"ratio memory {' '.join(words)}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+
 import torch
+from torch import nn
 
 from models import use_fused
 from models.neuron import NEURONS, neuron_factory
@@ -10,48 +13,43 @@ from models.neuron import NEURONS, neuron_factory
 from .common import compare, parser, reset, stock
 
 
+def measure(args: argparse.Namespace, dtype: torch.dtype) -> str:
+    """Time one dtype, print the table, and return the ratios in words."""
+    device = torch.device(args.device)
+    torch.manual_seed(0)
+    shape = (args.T, args.batch_size, args.channels, args.size, args.size)
+    x = torch.randn(shape, device=device).to(dtype).requires_grad_()
+    gradient = torch.randn(shape, device=device).to(dtype)
+    values, spikes, of_x = x.detach(), torch.empty_like(gradient), torch.empty_like(gradient)
+    ours = use_fused(neuron_factory(args.neuron)()).to(device)
+    theirs = stock(ours)
+
+    def run(node: nn.Module) -> None:
+        x.grad = None
+        node(x).backward(gradient)
+        reset(node)
+
+    def traffic() -> None:
+        spikes.copy_(values)  # forward: x in, s out
+        torch.add(values, gradient, out=of_x)  # backward: x and dL/ds in, dL/dx out
+
+    print(f"{args.neuron}, {' x '.join(map(str, shape))}, {dtype}, forward and backward")
+    sides = {"stock": (lambda: run(theirs), True), "fused": (lambda: run(ours), True), "traffic": (traffic, True)}
+    medians = compare(sides, args.repeats, device)
+    bound = medians["fused"] / medians["traffic"]
+    print(f"bound {bound:.2f} x the time of moving the bytes that it has to")
+    name = str(dtype).removeprefix("torch.")
+    return f"{name} stock/fused {medians['stock'] / medians['fused']:.2f} fused/bound {bound:.2f}"
+
+
 def main() -> None:
-    made = parser(__doc__, batch_size=8, size=56, repeats=9)
+    made = parser(__doc__, batch_size=16, size=56, repeats=9)
     made.add_argument("--neuron", choices=sorted(NEURONS), default="IF")
     made.add_argument("--channels", type=int, default=64)
     args = made.parse_args()
     torch.set_num_threads(args.threads)
-    device = torch.device(args.device)
-    shape = (args.T, args.batch_size, args.channels, args.size, args.size)
-    words = []
-    for dtype in (torch.float32, torch.bfloat16):
-        torch.manual_seed(0)
-        x = torch.randn(shape, device=device).to(dtype).requires_grad_()
-        gradient = torch.randn(shape, device=device).to(dtype)
-        target = torch.empty_like(gradient)
-        half = gradient.flatten()[: gradient.numel() // 2]
-        ours = use_fused(neuron_factory(args.neuron)()).to(device)
-        theirs = stock(ours)
-
-        def run(node, x=x, gradient=gradient):  # type: ignore[no-untyped-def]
-            x.grad = None
-            node(x).backward(gradient)
-            reset(node)
-
-        def traffic(gradient=gradient, target=target, half=half):  # type: ignore[no-untyped-def]
-            # five arrays pass: x in and s out, then x and dL/ds in and dL/dx out; a copy passes two
-            target.copy_(gradient)
-            target.copy_(gradient)
-            target.flatten()[: half.numel()].copy_(half)
-
-        print(f"{args.neuron}, {' x '.join(map(str, shape))}, {dtype}, forward and backward")
-        sides = {
-            "stock": (lambda theirs=theirs: run(theirs), True),
-            "fused": (lambda ours=ours: run(ours), True),
-            "traffic": (traffic, True),
-        }
-        medians = compare(sides, args.repeats, device)
-        print(f"bound {medians['fused'] / medians['traffic']:.2f} x the time of copying as many bytes")
-        words.append(
-            f"{str(dtype).removeprefix('torch.')} stock/fused {medians['stock'] / medians['fused']:.2f} "
-            f"fused/bound {medians['fused'] / medians['traffic']:.2f}"
-        )
-    print("ratio neuron " + " ".join(words))
+    dtypes = [torch.float32, torch.bfloat16] if args.bf16 else [torch.float32]
+    print("ratio neuron " + " ".join([measure(args, dtype) for dtype in dtypes]))
 
 
 if __name__ == "__main__":

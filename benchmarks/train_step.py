@@ -9,44 +9,45 @@ import torch
 
 from models import save_memory
 
-from .common import bfloat16_in_hardware, bound_line, compare, convolutions, network, ours, parser, stock, training_step
+from .common import bound_line, compare, convolutions, network, ours, parser, stock, training_step
+
+STOCK, COMPILED, OURS, HALF = "stock", "stock, bf16, compiled", "fused", "fused, bf16"
 
 
 def main() -> None:
     made = parser(__doc__)
-    made.add_argument("--bf16", action="store_true", help="also under autocast to bfloat16")
-    made.add_argument("--compile", action="store_true", help="also stock compiled as a whole (minutes); needs --bf16")
+    made.add_argument("--compile", action="store_true", help="also stock in bf16, compiled as a whole (minutes)")
     args = made.parse_args()
     model, images = network(args)
     device, classes = images.device, model.classifier.out_features
     fused, last = ours(model, images)
     half: dict[str, Any] = {"enabled": True, "dtype": torch.bfloat16}
-    alone, gflop = convolutions(model, images, backward=True)
+    best, dtype = (HALF, torch.bfloat16) if args.bf16 else (OURS, torch.float32)
+    alone, gflop = convolutions(model, images, backward=True, dtype=dtype)
+    last_format: Any = torch.channels_last
     sides: dict[str, tuple[Any, bool]] = {
-        "stock": (training_step(stock(model), images, classes), False),
+        STOCK: (training_step(stock(model), images, classes), False),
         "stock, freed memory kept": (training_step(stock(model), images, classes), True),
-        "stock, channels last": (
-            training_step(stock(model).to(memory_format=torch.channels_last), last, classes),  # type: ignore[call-overload]
-            False,
-        ),
-        "fused, channels last": (training_step(copy.deepcopy(fused), last, classes), False),
-        "the same, saving memory": (training_step(save_memory(copy.deepcopy(fused)), last, classes), False),
-        "the convolutions alone": (alone, False),
+        "stock, channels last": (training_step(stock(model).to(memory_format=last_format), last, classes), False),
+        OURS: (training_step(copy.deepcopy(fused), last, classes), True),
+        "fused, saving memory": (training_step(save_memory(copy.deepcopy(fused)), last, classes), True),
     }
     if args.bf16:
-        sides["fused, bf16"] = (training_step(copy.deepcopy(fused), last, classes, **half), False)
-        if args.compile:
-            compiled = stock(model)
-            compiled.compile()
-            sides["stock, bf16, compiled"] = (training_step(compiled, images, classes, **half), False)
-        if device.type == "cpu" and not bfloat16_in_hardware():
-            print("this CPU has no bfloat16 instructions: bfloat16 is emulated")
+        sides[HALF] = (training_step(copy.deepcopy(fused), last, classes, **half), True)
+    if args.compile:
+        compiled = stock(model)
+        compiled.compile()
+        sides[COMPILED] = (training_step(compiled, images, classes, **half), False)
+    sides["the convolutions alone"] = (alone, True)
     print(f"{args.model}, {args.batch_size} x 3 x {args.size} x {args.size}, T = {args.T}, one training step")
     medians = compare(sides, args.repeats, device)
-    bound, best = medians["the convolutions alone"], medians["fused, channels last"]
+    bound = medians["the convolutions alone"]
     print(bound_line(args.batch_size, gflop, bound))
-    print(f"ours {args.batch_size / best:.2f} images/s, stock {args.batch_size / medians['stock']:.2f} images/s")
-    print(f"ratio train_step stock/fused {medians['stock'] / best:.2f} fused/bound {best / bound:.2f}")
+    print(f"ours ({best}) {args.batch_size / medians[best]:.2f} images/s, stock {args.batch_size / medians[STOCK]:.2f}")
+    words = [f"stock/ours {medians[STOCK] / medians[best]:.2f}", f"stock/fused {medians[STOCK] / medians[OURS]:.2f}"]
+    if args.compile:
+        words.append(f"stock_bf16_compiled/ours {medians[COMPILED] / medians[best]:.2f}")
+    print(f"ratio train_step {' '.join(words)} ours/bound {medians[best] / bound:.2f}")
 
 
 if __name__ == "__main__":

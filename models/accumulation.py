@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .layers import ConvBN, conv1x1, conv3x3, halving_pool, over_time
+from .layers import ConvBN, HalvingDepthwise, conv1x1, halving_pool, over_time
 
 AUX_HEADS = ("shared", "separate")
 AAP_POOLS = ("projection", "max")
@@ -31,7 +31,7 @@ class Projection(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
-        self.depthwise = conv3x3(in_channels, in_channels, stride, groups=in_channels) if stride != 1 else None
+        self.depthwise = HalvingDepthwise(in_channels) if stride != 1 else None
         self.pointwise = ConvBN(conv1x1(in_channels, out_channels))
         self.relu = nn.ReLU()
 

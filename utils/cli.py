@@ -136,6 +136,10 @@ def make_parser(description: str, **defaults: Any) -> Parser:
         "--channels-last", action=argparse.BooleanOptionalAction,
         help="memory format of weights and maps; default: as --fused",
     )  # fmt: skip
+    speed.add_argument(
+        "--keep-memory", action=argparse.BooleanOptionalAction, default=True,
+        help="on the CPU: keep freed memory for the next step instead of returning it to the system",
+    )  # fmt: skip
     speed.add_argument("--compile", action="store_true", help="torch.compile of the whole network in training: minutes")
     speed.add_argument(
         "--memory-saving", action="store_true",

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from . import checkpoint, distributed
+from .allocator import keep_freed_memory
 from .cli import Parser, amp_dtype, model_options, run_name
 from .data import EpochSampler, make_loaders
 from .distributed import World
@@ -75,6 +76,8 @@ def _main(parser: Parser, load_data: LoadData, models: ModuleType, argv: list[st
 
 
 def _run(args: argparse.Namespace, parser: Parser, load_data: LoadData, models: ModuleType, world: World) -> None:
+    if world.device.type == "cpu" and args.keep_memory:
+        keep_freed_memory()
     seed_everything(args.seed, world.rank)
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False  # as released
     say = RunLog(world).say
