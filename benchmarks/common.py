@@ -123,13 +123,17 @@ def training_step(model: nn.Module, images: torch.Tensor, classes: int, **autoca
 
 
 def kept_bytes(model: nn.Module, images: torch.Tensor) -> int:
-    """What a forward pass keeps for the backward pass: bytes of distinct storages, without weights and buffers."""
+    """What a forward pass keeps for the backward pass: bytes of distinct storages, without buffers and weights.
+
+    Autocast's copies of weights, known by their sizes, are not counted either.
+    """
     own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers(), images)}
+    sizes = {tuple(sorted(p.shape)) for p in model.parameters()}
     storages: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
+        if storage.data_ptr() not in own and tuple(sorted(tensor.shape)) not in sizes:
             storages[storage.data_ptr()] = storage.nbytes()
         return tensor
 

@@ -58,7 +58,7 @@ def draw(series: dict[str, list[tuple[float, ...]]], path: Path) -> None:
 
 
 def main() -> None:
-    made = parser(__doc__, batch_size=2, size=64, T=2, repeats=3)
+    made = parser(__doc__, batch_size=8, size=64, T=4, repeats=3)
     made.add_argument("--depths", type=int, nargs="+", default=[18, 34], help="of BasicBlock networks")
     made.add_argument("--output", type=Path, default=Path("figs/growth.png"))
     args = made.parse_args()

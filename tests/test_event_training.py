@@ -202,7 +202,7 @@ def test_counting_a_trained_network(trained):
 
 @pytest.mark.slow
 def test_the_quick_start_learns_digits_from_events(tmp_path, monkeypatch):
-    """Its options, for 7 of its 16 epochs."""
+    """Its options, for 7 of its 24 epochs."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     options = (
         "--frame-size 16 --T 4 --T-train 4 -b 32 --lr 0.1 --lr-scheduler cosine --epochs 7 -j 0 --device cpu --fused"

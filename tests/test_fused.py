@@ -64,6 +64,30 @@ def test_many_time_steps_and_an_odd_tau():
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_static_image_over_many_time_steps(dtype):
+    """Compiling must not take twice as long for each time step: at T = 16 that would never end."""
+    torch.manual_seed(0)
+    norm = torch.nn.BatchNorm2d(6)
+    y = torch.randn(1, 3, 6, 9, 8).to(dtype)
+    gradient = torch.randn(16, 3, 6, 9, 8).to(dtype)
+    rule = fused.Rule("sigmoid", 4.0, T=16)
+    results = []
+    for compiled in (True, False):
+        leaf = y.clone().requires_grad_()
+        if compiled:
+            spikes = fused.layer(leaf, copy.deepcopy(norm), rule)[0]
+        else:
+            current = norm(leaf[0].float()).expand(16, -1, -1, -1, -1)
+            spikes = neuron_factory("IF", surrogate="sigmoid")()(current).to(dtype)
+        spikes.backward(gradient)
+        results.append((spikes.detach(), leaf.grad))
+    assert torch.equal(results[0][0], results[1][0])
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=4 * eps, atol=16 * eps)
+
+
 @pytest.mark.parametrize("layout", ["channels_last", "expanded", "strided"])
 def test_memory_layouts(layout):
     torch.manual_seed(1)
