@@ -56,7 +56,7 @@ class HalvingDepthwise(nn.Conv2d):
         super().__init__(channels, channels, 3, stride=2, padding=1, groups=channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not x.is_cpu:
+        if not (x.is_cpu and torch.is_grad_enabled()):
             return super().forward(x)
         weight = self.weight
         if torch.is_autocast_enabled("cpu"):
