@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 
 import pytest
 import torch
@@ -40,6 +41,27 @@ def on_processes(size, function, *args):
         results = manager.dict()
         mp.spawn(_enter, (size, free_port(), function, args, results), nprocs=size)
         return [results[rank] for rank in range(size)]
+
+
+def sum_over_processes(world):
+    return int(world.sum(torch.tensor(world.rank + 1)))
+
+
+def _enter_attempt(rank, size, port, attempt, results):
+    os.environ.update(TORCHELASTIC_USE_AGENT_STORE="True", TORCHELASTIC_RESTART_COUNT=str(attempt))
+    if rank == 0 and attempt:
+        time.sleep(1.0)  # the other one looks for this one's address before it is there
+    _enter(rank, size, port, sum_over_processes, (), results)
+
+
+def test_processes_that_were_restarted_do_not_call_dead_ones():
+    """The store outlives them, as torchrun's does, and holds the addresses of the attempt before."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for attempt in range(2):
+        with mp.Manager() as manager:
+            results = manager.dict()
+            mp.spawn(_enter_attempt, (2, store.port, attempt, results), nprocs=2)
+            assert dict(results) == {0: 3, 1: 3}
 
 
 def losses_of_ten_steps(world, batch_size):

@@ -130,7 +130,7 @@ def make_parser(description: str, **defaults: Any) -> Parser:
     speed = parser.add_argument_group("speed (see docs/PERFORMANCE.md)")
     speed.add_argument(
         "--fused", action=argparse.BooleanOptionalAction, default=False,
-        help="batch norm, neuron and join of a layer compiled into one; the first step compiles them, for seconds",
+        help="batch norm, neuron and join of a layer compiled into one; the first step compiles (T = 16: a minute)",
     )  # fmt: skip
     speed.add_argument(
         "--channels-last", action=argparse.BooleanOptionalAction,
