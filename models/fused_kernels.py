@@ -178,7 +178,8 @@ def call(function: Callable[..., Any], rule: Rule, of: Operands, *others: Tensor
     """`function`, compiled; as it stands inside another compilation, and where compiling fails."""
     if torch.compiler.is_compiling() or _failure:
         return function(of, *others, rule)
-    # torch's batch norm rounds once, after the multiplication and the addition, spikingjelly's PLIF node twice
+    # torch's batch norm rounds once, after the multiplication and the addition, spikingjelly's PLIF node twice;
+    # half types, integrated in float32, have nothing to equal bit for bit
     contract = of.q is None or of.x.element_size() < 4
     kind = (*(None if x is None else (x.dtype, x.ndim) for x in (*of, *others)), of.x.shape[0], of.x.device.type)
     try:

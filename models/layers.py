@@ -59,7 +59,7 @@ class HalvingDepthwise(nn.Conv2d):
         if not (x.is_cpu and torch.is_grad_enabled()):
             return super().forward(x)
         weight = self.weight
-        if torch.is_autocast_enabled("cpu"):
+        if torch.is_autocast_enabled("cpu") and x.dtype != torch.float64:  # which autocast leaves as it is
             dtype = torch.get_autocast_dtype("cpu")
             x, weight = x.to(dtype), weight.to(dtype)
         return _DepthwiseOnCPU.apply(x, weight)  # type: ignore[no-untyped-call]
