@@ -40,6 +40,12 @@ def test_kept_bytes_by_hand():
     assert kept_bytes(model, torch.randn(3, 10)) == 4 * (3 * 20 + 3 * 5)
 
 
+def test_kept_bytes_under_autocast_are_of_maps_not_of_cast_weights():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1))
+    with torch.autocast("cpu", torch.bfloat16):  # kept: the input cast, and the second layer's input
+        assert kept_bytes(model, torch.randn(2, 3, 6, 6)) == 2 * (2 * 3 * 36 + 2 * 8 * 16)
+
+
 @pytest.mark.parametrize(("backward", "passes"), [(False, (1, 1)), (True, (2, 3))])
 def test_the_bound_counts_every_convolution(backward, passes):
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1, stride=2))

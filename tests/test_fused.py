@@ -124,6 +124,18 @@ def test_half_types_are_integrated_in_float32(name, dtype):
     )
 
 
+@pytest.mark.parametrize("alpha", [1.0, 4.0, 7.5])
+def test_the_sigmoids_derivative_for_half_types(alpha):
+    """alpha s(alpha u) (1 - s(alpha u)), s the logistic function; as exact as float32 lets one see."""
+    u = torch.linspace(-30 / alpha, 30 / alpha, 100001)
+    s = torch.sigmoid(alpha * u.double())
+    expected = alpha * s * (1 - s)
+    slope = fused_kernels._slope(u, fused.Rule("sigmoid", alpha), half=True).double()
+    near = (alpha * u).abs() < 8
+    torch.testing.assert_close(slope[near], expected[near], rtol=6e-5, atol=0)
+    torch.testing.assert_close(slope[~near], expected[~near], rtol=0, atol=1e-7 * alpha)
+
+
 @pytest.mark.parametrize("file", test_parity.FILES)
 def test_matches_the_released_code(file, monkeypatch):
     """The formulas, for every join; that compiling changes nothing is for the test below."""
