@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 setup(
     name="full-spike-aap",
@@ -10,7 +10,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11",
-    packages=["models", "utils", "cifar", "cifar10dvs", "dvsgesture", "imagenet"],
+    packages=find_packages(include=["models*", "utils*", "cifar*", "cifar10dvs*", "dvsgesture*", "imagenet*"]),
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",

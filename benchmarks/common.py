@@ -17,7 +17,7 @@ from torch import nn
 
 from models import create_model, use_fused
 from models.neuron import FromRest
-from utils.allocator import keep_freed_memory
+from utils.runtime.allocator import keep_freed_memory
 
 
 def _bfloat16_in_hardware() -> bool:

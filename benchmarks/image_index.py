@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.image_index import ImageIndex, _directories, _modified, load, save
+from utils.data.images.index import ImageIndex, _directories, _modified, load, save
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--images", type=int, default=1_281_167)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from models import save_memory
-from utils.allocator import keep_freed_memory
+from utils.runtime.allocator import keep_freed_memory
 
 from .common import compare, kept_bytes, network, ours, parser, stock, training_step
 

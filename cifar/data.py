@@ -12,12 +12,12 @@ from torch.utils.data import Dataset
 from torchvision import datasets
 from torchvision.transforms import v2
 
-from utils.digits import load_digits
-from utils.distributed import World
-from utils.errors import UsageError, UserError
-from utils.image_folder import load_splits
+from utils.data.digits import load_digits
+from utils.data.images.folder import load_splits
 from utils.launch import Datasets
-from utils.runlog import RunLog
+from utils.runtime.distributed import World
+from utils.runtime.errors import UsageError, UserError
+from utils.runtime.log import RunLog
 
 DATASETS = ("digits", "cifar10", "cifar100", "folder")
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from utils.aedat import Events, read_aedat3
-from utils.digit_events import write_as_gestures
-from utils.distributed import World
-from utils.errors import UserError
-from utils.event_data import EventDataset, Split
-from utils.event_frames import Originals
-from utils.prepared import read_record
+from utils.data.events.aedat import Events, read_aedat3
+from utils.data.events.dataset import EventDataset, Split
+from utils.data.events.frames import Originals
+from utils.data.events.simulated import write_as_gestures
+from utils.data.prepared import read_record
+from utils.runtime.distributed import World
+from utils.runtime.errors import UserError
 
 FOLDER = "DvsGesture"
 CLASSES = 11

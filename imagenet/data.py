@@ -7,11 +7,11 @@ from pathlib import Path
 
 from torchvision.transforms import v2
 
-from utils.distributed import World
-from utils.errors import UsageError
-from utils.image_folder import evaluation_transform, load_splits, normalise
+from utils.data.images.folder import evaluation_transform, load_splits, normalise
 from utils.launch import Datasets
-from utils.runlog import RunLog
+from utils.runtime.distributed import World
+from utils.runtime.errors import UsageError
+from utils.runtime.log import RunLog
 
 
 def transforms(train_crop: int, val_resize: int, val_crop: int) -> tuple[v2.Compose, v2.Compose]:

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import torch
 
-from utils import checkpoint
+from utils.train import checkpoint
 
 ROOT = Path(__file__).parent.parent
 TORCHRUN = ("torch.distributed.run", "--standalone")

@@ -6,8 +6,8 @@ from events import noise
 from spikingjelly.datasets.cifar10_dvs import _load_origin_data
 from spikingjelly.datasets.utils import load_aedat_v3
 
-from utils.aedat import read_aedat2, read_aedat3, write_aedat2, write_aedat3
-from utils.errors import UserError
+from utils.data.events.aedat import read_aedat2, read_aedat3, write_aedat2, write_aedat3
+from utils.runtime.errors import UserError
 
 FORMATS = [(write_aedat2, read_aedat2, _load_origin_data), (write_aedat3, read_aedat3, load_aedat_v3)]
 

@@ -8,7 +8,7 @@ import pytest
 
 CODE = """
 import resource, sys, torch
-from utils.allocator import keep_freed_memory
+from utils.runtime.allocator import keep_freed_memory
 if sys.argv[1] != "default":
     assert keep_freed_memory()
 if sys.argv[1] == "off again":

@@ -11,8 +11,8 @@ from PIL import Image
 from torch.utils.tensorboard.summary import scalar  # noqa: F401  (tensorboard is installed)
 
 from models import create_model, detach_aap
-from utils import checkpoint
-from utils.errors import UserError
+from utils.runtime.errors import UserError
+from utils.train import checkpoint
 
 TRAIN = "cifar.train"
 

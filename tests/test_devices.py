@@ -9,11 +9,11 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models import create_model, list_models, model_options
-from utils.distributed import World
-from utils.metrics import Meter
-from utils.objectives import DUAL, SINGLE, readouts, streams_loss
-from utils.optim import make_optimizer, make_schedule
-from utils.trainer import Trainer
+from utils.runtime.distributed import World
+from utils.train.metrics import Meter
+from utils.train.objectives import DUAL, SINGLE, readouts, streams_loss
+from utils.train.optim import make_optimizer, make_schedule
+from utils.train.step import Trainer
 
 NAMES = [n for n in list_models() if n.endswith(("18", "50", "wide7b"))]
 OPTIONS = {"num_classes": 5, "T": 2, "stem": "cifar", "width": 4, "neuron": "PLIF", "in_channels": 3}

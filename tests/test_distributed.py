@@ -11,13 +11,13 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from models import create_model
-from utils import distributed
-from utils.data import EpochSampler, EvaluationSampler, SeededSamples
-from utils.distributed import Consensus, World
-from utils.interrupts import NOTHING, SAVE, STOP, Interrupts, parse_interval
-from utils.optim import make_optimizer, make_schedule
-from utils.seed import derive, get_rng_state, seed_everything, set_rng_state
-from utils.trainer import Trainer
+from utils.data.loading import EpochSampler, EvaluationSampler, SeededSamples
+from utils.runtime import distributed
+from utils.runtime.distributed import Consensus, World
+from utils.runtime.seed import derive, get_rng_state, seed_everything, set_rng_state
+from utils.train.interrupts import NOTHING, SAVE, STOP, Interrupts, parse_interval
+from utils.train.optim import make_optimizer, make_schedule
+from utils.train.step import Trainer
 
 
 def free_port():

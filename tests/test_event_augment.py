@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from utils.data import SeededSamples
-from utils.errors import UsageError
-from utils.event_augment import AUGMENTATIONS, make_augmentation
-from utils.event_data import EventFrames, time_first
-from utils.prepared import write_npz
+from utils.data.events.augment import AUGMENTATIONS, make_augmentation
+from utils.data.events.dataset import EventFrames, time_first
+from utils.data.loading import SeededSamples
+from utils.data.prepared import write_npz
+from utils.runtime.errors import UsageError
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from command import TORCHRUN, assert_same_run, call, launch, only, refused, run,
 from events import classes, gestures
 
 from models import create_model, detach_aap
-from utils import checkpoint
+from utils.train import checkpoint
 
 TINY = ("--width", 4, "--T", 4, "--frame-size", 16, "-b", 16, "-j", 0, "--device", "cpu")
 SCRIPTS = {"dvsgesture": gestures, "cifar10dvs": classes}
@@ -179,7 +179,7 @@ def test_the_published_recipes_are_the_defaults():
 
 
 def test_digits_are_kept_where_caches_are(tmp_path, monkeypatch):
-    from utils import digit_events
+    from utils.data.events import simulated as digit_events
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("dvsgesture.data.write_as_gestures", lambda *a: digit_events.write_as_gestures(*a, count=16))

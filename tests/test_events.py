@@ -13,13 +13,13 @@ from spikingjelly.datasets import CIFAR10DVS, DVS128Gesture
 from spikingjelly.datasets.utils import integrate_events_by_fixed_frames_number, split_to_train_test_set
 from test_distributed import on_processes
 
-from utils import event_frames
-from utils.aedat import read_aedat3, write_aedat3
-from utils.digit_events import digit_events
-from utils.digits import load_digits
-from utils.errors import UsageError, UserError
-from utils.event_frames import integrate
-from utils.prepared import read_npz
+from utils.data.digits import load_digits
+from utils.data.events import frames as event_frames
+from utils.data.events.aedat import read_aedat3, write_aedat3
+from utils.data.events.frames import integrate
+from utils.data.events.simulated import digit_events
+from utils.data.prepared import read_npz
+from utils.runtime.errors import UsageError, UserError
 
 SMALL = ("--T", 4, "--frame-size", 32)
 MAKE = {"dvsgesture": gestures, "cifar10dvs": classes}
@@ -163,7 +163,7 @@ def slow_preparation(world, root):
 
     import torch.distributed as dist
 
-    from utils.distributed import World
+    from utils.runtime.distributed import World
 
     event_frames.PATIENCE = 0.5
     convert = event_frames.write_npz
@@ -250,7 +250,7 @@ def load_without_path(name):
 
     from cifar10dvs.data import CIFAR10DVS as CIFAR
     from dvsgesture.data import GESTURE
-    from utils.distributed import World
+    from utils.runtime.distributed import World
 
     {"dvsgesture": GESTURE, "cifar10dvs": CIFAR}[name].load(PARSERS[name].parse_args(["--dataset", name]), World())
 
@@ -401,7 +401,7 @@ def damage_record(kept):
 
 
 def damage_version(kept):
-    from utils.prepared import write_json
+    from utils.data.prepared import write_json
 
     path = kept / "frames_T4_32x32" / "record.json"
     content = json.loads(path.read_text())
@@ -459,7 +459,7 @@ def test_the_division_is_checked(copies):
     path.write_text(path.read_text().replace(stored["test"][0], stored["train"][0]))
     with pytest.raises(UserError, match=r"split.json was changed \(its checksum is wrong\)"):
         load("cifar10dvs", root, *SMALL)
-    from utils.prepared import write_json
+    from utils.data.prepared import write_json
 
     write_json(
         path, {"rule": stored["rule"], "train": stored["train"] + stored["test"][:1], "test": stored["test"][1:]}

@@ -12,8 +12,8 @@ from spikingjelly.activation_based.neuron import IFNode
 from torch import nn
 
 from models import BOOLEAN_FUNCTIONS, create_model, detach_aap, model_options
-from utils.errors import run_command
 from utils.fullspike import certify, main
+from utils.runtime.errors import run_command
 from utils.sample_data import random_loader, set_norms
 
 ROOT = Path(__file__).parents[1]

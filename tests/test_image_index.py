@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from images import imagenet_tree
 
-from utils.errors import UserError
-from utils.image_index import cache_path, index_images, scan
+from utils.data.images.index import cache_path, index_images, scan
+from utils.runtime.errors import UserError
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 import torch
 from images import imagenet_tree
 
-from utils import checkpoint
+from utils.train import checkpoint
 
 TRAIN = "imagenet.train"
 ARGS = (
@@ -23,7 +23,7 @@ ARGS = (
 ).split()
 
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload([TRAIN, "utils.engine"])
+context.set_forkserver_preload([TRAIN, "utils.train.run"])
 
 
 def train(args, output):

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from utils.errors import UsageError
-from utils.optim import make_schedule
+from utils.runtime.errors import UsageError
+from utils.train.optim import make_schedule
 
 
 def rates(epochs, **options):

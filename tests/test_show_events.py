@@ -12,14 +12,15 @@ from PIL import Image
 from spikingjelly.activation_based.neuron import BaseNode
 
 from models import create_model
-from utils import checkpoint, show_events
-from utils.aedat import write_aedat2, write_aedat3
-from utils.errors import UserError
-from utils.event_frames import integrate
-from utils.frame_plots import frames_picture
-from utils.prepared import write_npz
+from utils import show_events
+from utils.data.events.aedat import write_aedat2, write_aedat3
+from utils.data.events.frames import integrate
+from utils.data.prepared import write_npz
+from utils.draw.frames import frames_picture
+from utils.draw.spikes import record_spikes, spikes_figure
+from utils.runtime.errors import UserError
 from utils.sample_data import set_norms
-from utils.spike_plots import record_spikes, spikes_figure
+from utils.train import checkpoint
 
 SHOW = "utils.show_events"
 T, SIZE = 5, 32

@@ -24,14 +24,14 @@ from models import create_model, detach_aap, load_published, model_options, to_p
 from models.blocks import BasicBlock, Bottleneck, SpikeJoin
 from models.layers import halving_pool, over_time
 from models.neuron import neuron_factory
-from utils.ann import plain_resnet
-from utils.checkpoint import load_weights
-from utils.energy import EnergyModel, Totals
-from utils.errors import UserError, run_command
-from utils.exact_counter import ExactCounter, is_binary, is_whole
-from utils.reach import reach
+from utils.measure.ann import plain_resnet
+from utils.measure.counter import ExactCounter, is_binary, is_whole
+from utils.measure.energy import EnergyModel, Totals
+from utils.measure.reach import reach
+from utils.runtime.errors import UserError, run_command
 from utils.sample_data import random_inputs, set_norms
 from utils.synops import Network, count, main, write_report
+from utils.train.checkpoint import load_weights
 
 ROOT = Path(__file__).parents[1]
 

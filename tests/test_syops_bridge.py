@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from models import create_model, load_published
-from utils.syops_bridge import SyopsCounter, hooks_for, load_syops
+from utils.measure.syops import SyopsCounter, hooks_for, load_syops
 
 ROWS = json.loads((GOLDENS / "golden_syops_0.0.5.json").read_text())
 

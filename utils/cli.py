@@ -7,8 +7,8 @@ from typing import Any, NoReturn
 
 import torch
 
-from .errors import UsageError
-from .interrupts import parse_interval
+from utils.runtime.errors import UsageError
+from utils.train.interrupts import parse_interval
 
 # Options that go to the model's constructor, if they are given and the model has them.
 MODEL_OPTIONS = (

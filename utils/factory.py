@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import checkpoint
-from .errors import UsageError
+from utils.runtime.errors import UsageError
+from utils.train import checkpoint
 
 OFFERS = ("create_model", "list_models", "load_published", "detach_aap")
 

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .cli import Parser
-from .energy import LayerCount
-from .errors import UsageError, run_command
-from .exact_counter import ExactCounter, is_binary
-from .factory import add_network_arguments, build_network, load_factory
-from .layer_kinds import WEIGHTED, evaluating
-from .sample_data import add_data_arguments, build_loader
+from utils.cli import Parser
+from utils.factory import add_network_arguments, build_network, load_factory
+from utils.measure.counter import ExactCounter, is_binary
+from utils.measure.energy import LayerCount
+from utils.measure.layers import WEIGHTED, evaluating
+from utils.runtime.errors import UsageError, run_command
+from utils.sample_data import add_data_arguments, build_loader
 
 
 @dataclass(frozen=True)

@@ -13,18 +13,19 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from . import checkpoint, distributed
-from .allocator import keep_freed_memory
-from .cli import Parser, amp_dtype, model_options, run_name
-from .data import EpochSampler, make_loaders
-from .distributed import World
-from .engine import Position, Run, evaluate
-from .errors import UsageError, UserError, run_command
-from .factory import create
-from .optim import make_optimizer, make_schedule
-from .runlog import RunLog, table
-from .seed import seed_everything
-from .trainer import Trainer
+from utils.cli import Parser, amp_dtype, model_options, run_name
+from utils.data.loading import EpochSampler, make_loaders
+from utils.factory import create
+from utils.runtime import distributed
+from utils.runtime.allocator import keep_freed_memory
+from utils.runtime.distributed import World
+from utils.runtime.errors import UsageError, UserError, run_command
+from utils.runtime.log import RunLog, table
+from utils.runtime.seed import seed_everything
+from utils.train import checkpoint
+from utils.train.optim import make_optimizer, make_schedule
+from utils.train.run import Position, Run, evaluate
+from utils.train.step import Trainer
 
 
 @dataclass(frozen=True)
@@ -257,8 +258,8 @@ def _count(args: argparse.Namespace, models: ModuleType, model: Any, loader: Any
     """Synaptic operations and energy of the network trained at `path`, on its test set."""
     if world.size > 1:
         raise UsageError(f"--synops counts in one process, not in {world.size}: start without torchrun")
-    from .ann import plain_resnet  # the counters are only imported where they are used
-    from .synops import write_report
+    from utils.measure.ann import plain_resnet  # the counters are only imported where they are used
+    from utils.synops import write_report
 
     detached = models.detach_aap(model) if getattr(model, "aap", None) is not None else None
     folder = path.parent / "synops"

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError, run_command
-from .runlog import read_metrics
+from utils.runtime.errors import UserError, run_command
+from utils.runtime.log import read_metrics
 
 NAMES = {"fsnn": "FSNN (pathway detached)", "aap": "pathway alone", "sum": "DSNN (sum of both)", "output": "network"}
 

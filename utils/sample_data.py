@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from .errors import UsageError, UserError
-from .factory import warn
-from .image_folder import ImageFolder, evaluation_transform
-from .layer_kinds import NORMS
+from utils.data.images.folder import ImageFolder, evaluation_transform
+from utils.factory import warn
+from utils.measure.layers import NORMS
+from utils.runtime.errors import UsageError, UserError
 
 EVENTS_PER_PIXEL = 0.4  # in a random frame, per polarity
 

@@ -19,16 +19,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import checkpoint
-from .aedat import SENSOR, Events
-from .cli import Parser, natural, positive_int
-from .errors import UsageError, UserError, run_command
-from .event_frames import integrate
-from .factory import add_network_arguments, build_network
-from .frame_plots import Times, frames_gif, frames_picture
-from .objectives import readouts
-from .recordings import read_file, read_trial
-from .spike_plots import record_spikes, spikes_picture
+from utils.cli import Parser, natural, positive_int
+from utils.data.events.aedat import SENSOR, Events
+from utils.data.events.frames import integrate
+from utils.data.events.recordings import read_file, read_trial
+from utils.draw.frames import Times, frames_gif, frames_picture
+from utils.draw.spikes import record_spikes, spikes_picture
+from utils.factory import add_network_arguments, build_network
+from utils.runtime.errors import UsageError, UserError, run_command
+from utils.train import checkpoint
+from utils.train.objectives import readouts
 
 MOST_FRAMES = 256  # that one looks at, and that an animation's bar tells apart
 

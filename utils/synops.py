@@ -20,17 +20,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .ann import plain_resnet
-from .cli import Parser
-from .energy import EnergyModel
-from .errors import UserError, run_command
-from .exact_counter import ExactCounter
-from .factory import add_network_arguments, build_network, load_factory
-from .layer_kinds import evaluating
-from .network_report import PARTS, NetworkReport, SyopsReport
-from .sample_data import add_data_arguments, build_loader
-from .synops_html import millijoules, quantity, render
-from .syops_bridge import SyopsCounter
+from utils.cli import Parser
+from utils.factory import add_network_arguments, build_network, load_factory
+from utils.measure.ann import plain_resnet
+from utils.measure.counter import ExactCounter
+from utils.measure.energy import EnergyModel
+from utils.measure.html import millijoules, quantity, render
+from utils.measure.layers import evaluating
+from utils.measure.report import PARTS, NetworkReport, SyopsReport
+from utils.measure.syops import SyopsCounter
+from utils.runtime.errors import UserError, run_command
+from utils.sample_data import add_data_arguments, build_loader
 
 
 @dataclass
@@ -176,7 +176,7 @@ def write_report(
         loader: batches (images [N, C, H, W] or frames [T, N, C, H, W], targets [N]).
         output_dir: made if it is not there.
         detached: the same model without its pathway (`detach_aap(model)`).
-        ann: the plain network to compare with (`utils.ann.plain_resnet(model)`); of frames it sees their mean. None
+        ann: the plain network to compare with (`measure.ann.plain_resnet(model)`); of frames it sees their mean. None
             where there is none, which the report says.
         data: what the loader holds, in words, for the report.
         rates_are_real: False for random weights or images: the report then says so.

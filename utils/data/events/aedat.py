@@ -1,0 +1,126 @@
+"""The two file formats that event cameras' recordings are published in here: AEDAT 2.0 (jAER) and AEDAT 3.1 (cAER).
+
+Both are read into the arrays that spikingjelly's `load_aedat_v3` and its CIFAR10-DVS reader return, value for value,
+but whole packets at a time, and with checks: those read a file that is cut off, or of another camera, without a word.
+Formats: https://docs.inivation.com/software/software-advanced-usage/file-formats/
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from utils.runtime.errors import UserError
+
+SENSOR = 128  # pixels on each side of the DVS128
+
+# t in microseconds, x and y in pixels, p is 1 where it became brighter; all [events], ordered as recorded
+Events = dict[str, np.ndarray]
+
+_POLARITY = 1  # event type of AEDAT 3.1
+_HEADER3 = struct.Struct("<hhiiiiii")  # type, source, size, offset of the time, overflow, capacity, number, valid
+_END3 = b"#!END-HEADER\r\n"
+_HEADER2 = b"#!AER-DAT2.0\r\n# 32-bit address, 32-bit timestamp in microseconds, both big-endian\r\n"
+
+
+def read_aedat3(path: Path) -> Events:
+    """The polarity events of an AEDAT 3.1 file (DVS128 Gesture); packets of other types are passed over.
+
+    Raises:
+        UserError: it is no such file, is cut off, or is of a larger sensor.
+    """
+    data = path.read_bytes()
+    end = data.find(_END3)
+    if not data.startswith(b"#!AER-DAT3") or end < 0:
+        raise UserError(f"{path} is no AEDAT 3.1 file (its header is missing or incomplete): fetch it again")
+    position = end + len(_END3)
+    words: list[np.ndarray] = []  # [events, 2]: address, low 31 bits of the time
+    high: list[np.ndarray] = []
+    while position < len(data):
+        left = len(data) - position - _HEADER3.size
+        if left < 0:
+            raise UserError(f"{path} is cut off inside the header of the packet at byte {position}: fetch it again")
+        kind, _, size, _, overflow, capacity, _, _ = _HEADER3.unpack_from(data, position)
+        if size < 0 or capacity < 0 or size * capacity > left:
+            raise UserError(
+                f"{path} is cut off or damaged: the packet at byte {position} says {capacity} events of {size} bytes, "
+                f"and {left} bytes are left; fetch it again"
+            )
+        if kind == _POLARITY:
+            if size != 8:
+                raise UserError(f"{path} has events of {size} bytes at byte {position}: those of AEDAT 3.1 have 8")
+            packet = np.frombuffer(data, "<u4", 2 * capacity, position + _HEADER3.size).reshape(-1, 2)
+            words.append(packet)
+            high.append(np.full(capacity, overflow, dtype=np.int64) << 31)
+        position += _HEADER3.size + size * capacity
+    address, time = np.concatenate([np.empty((0, 2), "<u4"), *words]).T
+    events = {
+        "t": time.astype(np.int64) | np.concatenate([np.empty(0, np.int64), *high]),
+        "x": (address >> 17 & 0x7FFF).astype(np.int16),
+        "y": (address >> 2 & 0x7FFF).astype(np.int16),
+        "p": (address >> 1 & 1).astype(np.uint8),
+    }
+    outside = np.flatnonzero((events["x"] >= SENSOR) | (events["y"] >= SENSOR))
+    if len(outside):
+        i = outside[0]
+        raise UserError(
+            f"{path} has an event at x={events['x'][i]}, y={events['y'][i]}, outside the {SENSOR}x{SENSOR} sensor "
+            "of the DVS128: recordings of another camera cannot be used"
+        )
+    return events
+
+
+def read_aedat2(path: Path) -> Events:
+    """The events of an AEDAT 2.0 file of the DVS128 (CIFAR10-DVS), turned upright as spikingjelly turns them.
+
+    Raises:
+        UserError: it is no such file, is cut off, or is of another camera.
+    """
+    data = path.read_bytes()
+    if not data.startswith(b"#") or (data.startswith(b"#!AER-DAT") and not data.startswith(b"#!AER-DAT2")):
+        raise UserError(f"{path} is no AEDAT 2.0 file (it has no such header): fetch it again")
+    position = 0
+    while data[position : position + 1] == b"#":  # no event of this sensor begins with that byte
+        position = data.find(b"\n", position) + 1 or len(data)
+    left = len(data) - position
+    if left % 8:
+        raise UserError(f"{path} is cut off: {left} bytes of events are no multiple of 8; fetch it again")
+    address, time = np.frombuffer(data, ">u4", left // 4, position).reshape(-1, 2).T
+    wide = np.flatnonzero(address >> 16)
+    if len(wide):
+        raise UserError(
+            f"{path} has the address {address[wide[0]]:#x}, wider than the 16 bits of the {SENSOR}x{SENSOR} sensor of "
+            "the DVS128: recordings of another camera cannot be used"
+        )
+    return {
+        "t": time.astype(np.int64),
+        "x": (127 - (address >> 8 & 0x7F).astype(np.int16)),
+        "y": (127 - (address >> 1 & 0x7F).astype(np.int16)),
+        "p": (1 - (address & 1)).astype(np.uint8),
+    }
+
+
+def write_aedat3(path: Path, events: Events, packet: int = 4096) -> None:
+    """Write events, ordered by time, as AEDAT 3.1, `packet` of them at most in each packet."""
+    with open(path, "wb") as file:
+        file.write(b"#!AER-DAT3.1\r\n#Format: RAW\r\n#Source 1: DVS128\r\n" + _END3)
+        address = events["x"].astype("<u4") << 17 | events["y"].astype("<u4") << 2 | events["p"].astype("<u4") << 1 | 1
+        time = events["t"].astype(np.int64)
+        # a packet has one overflow counter, so none crosses a multiple of 2^31 us
+        cuts = {0, len(time), *range(0, len(time), packet), *(np.flatnonzero(np.diff(time >> 31)) + 1).tolist()}
+        bounds = sorted(cuts)
+        for first, last in itertools.pairwise(bounds):
+            n = last - first
+            file.write(_HEADER3.pack(_POLARITY, 1, 8, 4, int(time[first] >> 31), n, n, n))
+            low = (time[first:last] & 0x7FFFFFFF).astype("<u4")
+            file.write(np.stack([address[first:last], low], axis=1).tobytes())
+
+
+def write_aedat2(path: Path, events: Events) -> None:
+    """Write events as AEDAT 2.0 of the DVS128, such that `read_aedat2` returns them."""
+    x, y, p = (events[key].astype(np.int64) for key in ("x", "y", "p"))
+    address = (127 - x) << 8 | (127 - y) << 1 | (1 - p)
+    path.write_bytes(_HEADER2 + np.stack([address, events["t"]], axis=1).astype(">u4").tobytes())

@@ -1,0 +1,178 @@
+"""From recordings to frames on disk: recording -> events of each sample -> frames, each step made once and kept.
+
+    <data path>/extract/                             the originals, as published
+    <data path>/full-spike/events/                   the events of each sample
+    <data path>/full-spike/frames_T16_128x128/       its frames: one folder for each T and size
+
+A frame holds how many events of each polarity each pixel had; a sample's events are divided into T frames of as many
+events each, the last one taking the rest: spikingjelly's `integrate_events_by_fixed_frames_number`, split_by="number".
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.data.events.aedat import SENSOR, Events
+from utils.data.prepared import listing_digest, locked, make_folder, read_npz, read_record, write_npz, write_record
+from utils.runtime.distributed import World
+from utils.runtime.errors import UserError
+from utils.runtime.log import RunLog
+
+PATIENCE = 5.0  # seconds between two signs of life to the other processes
+
+
+@dataclass(frozen=True)
+class Originals:
+    """A data set's published files.
+
+    Attributes:
+        recordings: are converted one by one.
+        labels: other files that say what the recordings hold.
+        read: recording -> (name of a sample, its events), the name a path such as "train/3/user01_led_0".
+    """
+
+    recordings: list[Path]
+    labels: list[Path]
+    read: Callable[[Path], Iterable[tuple[str, Events]]]
+
+
+def sum_pixels(events: Events, size: int) -> Events:
+    """The same events on a sensor of size x size, whose pixels each cover a square of the original's."""
+    factor = SENSOR // size
+    return {**events, "x": events["x"] // factor, "y": events["y"] // factor}
+
+
+def integrate(events: Events, T: int, size: int) -> np.ndarray:
+    """Frames [T, 2, size, size] of a sample, in the smallest type of whole numbers that holds them.
+
+    Raises:
+        ValueError: there are fewer events than frames.
+    """
+    from spikingjelly.datasets.utils import integrate_events_by_fixed_frames_number  # seconds to import, rarely needed
+
+    if len(events["t"]) < T:
+        raise ValueError(f"{len(events['t'])} events do not fill T={T} frames")
+    frames = integrate_events_by_fixed_frames_number(sum_pixels(events, size), "number", T, size, size)
+    return frames.astype(np.min_scalar_type(int(frames.max())))
+
+
+def frames_folder(root: Path, T: int, size: int) -> Path:
+    """Where the frames are, below the data path."""
+    return root / "full-spike" / f"frames_T{T}_{size}x{size}"
+
+
+class Preparation:
+    """Makes what is not there yet, and checks what is.
+
+    Args:
+        root: the data path.
+        obtain: of (extract folder, beat): puts the originals there, from archives or made; raises UserError.
+        open_originals: of the extract folder; UserError if it is incomplete.
+        world: the processes, of which only the main one calls this.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        obtain: Callable[[Path, Callable[[], None]], None],
+        open_originals: Callable[[Path], Originals],
+        world: World,
+    ) -> None:
+        self.root = root
+        self.obtain = obtain
+        self.open_originals = open_originals
+        self.world = world
+        self.log = RunLog(world)
+        self._beaten = time.monotonic()
+
+    def beat(self) -> None:
+        """A sign of life to the other processes, now and then."""
+        if time.monotonic() - self._beaten > PATIENCE:
+            self.world.still_at_it()
+            self._beaten = time.monotonic()
+
+    def frames(self, T: int, size: int) -> None:
+        """Have the frames of every sample, complete and checked, in their folder.
+
+        Raises:
+            UserError: the originals, or what was made of them, are not as they should be.
+        """
+        kept = self.root / "full-spike"
+        with locked(kept, self.log.say, self.beat):
+            extract, events, frames = self.root / "extract", kept / "events", frames_folder(self.root, T, size)
+            if not (extract.exists() or events.exists() or frames.exists()):
+                self.log.say(f"putting the recordings in {extract}")
+                self.obtain(extract, self.beat)
+            source = None
+            if extract.exists():  # else it was deleted to save space, and what was made of it is taken as it is
+                originals = self.open_originals(extract)
+                source = listing_digest(extract, [*originals.recordings, *originals.labels])
+            made_of: dict[str, Any] = {"sensor": SENSOR}
+            if events.exists():
+                source = source or read_record(events)["made_of"].get("source")
+                read_record(events, {**made_of, "source": source})
+            elif not frames.exists():
+                self._make_events(events, originals, {**made_of, "source": source})
+            made_of |= {"T": T, "split_by": "number", "frame_size": size}
+            if frames.exists():
+                source = source or read_record(frames)["made_of"].get("source")
+                read_record(frames, {**made_of, "source": source})
+            else:
+                self._make_frames(frames, events, T, size, {**made_of, "source": source})
+
+    def _make_events(self, target: Path, originals: Originals, made_of: dict[str, Any]) -> None:
+        def convert(folder: Path, recording: Path) -> None:
+            for name, events in originals.read(recording):
+                path = folder / f"{name}.npz"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_npz(path, t=events["t"], x=events["x"], y=events["y"], p=events["p"])
+
+        self._make(target, originals.recordings, convert, made_of, "recordings")
+
+    def _make_frames(self, target: Path, source: Path, T: int, size: int, made_of: dict[str, Any]) -> None:
+        def convert(folder: Path, name: str) -> None:
+            t, x, y, p = read_npz(source, name, "t", "x", "y", "p")
+            try:
+                frames = integrate({"t": t, "x": x, "y": y, "p": p}, T, size)
+            except ValueError as error:
+                raise UserError(f"{source / name}: {error}: use a smaller --T") from None
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            write_npz(folder / name, frames=frames)
+
+        self._make(target, sorted(read_record(source)["files"]), convert, made_of, "samples")
+
+    def _make(
+        self,
+        target: Path,
+        items: list,
+        convert: Callable[[Path, Any], None],
+        made_of: dict[str, Any],
+        unit: str,
+    ) -> None:
+        """A folder in which every item was converted, several at once: reading and compressing leave Python's lock."""
+        began = time.monotonic()
+
+        def fill(folder: Path) -> None:
+            pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 16))
+            try:
+                with self.log.progress(f"converting to {target.name}", len(items), unit=unit) as progress:
+                    for _ in pool.map(lambda item: convert(folder, item), items):
+                        progress.advance()
+                        self.beat()
+            finally:
+                pool.shutdown(cancel_futures=True)
+            write_record(folder, made_of)
+
+        make_folder(target, fill)
+        size = sum(read_record(target)["files"].values())
+        self.log.say(
+            f"{len(items)} {unit} converted to {target} in {time.monotonic() - began:.1f} s ({size / 1e6:.1f} MB)"
+        )

@@ -1,0 +1,81 @@
+"""Any single file of event data: a recording as published, or what the data sets keep of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from utils.data.events.aedat import SENSOR, Events, read_aedat2, read_aedat3
+from utils.runtime.errors import UserError
+
+
+def read_file(path: Path) -> Events | np.ndarray:
+    """Events, or frames [T, 2, H, W], of any file that the data sets consist of or that is made of them.
+
+    Raises:
+        UserError: it is missing, of another format, or damaged.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a file in it")
+    if not path.exists():
+        raise UserError(f"there is no file {path}: check the path")
+    with open(path, "rb") as file:
+        start = file.read(10)
+    if start.startswith(b"#!AER-DAT3"):
+        return read_aedat3(path)
+    if start.startswith(b"#!AER-DAT2") or (path.suffix == ".aedat" and start[:1] == b"#" and start[:5] != b"#!AER"):
+        return read_aedat2(path)
+    if start.startswith(b"PK"):  # a .zip file, which an .npz file is
+        return _read_npz(path)
+    raise UserError(
+        f"{path} is neither a recording (AEDAT 3.1 or 2.0) nor an .npz file of events or frames: name another file"
+    )
+
+
+def _read_npz(path: Path) -> Events | np.ndarray:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored}
+    except Exception as error:  # whatever a damaged file makes numpy's, zipfile's and zlib's readers raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} is damaged or no .npz file of numbers ({reason}): use another one") from None
+    if "frames" in arrays:
+        frames = arrays["frames"]
+        if frames.ndim != 4 or frames.shape[1] != 2 or frames.dtype.kind not in "iuf" or not frames.size:
+            raise UserError(
+                f"{path} has frames of shape {frames.shape} and type {frames.dtype}: numbers [T, 2, H, W] are needed"
+            )
+        if not (frames >= 0).all() or not np.isfinite(frames).all():
+            raise UserError(f"{path} has frames with negative or infinite values: counts of events are needed")
+        return frames
+    if not {"t", "x", "y", "p"} <= set(arrays):
+        raise UserError(f"{path} holds {', '.join(arrays) or 'nothing'}: t, x, y and p, or frames, are needed")
+    events = {name: arrays[name] for name in "txyp"}
+    shapes = {array.shape for array in events.values()}
+    if len(shapes) != 1 or events["t"].ndim != 1 or any(array.dtype.kind not in "iufb" for array in events.values()):
+        raise UserError(f"{path} is damaged: t, x, y and p are not numbers, or not as many of each")
+    for name, end in {"x": SENSOR, "y": SENSOR, "p": 2}.items():
+        wrong = events[name][~((events[name] >= 0) & (events[name] < end))]
+        if len(wrong):
+            raise UserError(f"{path} has an event of {name}={wrong[0]}, outside 0..{end - 1}: use data of a DVS128")
+    return events
+
+
+def read_trial(recording: Path, number: int) -> tuple[int, int, int]:
+    """(class from 0, start, end in us) of a row of the table beside a recording of DVS128 Gesture, the first being 1.
+
+    Raises:
+        UserError: there is no such table or row.
+    """
+    table = recording.with_name(f"{recording.stem}_labels.csv")
+    if not table.is_file():
+        raise UserError(f"--trial {number}: there is no {table}: leave it out, or use --start-us and --end-us")
+    rows = [row for row in table.read_text(encoding="utf-8-sig", errors="replace").splitlines()[1:] if row.strip()]
+    if number > len(rows):
+        raise UserError(f"--trial {number}: {table} lists {len(rows)} trials: use 1 to {len(rows)}")
+    try:
+        label, start, end = map(int, rows[number - 1].split(","))
+    except ValueError:
+        raise UserError(f"--trial {number}: {table} says {rows[number - 1]!r} there: fetch it again") from None
+    return label - 1, start, end

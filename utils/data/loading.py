@@ -1,0 +1,145 @@
+"""From datasets to the batches of each process.
+
+What a sample looks like in an epoch is a function of (seed, epoch, its index): neither the number of workers nor of
+processes nor an interruption changes it. Which samples a batch holds is a function of (seed, epoch) and the number of
+processes.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator, Sized
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from utils.runtime.distributed import World
+from utils.runtime.errors import UserError
+from utils.runtime.seed import derive
+
+
+class SeededSamples(Dataset):
+    """Draws every random number of a training sample from a generator of its own.
+
+    Indexed by (epoch, index), which `EpochSampler` yields.
+    """
+
+    def __init__(self, dataset: Any, seed: int) -> None:
+        self.dataset = dataset
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        epoch, index = key
+        before = torch.get_rng_state()
+        torch.default_generator.manual_seed(derive(self.seed, epoch, index))
+        try:
+            return self.dataset[index]
+        finally:
+            torch.set_rng_state(before)
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """A process's share of an epoch's permutation, as (epoch, index), from any batch on.
+
+    Processes take turns, so the union of their k-th batches is what one process with the whole batch would draw. Where
+    the data don't divide evenly the first samples of the permutation fill up, so that all processes make as many steps.
+    """
+
+    def __init__(self, dataset: Sized, batch_size: int, world: World, seed: int) -> None:
+        self.length = len(dataset)
+        self.batch_size = batch_size
+        self.world = world
+        self.seed = seed
+        self.epoch = 0
+        self.first_batch = 0
+
+    def start_at(self, epoch: int, first_batch: int = 0) -> None:
+        """The epoch to draw next, and how many of its batches to leave out because they were trained on already."""
+        self.epoch, self.first_batch = epoch, first_batch
+
+    @property
+    def share(self) -> int:
+        """Samples of one process in a whole epoch."""
+        return -(-self.length // self.world.size)
+
+    @property
+    def batches(self) -> int:
+        """Batches of one process in a whole epoch; the last one may be smaller."""
+        return -(-self.share // self.batch_size)
+
+    def __len__(self) -> int:
+        return max(0, self.share - self.first_batch * self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        generator = torch.Generator().manual_seed(derive(self.seed, self.epoch))
+        order = torch.randperm(self.length, generator=generator)
+        order = order.repeat(-(-self.share * self.world.size // self.length))[: self.share * self.world.size]
+        mine = order[self.world.rank :: self.world.size][self.first_batch * self.batch_size :]
+        return iter([(self.epoch, index) for index in mine.tolist()])
+
+
+class EvaluationSampler(Sampler[int]):
+    """Every world-size-th sample, in order: over all processes each exactly once, none repeated to even out."""
+
+    def __init__(self, dataset: Sized, world: World) -> None:
+        self.indices = range(world.rank, len(dataset), world.size)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)
+
+
+def _outlive_the_trainers_save(_worker: int) -> None:
+    """A scheduler may signal every process of a job: workers must live until the trainer has saved.
+
+    SIGTERM is how Python ends a worker that is left over, too, so it is put off and not ignored.
+    """
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(30))  # seconds; SIGALRM then kills
+
+
+def _loader(
+    dataset: Any, sampler: Sampler, batch_size: int, workers: int, world: World, collate: Callable | None
+) -> DataLoader:
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=world.device.type == "cuda",
+        persistent_workers=workers > 0,
+        worker_init_fn=_outlive_the_trainers_save,
+        generator=torch.Generator(),  # a loader would otherwise draw from the trainer's stream at each epoch
+    )
+
+
+def make_loaders(
+    train: Any, test: Any, *, batch_size: int, workers: int, world: World, seed: int, collate: Callable | None = None
+) -> tuple[DataLoader, EpochSampler, DataLoader]:
+    """(training loader, its sampler, test loader) over datasets of (input, class).
+
+    Args:
+        batch_size: samples of one process in a batch.
+        workers: loading processes of each process; 0 loads in the process itself.
+        collate: list of samples -> (input, classes [N]); by default inputs are stacked along a new first dimension.
+
+    Raises:
+        UserError: a dataset is empty.
+    """
+    for name, dataset in (("training", train), ("test", test)):
+        if len(dataset) == 0:
+            raise UserError(f"the {name} set holds no samples: check the data path")
+    sampler = EpochSampler(train, batch_size, world, seed)
+    return (
+        _loader(SeededSamples(train, seed), sampler, batch_size, workers, world, collate),
+        sampler,
+        _loader(test, EvaluationSampler(test, world), batch_size, workers, world, collate),
+    )

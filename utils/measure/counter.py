@@ -1,0 +1,270 @@
+"""Synaptic operations counted exactly: spike by spike, each with the fan-out that it really has.
+
+A spike at one input position of a convolution is added into every output whose window covers it, so
+
+    AC = (out_channels / groups) * sum over positions of spikes(h, w) * reach_h(h) * reach_w(w)
+
+(see `reach`). A layer whose input is not 0/1 multiplies instead, and costs the dense number of MACs, padding included,
+as is usual. So does the stem; where it reads counts of events, the sum above (a count c is c events at one position) is
+what it costs to add every event by itself, and stands beside. Only sums are kept: memory does not depend on how many
+batches are counted.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from utils.measure.energy import LayerCount
+from utils.measure.layers import CONVOLUTIONS, FREE, LOGIC_JOINS, join_name, layer_kind, layers, spatial_dims
+from utils.measure.reach import reach
+from utils.runtime.errors import UserError
+
+# what a layer of these kinds costs depends on what it reads, which may be another stream at each call
+SEVERAL_INPUTS = ("conv", "linear", "avg pool")
+
+
+def is_binary(x: Tensor) -> Tensor:
+    """Whether every element is exactly 0 or 1: a bool tensor without dimensions, on x's device. NaN and inf are not."""
+    return x.ne(0).eq(x).all()
+
+
+def is_whole(x: Tensor) -> Tensor:
+    """Whether every element is a whole number >= 0, as `is_binary`."""
+    return (x.ge(0) & x.isfinite() & x.frac().eq(0)).all()
+
+
+@dataclass
+class _Tally:
+    """Running sums of one layer's n-th call in a forward pass: a head that serves two streams has two.
+
+    What depends on data stays on the device until it is read.
+    """
+
+    layer: str
+    turn: int
+    kind: str
+    last_call: int = -1  # position of its latest call in the forward pass
+    elements: int = 0  # neurons or input elements seen
+    dense: int = 0  # operations if every element took part
+    ones: Tensor | int = 0
+    ac: Tensor | int = 0  # operations that 1s in the input cause
+    binary: Tensor | bool = True
+    whole: Tensor | bool = True  # of the stem: counts, of which each is as many events
+    logic: int = 0
+    updates: int = 0
+    norm: int = 0
+    folded: bool = True
+
+
+class ExactCounter:
+    """Counts what a network runs inside a `with` block; `rows()` gives it by layer, per image.
+
+    Args:
+        model: called with images [N, C, H, W] or frames [T, N, C, H, W] (N images either way). Layers inside may see
+            [N, ...], [T, N, ...] or [T * N, ...]. Its parts are known by class, subclasses included: convolutions,
+            linear layers, batch norms, pooling, ReLU and spikingjelly's neurons; blocks by an attribute `join` with a
+            `name`, and the accumulation pathway by the model's attribute `aap`.
+
+    Raises:
+        UserError: a layer has weights and is of no kind that is known here, a convolution pads with other values than
+            zeros, or a block's join is unknown. Its name is in the message.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.images = 0
+        self.uncounted: list[str] = []  # layers without weights of an unknown kind: "name (class)"
+        self._clock = 0
+        self._stem: str | None = None
+        self._turns: dict[str, int] = {}  # layer -> how often it ran in this forward pass
+        self._tallies: dict[tuple[str, int], _Tally] = {}
+        self._handles: list[Any] = []
+        self._reaches: dict[tuple[str, torch.Size, torch.device], list[Tensor]] = {}
+        self._last_output: Callable[[], Tensor | None] = lambda: None
+        self._plan = list(self._plan_hooks())
+        self._spiking = any(kind == "neuron" for _, _, kind, _ in self._plan)
+
+    def _plan_hooks(self) -> Iterator[tuple[nn.Module, str, str, Any]]:
+        """(module, name, kind, hook) for each layer; raises for a layer that cannot be counted."""
+        hooks = {
+            "conv": self._on_weighted,
+            "linear": self._on_weighted,
+            "batch norm": self._on_norm,
+            "neuron": self._on_neuron,
+            "max pool": self._on_max_pool,
+            "avg pool": self._on_avg_pool,
+            "relu": self._on_elements("logic"),
+        }
+        pathway = getattr(self.model, "aap", None)
+        for name, module in layers(self.model):
+            kind = layer_kind(name, module)
+            if kind is not None:
+                yield module, name, kind, hooks[kind]
+            elif module is pathway:
+                yield module, name, "accumulate", self._on_elements("dense")
+            elif next(module.children(), None) is None and not isinstance(module, FREE):
+                self.uncounted.append(f"{name} ({type(module).__name__})")
+            join = join_name(name, module)
+            if join is not None:
+                field = "logic" if join in LOGIC_JOINS else "dense"
+                yield module, f"{name}.join", f"join {join}", self._on_elements(field)
+
+    def __enter__(self) -> ExactCounter:
+        def call(name: str, kind: str, hook: Any) -> Any:
+            def forward_hook(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+                hook(self._tally(name, kind), module, (*args, *kwargs.values()), output)
+
+            return forward_hook
+
+        self._handles = [self.model.register_forward_pre_hook(self._on_start, with_kwargs=True)]
+        for module, name, kind, hook in self._plan:
+            self._handles.append(module.register_forward_hook(call(name, kind, hook), with_kwargs=True))
+        return self
+
+    def _tally(self, name: str, kind: str) -> _Tally:
+        self._clock += 1
+        turn = 1
+        if kind in SEVERAL_INPUTS:
+            turn = self._turns[name] = self._turns.get(name, 0) + 1
+        if (name, turn) not in self._tallies:
+            self._tallies[name, turn] = _Tally(name, turn, kind)
+        tally = self._tallies[name, turn]
+        tally.last_call = self._clock
+        return tally
+
+    def __exit__(self, *_error: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._last_output = lambda: None
+
+    def _on_start(self, _model: nn.Module, args: tuple, kwargs: dict) -> None:
+        x = next(iter((*args, *kwargs.values())))
+        self.images += x.shape[1] if x.ndim == 5 else x.shape[0]
+        self._clock = 0
+        self._turns = {}
+
+    def _reaches_of(self, tally: _Tally, layer: nn.Module, x: Tensor, output: Tensor) -> list[Tensor]:
+        """The layer's reach along its input's spatial axes, float64 on x's device; made once per input size."""
+        dims = spatial_dims(layer)
+        size = x.shape[x.ndim - dims :]
+        key = (tally.layer, size, x.device)
+        if key not in self._reaches:
+            vectors = reach(layer, size, output.shape[output.ndim - dims :])
+            self._reaches[key] = [vector.to(x.device, torch.float64) for vector in vectors]
+        return self._reaches[key]
+
+    def _add_spikes(self, tally: _Tally, x: Tensor, reaches: list[Tensor], outputs_each: int) -> None:
+        """Add what the 1s of x cause: each reaches its positions in `outputs_each` output channels."""
+        others = tuple(range(x.ndim - len(reaches)))
+        spikes = x.sum(others, dtype=torch.float64) if others else x.double()  # [*spatial], exact below 2^53
+        reached = spikes
+        for vector in reversed(reaches):
+            reached = reached @ vector
+        tally.elements += x.numel()
+        tally.ones = tally.ones + spikes.sum().to(torch.int64)
+        tally.ac = tally.ac + reached.to(torch.int64) * outputs_each
+        tally.binary = is_binary(x) & tally.binary
+
+    def _on_weighted(self, tally: _Tally, layer: Any, inputs: tuple, output: Tensor) -> None:
+        self._stem = self._stem or tally.layer
+        if tally.layer == self._stem:
+            tally.whole = is_whole(inputs[0]) & tally.whole
+        fan_in = layer.weight[0].numel()  # in_channels / groups * kernel positions
+        tally.dense += output.numel() * fan_in
+        outputs_each = layer.out_channels // layer.groups if isinstance(layer, CONVOLUTIONS) else layer.out_features
+        self._add_spikes(tally, inputs[0], self._reaches_of(tally, layer, inputs[0], output), outputs_each)
+        self._last_output = weakref.ref(output)
+
+    def _on_norm(self, tally: _Tally, layer: Any, inputs: tuple, _output: Tensor) -> None:
+        # written out, a batch norm normalises (one multiplication, one addition) and then scales and shifts (one each)
+        tally.norm += inputs[0].numel() * (2 if layer.affine else 1)
+        tally.folded = tally.folded and inputs[0] is self._last_output()
+
+    def _on_neuron(self, tally: _Tally, _layer: nn.Module, inputs: tuple, output: Tensor) -> None:
+        tally.updates += inputs[0].numel()
+        tally.elements += output.numel()
+        tally.ones = tally.ones + output.count_nonzero()
+
+    def _on_max_pool(self, tally: _Tally, layer: nn.Module, inputs: tuple, output: Tensor) -> None:
+        taps, outputs = self._window_sizes(tally, layer, inputs[0], output)
+        tally.logic += taps - outputs  # a window of n positions takes n - 1 ORs, or comparisons
+
+    def _on_avg_pool(self, tally: _Tally, layer: nn.Module, inputs: tuple, output: Tensor) -> None:
+        tally.dense += self._window_sizes(tally, layer, inputs[0], output)[0]
+        self._add_spikes(tally, inputs[0], self._reaches_of(tally, layer, inputs[0], output), 1)
+
+    def _window_sizes(self, tally: _Tally, layer: nn.Module, x: Tensor, output: Tensor) -> tuple[int, int]:
+        """(sum over all windows of the positions inside, number of windows)."""
+        reaches = self._reaches_of(tally, layer, x, output)
+        planes = x.numel() // math.prod(len(vector) for vector in reaches)
+        return planes * math.prod(int(vector.sum()) for vector in reaches), output.numel()
+
+    @staticmethod
+    def _on_elements(field: str) -> Any:
+        """A hook that adds one to `field` for each element of the output; of a block's outputs, the first."""
+
+        def hook(tally: _Tally, _module: nn.Module, _inputs: tuple, output: Any) -> None:
+            elements = (output[0] if isinstance(output, tuple) else output).numel()
+            setattr(tally, field, getattr(tally, field) + elements)
+
+        return hook
+
+    def rows(self) -> list[LayerCount]:
+        """Every layer's operations per image, in the order in which they ran.
+
+        Raises:
+            UserError: nothing was counted.
+        """
+        if not self.images:
+            raise UserError("no image was counted: the data set is empty")
+        tallies = sorted(self._tallies.values(), key=lambda tally: tally.last_call)
+        last_neuron = max((t.last_call for t in tallies if t.kind == "neuron"), default=-1)
+        return [self._row(tally, last_neuron) for tally in tallies]
+
+    def _part(self, tally: _Tally, last_neuron: int) -> str:
+        if tally.layer == self._stem:
+            return "stem"
+        if tally.kind in ("linear", "avg pool") and tally.last_call > last_neuron:
+            return "head"
+        return "pathway" if tally.layer.split(".")[0] == "aap" else "body"
+
+    def _row(self, tally: _Tally, last_neuron: int) -> LayerCount:
+        part = self._part(tally, last_neuron)
+        spikes = rate = event_ac = None
+        ac, mac, norm = tally.dense, 0, tally.norm
+        if tally.kind in SEVERAL_INPUTS:
+            spikes = self._spiking and bool(tally.binary)
+            if spikes and part in ("body", "head"):  # the image and the pathway are values, whatever they happen to be
+                ac = int(tally.ac)
+            elif tally.kind != "avg pool":  # which only adds; the layer behind it takes its division in
+                ac, mac = 0, tally.dense
+        if not tally.folded:
+            mac, norm = norm, 0
+        if part == "stem" and self._spiking and bool(tally.whole):
+            event_ac = int(tally.ac) / self.images
+        if tally.elements and (spikes or tally.kind == "neuron"):
+            rate = int(tally.ones) / tally.elements
+        per_image = {"ac": ac, "mac": mac, "logic": tally.logic, "updates": tally.updates, "norm_mac": norm}
+        return LayerCount(
+            tally.layer if tally.turn == 1 else f"{tally.layer} (call {tally.turn})",
+            tally.kind,
+            part,
+            spikes,
+            rate,
+            **{field: value / self.images for field, value in per_image.items()},
+            event_ac=event_ac,
+        )
+
+    def unused(self) -> list[str]:
+        """Layers with weights that never ran: they count zero, which the report says."""
+        return [
+            name for _, name, kind, _ in self._plan if kind in ("conv", "linear") and (name, 1) not in self._tallies
+        ]

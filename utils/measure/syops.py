@@ -1,0 +1,159 @@
+"""The package syops 0.0.5, as it is, beside spikingjelly 2: numbers that can be set beside published ones.
+
+syops was written for spikingjelly 0.0.0.0.12. Three things stand between it and a network of today:
+
+- it imports `MultiStepIFNode`, `MultiStepLIFNode` and `MultiStepParametricLIFNode`, which spikingjelly 2 no longer has,
+  and `progress`, which it does not declare. Stand-ins are there while it is imported and gone afterwards: it only uses
+  the classes as keys of a table, and the progress bar only for show;
+- it looks a layer up by its exact class, so that every subclass counts zero. Each of the network's classes is
+  registered with the hook of its nearest base class that syops knows, and every spikingjelly neuron with syops' hook
+  for integrate-and-fire (its hooks for IF, LIF and PLIF count alike);
+- it leaves methods and counters behind on the model. They are taken off again.
+
+Nothing installed is edited, and what it counts is left as it is; `docs/ENERGY.md` says where that differs from an
+exact count.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from spikingjelly.activation_based import neuron as sj_neuron
+from torch import nn
+
+from utils.measure.layers import NORMS
+from utils.runtime.errors import UserError
+
+_GONE = ("MultiStepIFNode", "MultiStepLIFNode", "MultiStepParametricLIFNode")
+_LEFT_BEHIND = (
+    "start_syops_count",
+    "stop_syops_count",
+    "reset_syops_count",
+    "compute_average_syops_cost",
+    "__batch_counter__",
+    "__times_counter__",
+)
+
+
+class _SilentBar:
+    """Stands in for progress.bar.Bar."""
+
+    def __init__(self, *_args: object, **_kwargs: object) -> None:
+        self.suffix = ""
+
+    def next(self) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def _stand_ins() -> Iterator[None]:
+    gone = [name for name in _GONE if not hasattr(sj_neuron, name)]
+    bar: Any = types.ModuleType("progress.bar")
+    bar.Bar = _SilentBar
+    modules = {"progress": types.ModuleType("progress"), "progress.bar": bar}
+    installed = {name: sys.modules.get(name) for name in modules}
+    for name in gone:
+        setattr(sj_neuron, name, type(name, (nn.Module,), {}))
+    sys.modules.update(modules)
+    try:
+        yield
+    finally:
+        for name in gone:
+            delattr(sj_neuron, name)
+        for name, module in installed.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
+
+
+def load_syops() -> Any:
+    """The package `syops`, imported with the names that it misses.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    with _stand_ins():
+        try:
+            return importlib.import_module("syops")
+        except ModuleNotFoundError as error:
+            if error.name != "syops":
+                raise
+            raise UserError("the package syops is not installed: pip install syops==0.0.5") from None
+
+
+def hooks_for(model: nn.Module) -> dict[type, Any]:
+    """syops' counting hook for each class in the model that it does not know itself, but knows a base class of."""
+    load_syops()
+    ops = importlib.import_module("syops.ops")
+    hooks = {}
+    for kind in {type(module) for module in model.modules()} - set(ops.MODULES_MAPPING):
+        if issubclass(kind, sj_neuron.BaseNode):
+            hooks[kind] = ops.IF_syops_counter_hook
+            continue
+        base = next((base for base in kind.__mro__ if base in ops.MODULES_MAPPING), None)
+        if base is not None:
+            hooks[kind] = ops.MODULES_MAPPING[base]
+    return hooks
+
+
+@dataclass(frozen=True)
+class SyopsCount:
+    """What syops counts per unit of the model's first input dimension (its notion of an image), and its firing rate."""
+
+    total: float
+    ac: float
+    mac: float
+    rate: float | None = None
+
+
+class SyopsCounter:
+    """Counts with syops' engine what a model runs inside a `with` block.
+
+    The engine's steps are driven from here and not through `get_model_complexity_info`, to read every layer's count
+    before it is wiped and to share the data with the exact counter. The model runs in the mode that it is in.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        load_syops()
+        self.model: Any = model
+        self._engine: Any = importlib.import_module("syops.engine")
+        self._hooks = hooks_for(model)
+        self.inputs = 0  # what syops takes for the number of images: the sum of len(input)
+        self.layers: dict[str, SyopsCount] = {}
+
+    def __enter__(self) -> SyopsCounter:
+        self._mapping = self._engine.CUSTOM_MODULES_MAPPING
+        self._engine.CUSTOM_MODULES_MAPPING = {**self._mapping, **self._hooks}  # counters may nest
+        self._engine.add_syops_counting_methods(self.model)
+        self.model.start_syops_count(ost=sys.stderr, verbose=False, ignore_list=[])
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.inputs = self.model.__batch_counter__
+        if self.inputs:
+            for name, module in self.model.named_modules():
+                counted = getattr(module, "__syops__", None)
+                if counted is not None:
+                    total, ac, mac = (counted[:3] / self.inputs).tolist()
+                    rate = float(counted[3]) / 100 / self.model.__times_counter__
+                    self.layers[name] = SyopsCount(total, ac, mac, rate)
+        self.model.stop_syops_count()
+        for name in _LEFT_BEHIND:
+            delattr(self.model, name)
+        self._engine.CUSTOM_MODULES_MAPPING = self._mapping
+
+    def count(self, *, batch_norm: bool = False) -> SyopsCount:
+        """The sum over all layers, after the block; with `batch_norm=False` as with `ignore_modules=[BatchNorm]`."""
+        norms = {name for name, module in self.model.named_modules() if isinstance(module, NORMS)}
+        layers = [count for name, count in self.layers.items() if batch_norm or name not in norms]
+        return SyopsCount(sum(c.total for c in layers), sum(c.ac for c in layers), sum(c.mac for c in layers))

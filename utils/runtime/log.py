@@ -1,0 +1,126 @@
+"""What a run says: lines or a progress bar on the terminal, metrics.jsonl, TensorBoard. From the main process alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from utils.runtime.distributed import World
+
+
+class RunLog:
+    """Args:
+    world: the processes; only the main one writes.
+    folder: the run's folder, or None to write no files.
+    """
+
+    def __init__(self, world: World, folder: Path | None = None) -> None:
+        self.quiet = not world.is_main
+        self.folder = folder
+        self._writers: dict[str, Any] = {}
+
+    def say(self, text: str) -> None:
+        """A line on standard output, above the progress bar if there is one."""
+        if not self.quiet:
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
+
+    def open_tensorboard(self, first_epoch: int, options: str) -> None:
+        """Write scalars to `<folder>_logs/train` and `<folder>_logs/te`, and the options beside them."""
+        if self.quiet or self.folder is None:
+            return
+        from torch.utils.tensorboard import SummaryWriter  # half a second to import, only needed here
+
+        logs = self.folder.with_name(self.folder.name + "_logs")
+        for split in ("train", "te"):
+            self._writers[split] = SummaryWriter(str(logs / split), purge_step=first_epoch)
+        (logs / "args.txt").write_text(options + "\n", encoding="utf-8")
+
+    def scalars(self, split: str, values: dict[str, float], epoch: int) -> None:
+        """Scalars of an epoch for TensorBoard; split is "train" or "te"."""
+        writer = self._writers.get(split)
+        if writer is not None:
+            for tag, value in values.items():
+                writer.add_scalar(tag, value, epoch)
+            writer.flush()
+
+    def record(self, entry: dict[str, Any]) -> None:
+        """A line of metrics.jsonl."""
+        if not self.quiet and self.folder is not None:
+            with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+
+    def forget_from(self, epoch: int) -> None:
+        """Drop the records of epochs that will be run again, and of a line that a crash cut off."""
+        if self.quiet or self.folder is None or not (self.folder / "metrics.jsonl").exists():
+            return
+        kept = [entry for entry in read_metrics(self.folder) if entry["epoch"] < epoch]
+        partial = self.folder / "metrics.jsonl.partial"
+        partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
+        os.replace(partial, self.folder / "metrics.jsonl")
+
+    def progress(self, title: str, total: int, done: int = 0, unit: str = "batch") -> Progress:
+        """Progress through `total` batches, or whatever the unit is, `done` of them before."""
+        return Progress(self, title, total, done, unit)
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+
+class Progress:
+    """A bar on a terminal; elsewhere a line at each `show`."""
+
+    def __init__(self, log: RunLog, title: str, total: int, done: int, unit: str) -> None:
+        self.log, self.title, self.total, self.done = log, title, total, done
+        self.on_terminal = sys.stderr.isatty() and not log.quiet
+        self._bar = tqdm(
+            total=total,
+            initial=done,
+            desc=title,
+            unit=unit,
+            disable=not self.on_terminal,
+            leave=False,
+            dynamic_ncols=True,
+        )
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def advance(self) -> None:
+        self.done += 1
+        self._bar.update()
+
+    def show(self, text: str) -> None:
+        """How things stand, e.g. the loss."""
+        if self.on_terminal:
+            self._bar.set_postfix_str(text)
+        else:
+            self.log.say(f"{self.title}  {self.done:>{len(str(self.total))}}/{self.total}  {text}")
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The whole lines of a run's metrics.jsonl."""
+    entries = []
+    for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            continue  # a crash can cut off the last line
+    return entries
+
+
+def table(scores: dict[str, Any], unit: str = "images") -> str:
+    """Scores by readout as aligned text; the unit is what was counted."""
+    rows = [f"{'readout':<10}{'top-1 %':>9}{'top-5 %':>9}{'loss':>10}{unit:>9}"]
+    for name, s in scores.items():
+        rows.append(f"{name:<10}{s.acc1:>9.2f}{s.acc5:>9.2f}{s.loss:>10.4f}{s.count:>9}")
+    return "\n".join(rows)

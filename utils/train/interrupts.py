@@ -1,0 +1,85 @@
+"""When a run should save inside an epoch, and when it should stop: timers and scheduler signals."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+from utils.runtime.distributed import Consensus, World
+from utils.runtime.errors import UsageError
+
+NOTHING, SAVE, STOP = 0, 1, 2  # ordered: of two wishes the larger one counts
+
+# What schedulers send before they take a machine: SLURM's --signal=USR1@120, Kubernetes' and torchrun's SIGTERM.
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+def parse_interval(text: str) -> tuple[str, float]:
+    """("steps", n) from "500" or "500steps", ("minutes", m) from "10min".
+
+    Raises:
+        UsageError: neither.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(steps?|min|minutes?|)", text.strip())
+    if match is None or float(match[1]) <= 0 or (not match[2].startswith("min") and "." in match[1]):
+        raise UsageError(f"--checkpoint-every {text!r} is no interval: write steps as 500 or minutes as 10min")
+    return ("minutes" if match[2].startswith("min") else "steps"), float(match[1])
+
+
+class Interrupts:
+    """Decides after each optimizer step, alike in all processes, whether to go on, save, or save and stop.
+
+    Args:
+        world: the processes.
+        checkpoint_every: an interval for `parse_interval`, or None.
+    """
+
+    def __init__(self, world: World, checkpoint_every: str | None = None) -> None:
+        self.world = world
+        self.consensus = Consensus(world)
+        self.unit, self.interval = parse_interval(checkpoint_every) if checkpoint_every else ("steps", 0.0)
+        self.received: signal.Signals | None = None
+        self._saved_at = time.monotonic()
+        self._steps = 0
+        self._announced = False
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """A block in which the scheduler's signals are noted instead of killing the process."""
+        before = {name: signal.signal(name, self._note) for name in SIGNALS}
+        try:
+            yield
+        finally:
+            for name, handler in before.items():
+                signal.signal(name, handler)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.received = signal.Signals(number)
+
+    def after_step(self) -> int:
+        """NOTHING, SAVE or STOP; the same in every process."""
+        self._steps += 1
+        wish = NOTHING
+        if self.world.is_main and self.interval and not self._announced:
+            passed = self._steps if self.unit == "steps" else (time.monotonic() - self._saved_at) / 60.0
+            if passed >= self.interval:
+                wish, self._announced = SAVE, True
+        return self.consensus.exchange(STOP if self.received else wish)
+
+    def after_epoch(self) -> int:
+        """As `after_step`, at an epoch's end, where nothing may stay under way."""
+        return max(
+            self.consensus.settle(),
+            self.consensus.exchange(STOP if self.received else NOTHING),
+            self.consensus.settle(),
+        )
+
+    def saved(self) -> None:
+        """A checkpoint was written: the interval begins again."""
+        self._saved_at = time.monotonic()
+        self._steps = 0
+        self._announced = False

@@ -1,0 +1,296 @@
+"""Epochs: training, evaluation, and the checkpoints that a run goes on from."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import math
+import platform
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from utils.data.loading import EpochSampler
+from utils.runtime.distributed import World
+from utils.runtime.errors import StopRequestedError, UsageError, UserError
+from utils.runtime.log import RunLog
+from utils.runtime.seed import get_rng_state, set_rng_state
+from utils.train import checkpoint, interrupts
+from utils.train.firing_rates import FiringRates
+from utils.train.metrics import Meter, Score, read_sums
+from utils.train.objectives import DUAL, SINGLE, readouts
+from utils.train.step import Trainer
+
+
+def readout_names(model: nn.Module) -> tuple[str, ...]:
+    return SINGLE if getattr(model, "aap", None) is None else DUAL
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, loader: DataLoader, world: World, log: RunLog, *, firing_rates: bool = False, title: str = "test"
+) -> tuple[dict[str, Score], dict[str, float]]:
+    """Score every sample of a loader once, over all processes, in the precision of the weights.
+
+    Returns:
+        (score by readout, firing rate by neuron layer, empty unless asked for).
+    """
+    model.eval()
+    world.share_buffers(model)
+    meter = Meter(readout_names(model), world.device)
+    rates = FiringRates(model)
+    with rates if firing_rates else contextlib.nullcontext(), log.progress(title, len(loader)) as progress:
+        for images, target in loader:
+            images = images.to(world.device, non_blocking=True)
+            target = target.to(world.device, non_blocking=True)
+            meter.update(readouts(model(images)), target)
+            progress.advance()
+    return meter.read(world)[1], rates.read(world) if firing_rates else {}
+
+
+@dataclass
+class Position:
+    """How far a run has come: `step` batches into `epoch`, and what it has reached."""
+
+    epoch: int = 0
+    step: int = 0
+    max_test_acc1: float = 0.0
+    test_acc5_at_max_test_acc1: float = 0.0
+
+
+@dataclass
+class Run:
+    """A training run: a trainer, its data, its folder."""
+
+    trainer: Trainer
+    train_loader: DataLoader
+    sampler: EpochSampler
+    test_loader: DataLoader
+    log: RunLog
+    folder: Path
+    epochs: int
+    accumulate: int = 1
+    print_freq: int = 10
+    checkpoint_every: str | None = None
+    firing_rates: bool = False
+    compiles: bool = False  # the first step does: say how long it took
+    unit: str = "images"  # what samples are called
+    recipe: dict[str, Any] = field(default_factory=dict)  # options that must not change on the way, for the checkpoint
+    position: Position = field(default_factory=Position)
+
+    def __post_init__(self) -> None:
+        self.world = self.trainer.world
+        self.meter = Meter(readout_names(self.trainer.model), self.world.device)
+        self.interrupts = interrupts.Interrupts(self.world, self.checkpoint_every)
+
+    def fit(self) -> None:
+        """Train from the current position to the last epoch.
+
+        Raises:
+            UserError: the loss is no longer finite.
+            StopRequestedError: a scheduler asked to stop; the run has saved.
+        """
+        started = time.monotonic()
+        with self.interrupts.listening():
+            while self.position.epoch < self.epochs:
+                self._epoch()
+        minutes, seconds = divmod(int(time.monotonic() - started), 60)
+        self.log.say(
+            f"done in {minutes // 60}:{minutes % 60:02}:{seconds:02}, best test top-1 "
+            f"{self.position.max_test_acc1:.2f} %, top-5 then {self.position.test_acc5_at_max_test_acc1:.2f} %, "
+            f"in {self.folder}"
+        )
+
+    def _epoch(self) -> None:
+        """Train what is left of the epoch, evaluate, report, save."""
+        epoch = self.position.epoch
+        speed = self._train_epoch()
+        objective, train = self._read_meter()
+        lr = self.trainer.lr
+        test, rates = evaluate(
+            self.trainer.model, self.test_loader, self.world, self.log, firing_rates=self.firing_rates
+        )
+        averaged: dict[str, Score] = {}
+        if self.trainer.ema is not None:
+            averaged, _ = evaluate(self.trainer.ema.module, self.test_loader, self.world, self.log, title="ema")
+        self.trainer.schedule.step()
+        self._report(epoch, objective, train, test, averaged, rates, lr, speed)
+
+        primary = next(iter(test.values()))
+        best = primary.acc1 > self.position.max_test_acc1
+        if best:
+            self.position.max_test_acc1 = primary.acc1
+            self.position.test_acc5_at_max_test_acc1 = primary.acc5
+        self.position.epoch, self.position.step = epoch + 1, 0
+        self.meter.sums.zero_()
+        # the release keeps every 64th epoch and the last one for good
+        keep = [f"checkpoint_{epoch}.pth"] if epoch % 64 == 0 or epoch == self.epochs - 1 else []
+        self._save([*keep, *([checkpoint.BEST] if best else [])])
+        if self.interrupts.after_epoch() == interrupts.STOP and self.position.epoch < self.epochs:
+            raise self._interrupted()
+
+    def _train_epoch(self) -> float:
+        """Train from the current step to the epoch's end; returns samples per second over all processes."""
+        epoch, first = self.position.epoch, self.position.step
+        self.sampler.start_at(epoch, first)
+        batches = self.sampler.batches
+        self.trainer.wrapped.train()
+        images_seen, began = 0, time.monotonic()
+        window_seen, window_began = 0, began
+        with self.log.progress(f"epoch {epoch + 1}/{self.epochs}", batches, first) as progress:
+            for step, (images, target) in enumerate(self.train_loader, start=first):
+                images = images.to(self.world.device, non_blocking=True)
+                target = target.to(self.world.device, non_blocking=True)
+                group_start = step - step % self.accumulate
+                group = min(self.accumulate, batches - group_start)
+                update = step + 1 == group_start + group
+                asked = time.monotonic()
+                logits, objective = self.trainer.step(images, target, group=group, update=update)
+                if self.compiles:
+                    self.log.say(f"first step {time.monotonic() - asked:.1f} s, mostly compiling")
+                    self.compiles = False
+                self.meter.update(logits, target, objective)
+                images_seen += len(target) * self.world.size
+                window_seen += len(target) * self.world.size
+                progress.advance()
+                self.position.step = step + 1
+                if (step + 1) % self.print_freq == 0:
+                    objective_so_far, scores = self._read_meter()
+                    now = time.monotonic()
+                    progress.show(
+                        f"loss {objective_so_far:.4f}  acc1 {next(iter(scores.values())).acc1:.2f}  "
+                        f"lr {self.trainer.lr:.5g}  {window_seen / (now - window_began):.1f} {self.unit}/s"
+                    )
+                    window_seen, window_began = 0, now
+                if update and step + 1 < batches:
+                    wish = self.interrupts.after_step()
+                    if wish != interrupts.NOTHING:
+                        self._save()
+                    if wish == interrupts.STOP:
+                        raise self._interrupted()
+        return images_seen / max(time.monotonic() - began, 1e-9)
+
+    def _read_meter(self) -> tuple[float, dict[str, Score]]:
+        """The epoch so far; every process sees the same numbers, so all stop together at a loss that is not finite."""
+        objective, scores = self.meter.read(self.world)
+        if not math.isfinite(objective):
+            raise UserError(
+                f"the loss became {objective} in epoch {self.position.epoch + 1}, batch {self.position.step} or before:"
+                " lower --lr, or use --amp-dtype bf16 or no --amp; the checkpoints of the run are untouched"
+            )
+        return objective, scores
+
+    def _report(
+        self,
+        epoch: int,
+        objective: float,
+        train: dict[str, Score],
+        test: dict[str, Score],
+        averaged: dict[str, Score],
+        rates: dict[str, float],
+        lr: float,
+        speed: float,
+    ) -> None:
+        accuracies = "  ".join(f"{name} {score.acc1:.2f}" for name, score in test.items())
+        if averaged:
+            accuracies += "  ema " + "  ".join(f"{name} {score.acc1:.2f}" for name, score in averaged.items())
+        self.log.say(
+            f"epoch {epoch + 1}/{self.epochs}  loss {objective:.4f}  train {next(iter(train.values())).acc1:.2f}  "
+            f"test {accuracies}  lr {lr:.5g}  {speed:.1f} {self.unit}/s"
+        )
+        tags = {"train_loss": objective, "lr": lr, "images_per_second": speed}
+        self.log.scalars("train", tags | _tags("train", train, with_loss=False), epoch)
+        tags = {f"firing_rate/{layer}": rate for layer, rate in rates.items()}
+        self.log.scalars("te", _tags("test", test) | _tags("test_ema", averaged) | tags, epoch)
+        self.log.record(
+            {
+                "epoch": epoch,
+                "train_loss": objective,
+                "train": {name: dataclasses.asdict(score) for name, score in train.items()},
+                "test": {name: dataclasses.asdict(score) for name, score in test.items()},
+                **({"ema": {name: dataclasses.asdict(score) for name, score in averaged.items()}} if averaged else {}),
+                **({"firing_rate": rates} if rates else {}),
+                "lr": lr,
+                "images_per_second": round(speed, 2),
+            }
+        )
+
+    def _interrupted(self) -> StopRequestedError:
+        return StopRequestedError(
+            f"asked to stop; saved epoch {self.position.epoch + 1}, batch {self.position.step} in "
+            f"{self.folder / checkpoint.LATEST}: go on with --resume auto"
+        )
+
+    def _save(self, also: list[str] | None = None) -> None:
+        """Write the newest checkpoint, and give it more names."""
+        sums = self.world.sum(self.meter.sums)
+        if not math.isfinite(read_sums(sums, self.meter.names)[0]) and self.position.step:
+            self._read_meter()  # raises: weights that made such a loss replace no checkpoint
+        random_states = self.world.gather(get_rng_state(self.world.device))
+        with self.world.main_only("writing a checkpoint") as main:
+            if main:
+                state = {
+                    **self.trainer.state(),
+                    **dataclasses.asdict(self.position),
+                    "meter": sums.cpu(),
+                    "random_states": random_states,
+                    "world_size": self.world.size,
+                    "recipe": self.recipe,
+                    "versions": {
+                        "python": platform.python_version(),
+                        "torch": str(torch.__version__),
+                        "spikingjelly": importlib.metadata.version("spikingjelly"),
+                    },
+                }
+                latest = checkpoint.write_latest(self.folder, state)
+                for name in also or []:
+                    checkpoint.copy(latest, self.folder / name)
+        self.interrupts.saved()
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint's content, bit for bit where it stopped.
+
+        Raises:
+            UserError: it stopped inside an epoch and the data would now be dealt out differently.
+        """
+        self.position = Position(**{f.name: state[f.name] for f in dataclasses.fields(Position)})
+        then = {**state["recipe"], "world_size": state["world_size"]}
+        now = {**self.recipe, "world_size": self.world.size}
+        # what an older checkpoint does not know of was not an option then
+        changed = [f"{k} {then[k]} -> {now[k]}" for k in now if k in then and then[k] != now[k]]
+        if then.get("lr_scheduler", "cosine") != now.get("lr_scheduler", "cosine"):
+            raise UsageError(
+                f"the checkpoint is of a run with --lr-scheduler {then.get('lr_scheduler', 'cosine')}: use the same"
+            )
+        dealing = {"world_size", "batch_size", "accumulate", "seed"}
+        if self.position.step and any(then.get(k) != now[k] for k in dealing):
+            raise UserError(
+                f"the checkpoint stopped inside epoch {self.position.epoch + 1}, where the data are dealt out by "
+                f"{', '.join(sorted(dealing))} ({'; '.join(changed)}): use the same ones until the epoch ends"
+            )
+        self.trainer.load(state)
+        if changed:
+            self.log.say(
+                f"warning: options changed since the checkpoint ({'; '.join(changed)}): the optimizer and the schedule "
+                "go on as they were saved, the rest as given now; another world or batch size changes what a step is"
+            )
+        if self.world.is_main:  # the sums are of all processes, so one of them carries them on
+            self.meter.sums.copy_(state["meter"])
+        if state["world_size"] == self.world.size:
+            set_rng_state(state["random_states"][self.world.rank], self.world.device)
+
+
+def _tags(prefix: str, scores: dict[str, Score], *, with_loss: bool = True) -> dict[str, float]:
+    """TensorBoard tags: the release's names for the first readout, and those with the readout's name behind it."""
+    tags: dict[str, float] = {}
+    for i, (name, score) in enumerate(scores.items()):
+        suffix = f"_{name}" if i else ""
+        values = {"loss": score.loss, "acc1": score.acc1, "acc5": score.acc5}
+        tags |= {f"{prefix}_{key}{suffix}": value for key, value in values.items() if with_loss or key != "loss"}
+    return tags

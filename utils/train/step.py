@@ -1,0 +1,123 @@
+"""One training step, and everything that the next one depends on."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from utils.runtime.distributed import World
+from utils.runtime.errors import UsageError
+from utils.train.objectives import readouts, streams_loss
+
+
+class Trainer:
+    """A network with its optimizer: steps, mixed precision, gradient accumulation, averaged weights.
+
+    Args:
+        model: the network, on the world's device; one output or a pair.
+        optimizer, schedule: over its parameters; the schedule is stepped once an epoch.
+        world: the processes; gradients are averaged over them.
+        amp_dtype: autocast to bfloat16 or float16 (then with loss scaling), or None.
+        label_smoothing: of the cross entropy.
+        ema_decay: keep an exponential moving average of the weights, this much of it at each step.
+        compiled: torch.compile the network for its steps; evaluation runs it as it is.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        schedule: LRScheduler,
+        world: World,
+        *,
+        amp_dtype: torch.dtype | None = None,
+        label_smoothing: float = 0.0,
+        ema_decay: float | None = None,
+        compiled: bool = False,
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.world = world
+        self.amp_dtype = amp_dtype
+        self.label_smoothing = label_smoothing
+        self.wrapped: Any = torch.compile(model) if compiled else model
+        if world.size > 1:
+            devices = [world.device] if world.device.type == "cuda" else None
+            self.wrapped = DistributedDataParallel(self.wrapped, device_ids=devices)
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=amp_dtype is torch.float16)
+        self.ema: AveragedModel | None = None
+        if ema_decay is not None:
+            self.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True)
+
+    @property
+    def lr(self) -> float:
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def step(
+        self, images: Tensor, target: Tensor, *, group: int = 1, update: bool = True
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Forward and backward for one batch, and an optimizer step unless more batches are to be accumulated.
+
+        The network stays in the mode it is in, training or evaluation.
+
+        Args:
+            images: [N, C, H, W] or [T, N, C, H, W] on the device.
+            target: classes [N].
+            group: batches whose mean gradient makes the update.
+            update: whether this is the last of them.
+
+        Returns:
+            (logits by readout, the mean objective), detached, on the device.
+        """
+        together: contextlib.AbstractContextManager = contextlib.nullcontext()
+        if not update and isinstance(self.wrapped, DistributedDataParallel):
+            together = self.wrapped.no_sync()
+        with together:
+            with torch.autocast(images.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
+                outputs = self.wrapped(images)
+                loss = streams_loss(outputs, target, self.label_smoothing)
+            self.scaler.scale(loss / group).backward()
+        if update:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.ema is not None:
+                self.ema.update_parameters(self.model)
+        with torch.no_grad():
+            return readouts(outputs), loss.detach()
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: tensors, numbers and strings alone."""
+        return {
+            "config": self.model.config,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "lr_scheduler": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "ema": None if self.ema is None else self.ema.state_dict(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint of the same network.
+
+        Raises:
+            UsageError: it has no averaged weights and this run keeps some, or the other way round.
+        """
+        if (state["ema"] is None) != (self.ema is None):
+            has, wants = ("no ", "keeps") if state["ema"] is None else ("", "keeps no")
+            raise UsageError(f"the checkpoint has {has}averaged weights and this run {wants}: use the same --ema-decay")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["lr_scheduler"])
+        if self.scaler.is_enabled() and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
