@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.cli import Parser
 from utils.factory import add_network_arguments, build_network, load_factory
 from utils.measure.counter import ExactCounter, is_binary
 from utils.measure.energy import LayerCount
 from utils.measure.layers import WEIGHTED, evaluating
 from utils.runtime.errors import UsageError, run_command
+from utils.runtime.options import Parser
 from utils.sample_data import add_data_arguments, build_loader
 
 

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.cli import Parser
 from utils.factory import add_network_arguments, build_network, load_factory
 from utils.measure.ann import plain_resnet
 from utils.measure.counter import ExactCounter
@@ -30,6 +29,7 @@ from utils.measure.layers import evaluating
 from utils.measure.report import PARTS, NetworkReport, SyopsReport
 from utils.measure.syops import SyopsCounter
 from utils.runtime.errors import UserError, run_command
+from utils.runtime.options import Parser
 from utils.sample_data import add_data_arguments, build_loader
 
 
