@@ -160,9 +160,9 @@ def test_the_recipe_that_a_checkpoint_keeps_is_all_of_it(first, tmp_path):
     succeed(TRAIN, "--config", first / "config.yaml", "--output-dir", tmp_path, "--epochs", 1, "--cos_lr_T", 2)
     text = succeed(TRAIN, *options, "--momentum", 0.5, "--output-dir", tmp_path, "--resume", "auto")
     (line,) = (line for line in text.splitlines() if line.startswith("warning: options changed"))
-    for change in ("epochs 1 -> 3", "label_smoothing 0.0 -> 0.1", "momentum 0.9 -> 0.5"):
+    for change in ("label_smoothing 0.0 -> 0.1", "momentum 0.9 -> 0.5"):
         assert change in line
-    assert "lr_scheduler" not in line
+    assert line.count("->") == 2
 
 
 def test_a_command_of_its_own_process_reads_it(first, tmp_path):

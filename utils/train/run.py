@@ -261,7 +261,11 @@ class Run:
         then = {**_as_now(state["recipe"]), "world_size": state["world_size"]}
         now = {**self._fixed(), "world_size": self.world.size}
         # what an older checkpoint does not know of was not an option then
-        changed = [f"{k} {then[k]} -> {now[k]}" for k in now if k in then and then[k] != now[k]]
+        changed = [
+            f"{k} {then[k]} -> {now[k]}"
+            for k in now
+            if k in then and then[k] != now[k] and k != "epochs"  # a run may be made longer
+        ]
         if then["lr_scheduler"] != now["lr_scheduler"]:
             raise UsageError(f"the checkpoint is of a run with --lr-scheduler {then['lr_scheduler']}: use the same")
         dealing = {"world_size", "batch_size", "accumulate", "seed"}
