@@ -259,7 +259,7 @@ def _count(args: argparse.Namespace, models: ModuleType, model: Any, loader: Any
     if world.size > 1:
         raise UsageError(f"--synops counts in one process, not in {world.size}: start without torchrun")
     from utils.measure.ann import plain_resnet  # the counters are only imported where they are used
-    from utils.synops import write_report
+    from utils.measure.synops import write_report
 
     detached = models.detach_aap(model) if getattr(model, "aap", None) is not None else None
     folder = path.parent / "synops"
