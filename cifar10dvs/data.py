@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from utils.data.events.aedat import Events, read_aedat2
-from utils.data.events.dataset import EventDataset, Split
+from utils.data.events.dataset import EventDataset, EventOptions, Split, dataset_option
 from utils.data.events.frames import Originals
 from utils.data.events.simulated import write_as_cifar10dvs
 from utils.data.prepared import locked, read_json, read_record, write_json
@@ -17,6 +18,11 @@ from utils.runtime.errors import UserError
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 RECORDINGS = 1000  # of each class
 RULE = "of each class, in the order of their names, the first 90 % train and the others test"
+
+
+@dataclass(frozen=True)
+class Options(EventOptions):
+    dataset: str = dataset_option("cifar10dvs")
 
 
 def resources() -> list[tuple[str, str, str]]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from utils.data.events.aedat import Events, read_aedat3
-from utils.data.events.dataset import EventDataset, Split
+from utils.data.events.dataset import EventDataset, EventOptions, Split, dataset_option
 from utils.data.events.frames import Originals
 from utils.data.events.gestures import read_trials, table_of
 from utils.data.events.simulated import write_as_gestures
@@ -17,6 +18,11 @@ from utils.runtime.errors import UserError
 FOLDER = "DvsGesture"
 CLASSES = 11
 SLACK = 1_000_000  # us by which a trial may end after its recording's last event: nothing moves, nothing fires
+
+
+@dataclass(frozen=True)
+class Options(EventOptions):
+    dataset: str = dataset_option("dvsgesture")
 
 
 def resources() -> list[tuple[str, str, str]]:

@@ -16,7 +16,7 @@ from utils.runtime import distributed
 from utils.runtime.distributed import Consensus, World
 from utils.runtime.seed import derive, get_rng_state, seed_everything, set_rng_state
 from utils.train.interrupts import NOTHING, SAVE, STOP, Interrupts, parse_interval
-from utils.train.optim import make_optimizer, make_schedule
+from utils.train.optim import OptimOptions, make_optimizer, make_schedule
 from utils.train.step import Trainer
 
 
@@ -68,8 +68,9 @@ def losses_of_ten_steps(world, batch_size):
     """The mean loss over all processes of ten steps on 160 samples, in float64, batch norm's statistics frozen."""
     torch.manual_seed(0)
     model = create_model("dsnn18", num_classes=5, T=2, stem="cifar", width=4).double()
-    optimizer = make_optimizer(model, lr=0.05, momentum=0.9, weight_decay=1e-4)
-    trainer = Trainer(model, optimizer, make_schedule(optimizer, cos_lr_T=3), world)
+    options = OptimOptions(epochs=3, lr=0.05, weight_decay=1e-4)
+    optimizer = make_optimizer(model, options)
+    trainer = Trainer(model, optimizer, make_schedule(optimizer, options), world)
     trainer.wrapped.train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

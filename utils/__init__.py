@@ -2,7 +2,6 @@
 
 Entry points, on this level:
     launch         what the train.py of every data set calls: from a command line to a finished run
-    cli            the options that all training scripts share
     factory        networks for the commands below: which module builds them, which one, with which weights
     sample_data    what the commands below run a network on: images of a folder, or random inputs
     synops         python -m utils.synops: count synaptic operations and energy
@@ -11,7 +10,7 @@ Entry points, on this level:
     plots          python -m utils.plots: learning curves and firing rates of a run
 
 Rooms. None imports an entry point:
-    runtime        the process and its surroundings: errors, seeds, processes, files, hooks, the log; imports no room
+    runtime        the process and its surroundings: errors, options, seeds, processes, files, hooks; imports no room
     data           from files to batches: loading, folders of images, event recordings; imports runtime
     measure        what a network computes and costs: counters, reports, the certificate; imports runtime
     draw           pictures of frames, spikes and curves; imports runtime

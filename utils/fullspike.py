@@ -12,10 +12,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from utils.cli import Parser
 from utils.factory import add_network_arguments, build_network, load_factory
 from utils.measure.certificate import certify
 from utils.runtime.errors import UsageError, run_command
+from utils.runtime.options import Parser
 from utils.sample_data import add_data_arguments, build_loader
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from utils.cli import Parser
 from utils.draw.curves import firing_rates, learning_curves
 from utils.runtime.errors import UserError, run_command
 from utils.runtime.log import read_metrics
+from utils.runtime.options import Parser
 
 
 def main(argv: list[str] | None = None) -> int:

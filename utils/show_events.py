@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from utils.cli import Parser, natural, positive_int
 from utils.data.events.aedat import SENSOR, Events
 from utils.data.events.frames import integrate
 from utils.data.events.recordings import read_file, read_trial
@@ -27,6 +26,7 @@ from utils.draw.frames import Times, frames_gif, frames_picture
 from utils.draw.spikes import record_spikes, spikes_picture
 from utils.factory import add_network_arguments, build_network
 from utils.runtime.errors import UsageError, UserError, run_command
+from utils.runtime.options import Parser, natural, positive_int
 from utils.train import checkpoint
 from utils.train.objectives import readouts
 

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.cli import Parser
 from utils.factory import add_network_arguments, build_network, load_factory
 from utils.measure.ann import plain_resnet
 from utils.measure.energy import EnergyModel
 from utils.measure.synops import write_report
 from utils.runtime.errors import run_command
+from utils.runtime.options import Parser
 from utils.sample_data import add_data_arguments, build_loader
 
 
