@@ -31,8 +31,8 @@ def resources() -> list[tuple[str, str, str]]:
     return CIFAR10DVS.resource_url_md5()
 
 
-def write_digits(folder: Path, beat: Callable[[], None]) -> None:
-    write_as_cifar10dvs(folder, beat)
+def write_digits(folder: Path, keep_alive: Callable[[], None]) -> None:
+    write_as_cifar10dvs(folder, keep_alive)
 
 
 def open_originals(extract: Path, real: bool) -> Originals:

@@ -217,7 +217,7 @@ def _count(job: _Job, models: TrainableNetworks, model: Any, path: Path) -> None
     if job.world.size > 1:
         raise UsageError(f"--synops counts in one process, not in {job.world.size}: start without torchrun")
     from utils.measure.ann import plain_resnet  # the counters are only imported where they are used
-    from utils.synops import write_report
+    from utils.measure.synops import write_report
 
     write_report(
         model,

@@ -80,7 +80,8 @@ def _from_events(args: argparse.Namespace, events: Events) -> Sample:
     if args.trial is not None:
         if (start, end) != (None, None):
             raise UsageError("--trial says when it starts and ends: leave out --start-us and --end-us")
-        label, start, end = read_trial(args.file, args.trial)
+        trial = read_trial(args.file, args.trial)
+        label, start, end = trial.label - 1, trial.start, trial.end
         name += f"_trial{args.trial}"
     elif (start, end) != (None, None):
         name += f"_{start or 0}-{'end' if end is None else end}us"

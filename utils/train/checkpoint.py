@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import io
 import os
 import pickle
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 
 from utils.runtime.errors import UsageError, UserError
+from utils.runtime.files import replacing
 
 FORMAT = {"name": "full-spike-aap", "version": 1}
 
@@ -31,21 +31,14 @@ def write(path: Path, state: dict[str, Any]) -> None:
     Raises:
         OSError: the disk is full or the folder not writable; nothing has changed then.
     """
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        with _NotedErrors(io.FileIO(partial, "w")) as file:
+        with replacing(path, durable=True) as partial, _NotedErrors(io.FileIO(partial, "w")) as file:
             try:
                 torch.save({"format": dict(FORMAT), **state}, file)
             except RuntimeError:  # what torch's zip writer makes of an error of the file below it
                 raise file.error or OSError(0, "torch.save failed") from None
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
         raise OSError(f"cannot write {path} ({error.strerror}): what was there before is untouched") from None
-    _sync_folder(path.parent)
 
 
 class _NotedErrors(io.BufferedWriter):
@@ -63,13 +56,11 @@ class _NotedErrors(io.BufferedWriter):
 
 def copy(source: Path, target: Path) -> None:
     """Give a whole checkpoint a second name, at no cost where the file system has hard links."""
-    partial = target.with_name(f"{target.name}.partial")
-    partial.unlink(missing_ok=True)
-    try:
-        os.link(source, partial)
-    except OSError:
-        shutil.copyfile(source, partial)
-    os.replace(partial, target)
+    with replacing(target) as partial:
+        try:
+            os.link(source, partial)
+        except OSError:
+            shutil.copyfile(source, partial)
 
 
 def write_latest(folder: Path, state: dict[str, Any]) -> Path:
@@ -79,16 +70,6 @@ def write_latest(folder: Path, state: dict[str, Any]) -> Path:
         copy(latest, folder / PREVIOUS)
     write(latest, state)
     return latest
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut; some network file systems cannot, and say so."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def load(path: Path) -> Any:

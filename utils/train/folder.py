@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from utils.data.prepared import write_file
 from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError
+from utils.runtime.files import write_file
 from utils.runtime.parser import to_yaml
 from utils.runtime.versions import commit, versions
 from utils.train import checkpoint

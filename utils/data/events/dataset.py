@@ -17,9 +17,10 @@ from utils.data.events.aedat import SENSOR
 from utils.data.events.archives import unpack
 from utils.data.events.augment import AUGMENTATIONS, make_augmentation
 from utils.data.events.frames import Originals, Preparation, frames_folder
-from utils.data.prepared import cache_home, make_folder, read_npz
+from utils.data.prepared import read_npz
 from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError, UserError
+from utils.runtime.files import cache_home, replacing
 from utils.runtime.options import option, positive_int
 
 DIGITS = "digits-dvs"
@@ -101,7 +102,7 @@ class EventDataset:
         classes: how many it has.
         T_train: the part of a sample's frames that its published recipe trains on.
         resources: (file, address, MD5) of each of its downloads.
-        write_digits: (folder, beat) -> the digits below the folder, in the data set's own files.
+        write_digits: (folder, keep_alive) -> the digits below the folder, in the data set's own files.
         open_originals: (folder, whether it is the real data set) -> its files; UserError if some are missing.
         divide: (folder of frames, the processes) -> (training samples, test samples).
     """
@@ -162,7 +163,7 @@ class EventDataset:
             },
         )
 
-    def _obtain(self, extract: Path, beat: Callable[[], None], *, real: bool) -> None:
+    def _obtain(self, extract: Path, keep_alive: Callable[[], None], *, real: bool) -> None:
         """Put the originals into the folder: from the archives beside it, or, for digits, made here."""
         download = extract.with_name("download")
         if real:
@@ -172,8 +173,9 @@ class EventDataset:
                     raise UserError(
                         f"there is no {download / name}: fetch it from {address} (see {self.name}/README.md)"
                     )
-            unpack([download / name for name, _, _ in resources], extract, beat, {r[0]: r[2] for r in resources})
+            unpack([download / name for name, _, _ in resources], extract, keep_alive, {r[0]: r[2] for r in resources})
         elif download.exists():
-            unpack(sorted(download.iterdir()), extract, beat)
+            unpack(sorted(download.iterdir()), extract, keep_alive)
         else:
-            make_folder(extract, lambda folder: self.write_digits(folder, beat))
+            with replacing(extract) as folder:
+                self.write_digits(folder, keep_alive)
