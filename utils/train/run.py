@@ -25,6 +25,7 @@ from utils.train.config import Recipe
 from utils.train.firing_rates import FiringRates
 from utils.train.metrics import Meter, Score, read_sums
 from utils.train.objectives import DUAL, SINGLE, readouts
+from utils.train.results import EpochResult
 from utils.train.step import Trainer
 
 
@@ -117,7 +118,7 @@ class Run:
         if self.trainer.ema is not None:
             averaged, _ = evaluate(self.trainer.ema.module, self.loaders.test, self.world, self.log, title="ema")
         self.trainer.schedule.step()
-        self._report(epoch, objective, train, test, averaged, rates, lr, speed)
+        self._report(EpochResult(epoch, objective, train, test, averaged, rates, lr, speed))
 
         primary = next(iter(test.values()))
         best = primary.acc1 > self.position.max_test_acc1
@@ -183,40 +184,11 @@ class Run:
             )
         return objective, scores
 
-    def _report(
-        self,
-        epoch: int,
-        objective: float,
-        train: dict[str, Score],
-        test: dict[str, Score],
-        averaged: dict[str, Score],
-        rates: dict[str, float],
-        lr: float,
-        speed: float,
-    ) -> None:
-        accuracies = "  ".join(f"{name} {score.acc1:.2f}" for name, score in test.items())
-        if averaged:
-            accuracies += "  ema " + "  ".join(f"{name} {score.acc1:.2f}" for name, score in averaged.items())
-        self.log.say(
-            f"epoch {epoch + 1}/{self.recipe.epochs}  loss {objective:.4f}  "
-            f"train {next(iter(train.values())).acc1:.2f}  test {accuracies}  lr {lr:.5g}  {speed:.1f} {self.unit}/s"
-        )
-        tags = {"train_loss": objective, "lr": lr, "images_per_second": speed}
-        self.log.scalars("train", tags | _tags("train", train, with_loss=False), epoch)
-        tags = {f"firing_rate/{layer}": rate for layer, rate in rates.items()}
-        self.log.scalars("te", _tags("test", test) | _tags("test_ema", averaged) | tags, epoch)
-        self.log.record(
-            {
-                "epoch": epoch,
-                "train_loss": objective,
-                "train": {name: dataclasses.asdict(score) for name, score in train.items()},
-                "test": {name: dataclasses.asdict(score) for name, score in test.items()},
-                **({"ema": {name: dataclasses.asdict(score) for name, score in averaged.items()}} if averaged else {}),
-                **({"firing_rate": rates} if rates else {}),
-                "lr": lr,
-                "images_per_second": round(speed, 2),
-            }
-        )
+    def _report(self, result: EpochResult) -> None:
+        self.log.say(result.line(self.recipe.epochs, self.unit))
+        self.log.scalars("train", result.train_tags(), result.epoch)
+        self.log.scalars("te", result.test_tags(), result.epoch)
+        self.log.record(result.entry())
 
     def _interrupted(self) -> StopRequestedError:
         return StopRequestedError(
@@ -292,13 +264,3 @@ def _as_now(recipe: dict[str, Any]) -> dict[str, Any]:
     if "adam" in recipe:
         recipe["optimizer"] = "adam" if recipe.pop("adam") else "sgd"
     return recipe
-
-
-def _tags(prefix: str, scores: dict[str, Score], *, with_loss: bool = True) -> dict[str, float]:
-    """TensorBoard tags: the release's names for the first readout, and those with the readout's name behind it."""
-    tags: dict[str, float] = {}
-    for i, (name, score) in enumerate(scores.items()):
-        suffix = f"_{name}" if i else ""
-        values = {"loss": score.loss, "acc1": score.acc1, "acc5": score.acc5}
-        tags |= {f"{prefix}_{key}{suffix}": value for key, value in values.items() if with_loss or key != "loss"}
-    return tags
