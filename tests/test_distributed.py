@@ -1,18 +1,16 @@
 """Several processes against one: the same gradients, the same counts, the same stop."""
 
 import os
-import socket
 import time
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from processes import in_each, join_run, on_processes
 from torch import nn
 
 from models import create_model
 from utils.data.loading import EpochSampler, EvaluationSampler, SeededSamples
-from utils.runtime import distributed
 from utils.runtime.distributed import Consensus, World
 from utils.runtime.seed import derive, get_rng_state, seed_everything, set_rng_state
 from utils.train.interrupts import NOTHING, SAVE, STOP, Interrupts, parse_interval
@@ -20,48 +18,23 @@ from utils.train.optim import OptimOptions, make_optimizer, make_schedule
 from utils.train.step import Trainer
 
 
-def free_port():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
-
-def _enter(rank, size, port, function, args, results):
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank))
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    world = distributed.start("cpu", timeout=60)
-    results[rank] = function(world, *args)
-    distributed.stop(world)
-
-
-def on_processes(size, function, *args):
-    """function(world, *args) in `size` real processes over gloo; what each returned, by rank."""
-    with mp.Manager() as manager:
-        results = manager.dict()
-        mp.spawn(_enter, (size, free_port(), function, args, results), nprocs=size)
-        return [results[rank] for rank in range(size)]
-
-
 def sum_over_processes(world):
     return int(world.sum(torch.tensor(world.rank + 1)))
 
 
-def _enter_attempt(rank, size, port, attempt, results):
+def join_attempt(rank, results, attempt, port):
     os.environ.update(TORCHELASTIC_USE_AGENT_STORE="True", TORCHELASTIC_RESTART_COUNT=str(attempt))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     if rank == 0 and attempt:
         time.sleep(1.0)  # the other one looks for this one's address before it is there
-    _enter(rank, size, port, sum_over_processes, (), results)
+    join_run(rank, results, 2, "env://", sum_over_processes)
 
 
 def test_processes_that_were_restarted_do_not_call_dead_ones():
     """The store outlives them, as torchrun's does, and holds the addresses of the attempt before."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     for attempt in range(2):
-        with mp.Manager() as manager:
-            results = manager.dict()
-            mp.spawn(_enter_attempt, (2, store.port, attempt, results), nprocs=2)
-            assert dict(results) == {0: 3, 1: 3}
+        assert in_each(2, join_attempt, attempt, store.port) == [3, 3]
 
 
 def losses_of_ten_steps(world, batch_size):
