@@ -1,7 +1,7 @@
 """Several processes against one: the same gradients, the same counts, the same stop."""
 
+import multiprocessing
 import os
-import socket
 import time
 
 import pytest
@@ -20,26 +20,34 @@ from utils.train.optim import make_optimizer, make_schedule
 from utils.train.step import Trainer
 
 
-def free_port():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
+# forked from a server that has imported all this
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["models", "pytest", "utils.train.step"])
 
 
-def _enter(rank, size, port, function, args, results):
+def _enter(rank, size, port, function, args, results, env):
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank))
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    # the parent's store, as torchrun's agent has one
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE="True")
+    os.environ.update(env[rank] if env else {})
     torch.set_num_threads(1)
+    time.sleep(float(os.environ.get("LATE", "0")))
     world = distributed.start("cpu", timeout=60)
     results[rank] = function(world, *args)
     distributed.stop(world)
 
 
-def on_processes(size, function, *args):
-    """function(world, *args) in `size` real processes over gloo; what each returned, by rank."""
-    with mp.Manager() as manager:
+def on_processes(size, function, *args, store=None, env=None):
+    """function(world, *args) in `size` real processes over gloo; what each returned, by rank.
+
+    `env` gives more of the environment, by rank.
+    """
+    store = store or dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    with context.Manager() as manager:
         results = manager.dict()
-        mp.spawn(_enter, (size, free_port(), function, args, results), nprocs=size)
+        mp.start_processes(
+            _enter, (size, store.port, function, args, results, env), nprocs=size, start_method="forkserver"
+        )
         return [results[rank] for rank in range(size)]
 
 
@@ -47,21 +55,17 @@ def sum_over_processes(world):
     return int(world.sum(torch.tensor(world.rank + 1)))
 
 
-def _enter_attempt(rank, size, port, attempt, results):
-    os.environ.update(TORCHELASTIC_USE_AGENT_STORE="True", TORCHELASTIC_RESTART_COUNT=str(attempt))
-    if rank == 0 and attempt:
-        time.sleep(1.0)  # the other one looks for this one's address before it is there
-    _enter(rank, size, port, sum_over_processes, (), results)
-
-
 def test_processes_that_were_restarted_do_not_call_dead_ones():
-    """The store outlives them, as torchrun's does, and holds the addresses of the attempt before."""
+    """The store outlives them, as torchrun's does, and holds the addresses of the attempt before.
+
+    Restarts are counted by each agent for itself; the main process is late, so that the other one finds its
+    predecessor's address first.
+    """
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    for attempt in range(2):
-        with mp.Manager() as manager:
-            results = manager.dict()
-            mp.spawn(_enter_attempt, (2, store.port, attempt, results), nprocs=2)
-            assert dict(results) == {0: 3, 1: 3}
+    for late, counts in (("0", (0, 0)), ("1", (0, 1)), ("1", (1, 1)), ("1", (1, 1))):
+        env = [{"TORCHELASTIC_RUN_ID": "job", "TORCHELASTIC_RESTART_COUNT": str(count)} for count in counts]
+        env[0]["LATE"] = late
+        assert on_processes(2, sum_over_processes, store=store, env=env) == [3, 3]
 
 
 def losses_of_ten_steps(world, batch_size):

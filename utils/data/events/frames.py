@@ -96,7 +96,7 @@ class Preparation:
     def beat(self) -> None:
         """A sign of life to the other processes, now and then."""
         if time.monotonic() - self._beaten > PATIENCE:
-            self.world.still_at_it()
+            self.world.keep_alive()
             self._beaten = time.monotonic()
 
     def frames(self, T: int, size: int) -> None:
