@@ -19,6 +19,7 @@ setup(
         "scikit-learn>=1.4",
         "matplotlib>=3.8",
         "tensorboard>=2.14",
+        "PyYAML>=6",
     ],
     extras_require={
         "synops": ["syops==0.0.5", "progress>=1.6"],

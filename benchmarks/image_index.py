@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.data.images.index import ImageIndex, _directories, _modified, load, save
+from utils.data.images.index import ImageIndex, directories_below, load, modification_times, save
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--images", type=int, default=1_281_167)
@@ -30,9 +30,9 @@ with tempfile.TemporaryDirectory() as folder:
     index = ImageIndex(
         root, classes, np.frombuffer(b"".join(names), np.uint8), np.cumsum([len(n) for n in names]), targets
     )
-    directories = _directories(root)
+    directories = directories_below(root)
     path = Path(folder) / "index.npz"
-    save(path, index, directories, _modified(root, directories))
+    save(path, index, directories, modification_times(root, directories))
     seconds = []
     for _ in range(args.repeats):
         began = time.perf_counter()

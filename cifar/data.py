@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,12 +12,13 @@ from torch.utils.data import Dataset
 from torchvision import datasets
 from torchvision.transforms import v2
 
+from utils.data.dataset import DataOptions, Datasets
 from utils.data.digits import load_digits
 from utils.data.images.folder import load_splits
-from utils.launch import Datasets
 from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError, UserError
 from utils.runtime.log import RunLog
+from utils.runtime.options import option, positive_int
 
 DATASETS = ("digits", "cifar10", "cifar100", "folder")
 
@@ -67,30 +68,38 @@ class Digits(Dataset):
         return (self.augment(image) if self.augment else image), int(self.classes[index])
 
 
-def load(args: argparse.Namespace, world: World) -> Datasets:
+@dataclass(frozen=True)
+class ImageOptions(DataOptions):
+    dataset: str = option("digits", ", ".join(DATASETS))
+    download: bool = option(False, "fetch CIFAR to --data-path first")
+    image_size: int = option(32, "side of the images in pixels", parse=positive_int)
+
+
+def load(options: ImageOptions, world: World, _T: int | None = None) -> Datasets:
     """The data set that --dataset names.
 
     Raises:
         UsageError: the options don't fit together.
         UserError: the data are missing or not what they should be.
     """
-    name, size = args.dataset, args.image_size
+    name, size = options.dataset, options.image_size
+    recipe = {"dataset": name, "image_size": size}
     if name not in DATASETS:
         raise UsageError(f"--dataset {name!r} is unknown: choose one of {', '.join(DATASETS)}")
     if name == "digits":
-        return Datasets(Digits(train=True, size=size), Digits(train=False, size=size), 10, 1, "digits_")
-    if args.data_path is None:
+        return Datasets(Digits(train=True, size=size), Digits(train=False, size=size), 10, 1, "digits_", recipe=recipe)
+    if options.data_path is None:
         raise UsageError(f"--dataset {name} needs --data-path: the folder that holds it")
-    root = Path(args.data_path)
+    root = Path(options.data_path)
     if name == "folder":
         chains = tuple(transforms(size, *CIFAR10, train=train, resize=True) for train in (True, False))
-        train, test = load_splits(root, ("train", "test"), chains, cache=args.cache_dataset, say=RunLog(world).say)
-        return Datasets(train, test, len(train.classes), 3, "folder_")
+        train, test = load_splits(root, ("train", "test"), chains, cache=options.cache_dataset, say=RunLog(world).say)
+        return Datasets(train, test, len(train.classes), 3, "folder_", recipe=recipe)
     kind, (mean, std), classes = {
         "cifar10": (datasets.CIFAR10, CIFAR10, 10),
         "cifar100": (datasets.CIFAR100, CIFAR100, 100),
     }[name]
-    if args.download:
+    if options.download:
         with world.main_only(f"downloading {name}") as main:
             if main:
                 _download(kind, root)
@@ -101,7 +110,7 @@ def load(args: argparse.Namespace, world: World) -> Datasets:
         )
     except RuntimeError:
         raise UserError(f"{root} does not hold {name}: add --download to fetch it there") from None
-    return Datasets(train, test, classes, 3, f"{name}_")
+    return Datasets(train, test, classes, 3, f"{name}_", recipe=recipe)
 
 
 def _download(kind: type, root: Path) -> None:

@@ -8,12 +8,12 @@ python -m cifar.train --test-only --resume auto                          # evalu
 import sys
 
 import models
-from cifar.data import DATASETS, load
+from cifar.data import ImageOptions, load
 from utils import launch
-from utils.cli import make_parser, positive_int
 
-parser = make_parser(
-    __doc__.splitlines()[0],
+parser = launch.make_parser(
+    __doc__,
+    ImageOptions,
     model="dsnn18",
     neuron="LIF",
     stem="cifar",
@@ -24,9 +24,6 @@ parser = make_parser(
     weight_decay=5e-4,
     output_dir="runs",
 )
-parser.add_argument("--dataset", default="digits", help=", ".join(DATASETS))
-parser.add_argument("--download", action="store_true", help="fetch CIFAR to --data-path first")
-parser.add_argument("--image-size", type=positive_int, default=32, help="side of the images in pixels")
 
 
 def main(argv: list[str] | None = None) -> int:

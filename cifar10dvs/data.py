@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from utils.data.events.aedat import Events, read_aedat2
-from utils.data.events.dataset import EventDataset, Split
+from utils.data.events.dataset import EventDataset, EventOptions, Split, dataset_option
 from utils.data.events.frames import Originals
 from utils.data.events.simulated import write_as_cifar10dvs
 from utils.data.prepared import locked, read_json, read_record, write_json
@@ -19,14 +20,19 @@ RECORDINGS = 1000  # of each class
 RULE = "of each class, in the order of their names, the first 90 % train and the others test"
 
 
+@dataclass(frozen=True)
+class Options(EventOptions):
+    dataset: str = dataset_option("cifar10dvs")
+
+
 def resources() -> list[tuple[str, str, str]]:
     from spikingjelly.datasets import CIFAR10DVS
 
     return CIFAR10DVS.resource_url_md5()
 
 
-def write_digits(folder: Path, beat: Callable[[], None]) -> None:
-    write_as_cifar10dvs(folder, beat)
+def write_digits(folder: Path, keep_alive: Callable[[], None]) -> None:
+    write_as_cifar10dvs(folder, keep_alive)
 
 
 def open_originals(extract: Path, real: bool) -> Originals:

@@ -8,12 +8,12 @@ python -m cifar10dvs.train --test-only --resume auto                            
 import sys
 
 import models
-from cifar10dvs.data import CIFAR10DVS
+from cifar10dvs.data import CIFAR10DVS, Options
 from utils import launch
-from utils.cli import make_parser
 
-parser = make_parser(
-    __doc__.splitlines()[0],
+parser = launch.make_parser(
+    __doc__,
+    Options,
     model="dsnn_wide7b",
     T=16,
     batch_size=16,
@@ -23,7 +23,6 @@ parser = make_parser(
     weight_decay=0.0,
     output_dir="runs",
 )
-CIFAR10DVS.add_arguments(parser)
 
 
 def main(argv: list[str] | None = None) -> int:

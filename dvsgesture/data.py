@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from utils.data.events.aedat import Events, read_aedat3
-from utils.data.events.dataset import EventDataset, Split
+from utils.data.events.dataset import EventDataset, EventOptions, Split, dataset_option
 from utils.data.events.frames import Originals
+from utils.data.events.gestures import read_trials, table_of
 from utils.data.events.simulated import write_as_gestures
 from utils.data.prepared import read_record
 from utils.runtime.distributed import World
@@ -15,8 +17,12 @@ from utils.runtime.errors import UserError
 
 FOLDER = "DvsGesture"
 CLASSES = 11
-HEADER = "class,startTime_usec,endTime_usec"
 SLACK = 1_000_000  # us by which a trial may end after its recording's last event: nothing moves, nothing fires
+
+
+@dataclass(frozen=True)
+class Options(EventOptions):
+    dataset: str = dataset_option("dvsgesture")
 
 
 def resources() -> list[tuple[str, str, str]]:
@@ -25,8 +31,8 @@ def resources() -> list[tuple[str, str, str]]:
     return DVS128Gesture.resource_url_md5()
 
 
-def write_digits(folder: Path, beat: Callable[[], None]) -> None:
-    write_as_gestures(folder / FOLDER, beat)
+def write_digits(folder: Path, keep_alive: Callable[[], None]) -> None:
+    write_as_gestures(folder / FOLDER, keep_alive)
 
 
 def open_originals(extract: Path, real: bool) -> Originals:
@@ -46,7 +52,7 @@ def open_originals(extract: Path, real: bool) -> Originals:
         if outside:
             raise UserError(f"{trials} names {outside[0]}, which is not a file beside it: unpack the archive again")
         splits |= {folder / name: split for name in names}
-    tables = [_table(recording) for recording in splits]
+    tables = [table_of(recording) for recording in splits]
     missing = [path for path in (*splits, *tables) if not path.is_file()]
     if missing:
         more = f" and {len(missing) - 1} more" if missing[1:] else ""
@@ -56,17 +62,13 @@ def open_originals(extract: Path, real: bool) -> Originals:
     classes = CLASSES if real else 10
 
     def read(recording: Path) -> Iterator[tuple[str, Events]]:
-        return read_trials(recording, splits[recording], classes)
+        return cut_trials(recording, splits[recording], classes)
 
     lists = [folder / f"trials_to_{split}.txt" for split in ("train", "test")]
     return Originals(list(splits), [*lists, *tables], read)
 
 
-def _table(recording: Path) -> Path:
-    return recording.with_name(f"{recording.stem}_labels.csv")
-
-
-def read_trials(recording: Path, split: str, classes: int) -> Iterator[tuple[str, Events]]:
+def cut_trials(recording: Path, split: str, classes: int) -> Iterator[tuple[str, Events]]:
     """(name, events) of each row of a recording's table, e.g. ("train/7/user01_led_1", ...).
 
     As spikingjelly cuts them: start <= t < end, rows may overlap, trials of a class are numbered within a recording.
@@ -75,29 +77,22 @@ def read_trials(recording: Path, split: str, classes: int) -> Iterator[tuple[str
         UserError: the table or the recording is damaged, or they don't belong together.
     """
     events = read_aedat3(recording)
-    t, table = events["t"], _table(recording)
+    t, table = events["t"], table_of(recording)
     last = int(t.max(initial=0))
     seen = [0] * classes
-    lines = table.read_text(encoding="utf-8-sig").splitlines()
-    if not lines or lines[0].replace(" ", "") != HEADER:
-        raise UserError(f"{table} does not begin with {HEADER}: fetch it again")
-    for number, line in enumerate(lines[1:], start=2):
-        if not line.strip():
-            continue
-        try:
-            label, start, end = (int(field) for field in line.split(","))
-        except ValueError:
-            raise UserError(f"{table}, row {number}: {line!r} is not three whole numbers: fetch it again") from None
+    for trial in read_trials(table):
+        label, start, end = trial.label, trial.start, trial.end
+        where = f"{table}, row {trial.row}"
         if not 1 <= label <= classes:
-            raise UserError(f"{table}, row {number}: class {label} is outside 1..{classes}: is --dataset right?")
+            raise UserError(f"{where}: class {label} is outside 1..{classes}: is --dataset right?")
         if start >= last or end > last + SLACK:
             raise UserError(
-                f"{table}, row {number}: {start} to {end} us is past the end of {recording.name} at {last} us: "
+                f"{where}: {start} to {end} us is past the end of {recording.name} at {last} us: "
                 "one of them is cut off or of another recording; fetch both again"
             )
         chosen = (t >= start) & (t < end)
         if not chosen.any():
-            raise UserError(f"{table}, row {number}: no event between {start} and {end} us: fetch it again")
+            raise UserError(f"{where}: no event between {start} and {end} us: fetch it again")
         yield f"{split}/{label - 1}/{recording.stem}_{seen[label - 1]}", {k: v[chosen] for k, v in events.items()}
         seen[label - 1] += 1
 

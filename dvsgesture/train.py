@@ -8,12 +8,12 @@ python -m dvsgesture.train --test-only --resume auto                            
 import sys
 
 import models
-from dvsgesture.data import GESTURE
+from dvsgesture.data import GESTURE, Options
 from utils import launch
-from utils.cli import make_parser
 
-parser = make_parser(
-    __doc__.splitlines()[0],
+parser = launch.make_parser(
+    __doc__,
+    Options,
     model="dsnn_7b",
     T=16,
     batch_size=16,
@@ -26,7 +26,6 @@ parser = make_parser(
     weight_decay=0.0,
     output_dir="runs",
 )
-GESTURE.add_arguments(parser)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 from torchvision.transforms import v2
 
+from utils.data.dataset import DataOptions, Datasets
 from utils.data.images.folder import evaluation_transform, load_splits, normalise
-from utils.launch import Datasets
 from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError
 from utils.runtime.log import RunLog
+from utils.runtime.options import option, positive_int
 
 
 def transforms(train_crop: int, val_resize: int, val_crop: int) -> tuple[v2.Compose, v2.Compose]:
@@ -23,17 +24,25 @@ def transforms(train_crop: int, val_resize: int, val_crop: int) -> tuple[v2.Comp
     return train, evaluation_transform(val_resize, val_crop)
 
 
-def load(args: argparse.Namespace, world: World) -> Datasets:
+@dataclass(frozen=True)
+class Options(DataOptions):
+    train_crop_size: int = option(224, "side in pixels", parse=positive_int)
+    val_resize_size: int = option(256, "shorter side before cropping, in pixels", parse=positive_int)
+    val_crop_size: int = option(224, "side in pixels", parse=positive_int)
+
+
+def load(options: Options, world: World, _T: int | None = None) -> Datasets:
     """The data set at --data-path.
 
     Raises:
         UsageError: no path is given.
         UserError: the folder is not laid out as it should be.
     """
-    if args.data_path is None:
+    if options.data_path is None:
         raise UsageError("ImageNet needs --data-path: the folder with train/<wnid>/ and val/<wnid>/")
-    chains = transforms(args.train_crop_size, args.val_resize_size, args.val_crop_size)
+    chains = transforms(options.train_crop_size, options.val_resize_size, options.val_crop_size)
     train, test = load_splits(
-        Path(args.data_path), ("train", "val"), chains, cache=args.cache_dataset, say=RunLog(world).say
+        Path(options.data_path), ("train", "val"), chains, cache=options.cache_dataset, say=RunLog(world).say
     )
-    return Datasets(train, test, len(train.classes))
+    sizes = ("train_crop_size", "val_resize_size", "val_crop_size")
+    return Datasets(train, test, len(train.classes), recipe={name: getattr(options, name) for name in sizes})

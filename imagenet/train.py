@@ -7,14 +7,10 @@ python -m imagenet.train --data-path /datasets/imagenet --test-only --resume che
 import sys
 
 import models
-from imagenet.data import load
+from imagenet.data import Options, load
 from utils import launch
-from utils.cli import make_parser, positive_int
 
-parser = make_parser(__doc__.splitlines()[0], batch_size=64, epochs=320, cos_lr_T=320, lr=0.1, weight_decay=1e-5)
-parser.add_argument("--train-crop-size", type=positive_int, default=224, help="side in pixels")
-parser.add_argument("--val-resize-size", type=positive_int, default=256, help="shorter side before cropping, in pixels")
-parser.add_argument("--val-crop-size", type=positive_int, default=224, help="side in pixels")
+parser = launch.make_parser(__doc__, Options, batch_size=64, epochs=320, cos_lr_T=320, lr=0.1, weight_decay=1e-5)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,4 +2,4 @@
 # Every test, in an environment that is made if needed. Arguments go to pytest: scripts/test.sh -k parity
 source "$(dirname "$0")/setup_env.sh"
 setup_env requirements.txt requirements-dev.txt
-exec "$PYTHON" -m pytest "$@"
+exec "$PYTHON" -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup "$@"

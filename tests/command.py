@@ -34,7 +34,7 @@ def run(module, *args, timeout=300, env=None, cwd=ROOT):
     return subprocess.run(
         [sys.executable, "-m", module, *map(str, args)],
         cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "2", **(env or {})},
+        env={**os.environ, **(env or {})},
         capture_output=True,
         text=True,
         timeout=timeout,

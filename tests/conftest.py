@@ -1,3 +1,20 @@
+"""How the suite uses the machine: one thread for each process, and tests side by side (`scripts/test.sh`)."""
+
+import os
+
+import pytest
 import torch
 
-torch.set_num_threads(2)
+# The networks here are small. A second thread gains little, and much is lost when two processes want the same core.
+# Processes that tests start inherit it.
+torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
+
+# Files whose tests share what took long to make: one process runs all of them. Other tests go to whoever is free.
+TOGETHER = {"test_cifar", "test_event_interruptions", "test_event_training", "test_events", "test_interruptions"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.stem in TOGETHER:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))

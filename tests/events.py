@@ -26,10 +26,10 @@ def load(name, root, *options, world=None):
     """What the script of a data set loads, prepared if need be."""
     import importlib
 
-    args = PARSERS[name].parse_args(["--data-path", str(root), *map(str, options)])
+    config = PARSERS[name].parse(["--data-path", str(root), *map(str, options)])
     module = importlib.import_module(f"{name}.data")
     dataset = module.GESTURE if name == "dvsgesture" else module.CIFAR10DVS
-    return dataset.load(args, world or World())
+    return dataset.load(config.data, world or World(), config.network.T)
 
 
 def tree(folder):

@@ -34,6 +34,12 @@ def fill(key, shape):
     return 0.4 + 0.1 * z  # batch norm's shift, linear bias
 
 
+def probe(key, shape):
+    """A fixed direction for one tensor, float64: their product sees a sign and a permutation, a norm doesn't."""
+    rng = np.random.RandomState(zlib.crc32(f"probe of {key}".encode()) & 0x7FFFFFFF)
+    return torch.from_numpy(np.asarray(rng.standard_normal(tuple(shape))))
+
+
 def published_state(model):
     """The filled state dict of `keys_<model>.json`, under its published names."""
     keys = json.loads((GOLDENS / f"keys_{model}.json").read_text())

@@ -12,7 +12,7 @@ from models import create_model, list_models, model_options
 from utils.runtime.distributed import World
 from utils.train.metrics import Meter
 from utils.train.objectives import DUAL, SINGLE, readouts, streams_loss
-from utils.train.optim import make_optimizer, make_schedule
+from utils.train.optim import OptimOptions, make_optimizer, make_schedule
 from utils.train.step import Trainer
 
 NAMES = [n for n in list_models() if n.endswith(("18", "50", "wide7b"))]
@@ -52,8 +52,9 @@ def step_without_values(name, after=lambda _: None):
     with FakeTensorMode():
         world = World()
         model = small(name)
-        optimizer = make_optimizer(model, lr=0.1, momentum=0.9, weight_decay=1e-4)
-        trainer = Trainer(model, optimizer, make_schedule(optimizer, cos_lr_T=3), world)
+        options = OptimOptions(lr=0.1, weight_decay=1e-4)
+        optimizer = make_optimizer(model, options)
+        trainer = Trainer(model, optimizer, make_schedule(optimizer, options), world)
         meter = Meter(names_of(name), world.device)
         target = torch.zeros(4, dtype=torch.int64)
         logits, loss = trainer.step(torch.randn(4, 3, 16, 16), target)

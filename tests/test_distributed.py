@@ -1,79 +1,49 @@
 """Several processes against one: the same gradients, the same counts, the same stop."""
 
-import multiprocessing
 import os
 import time
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from processes import in_each, join_run, on_processes
 from torch import nn
 
 from models import create_model
 from utils.data.loading import EpochSampler, EvaluationSampler, SeededSamples
-from utils.runtime import distributed
 from utils.runtime.distributed import Consensus, World
 from utils.runtime.seed import derive, get_rng_state, seed_everything, set_rng_state
 from utils.train.interrupts import NOTHING, SAVE, STOP, Interrupts, parse_interval
-from utils.train.optim import make_optimizer, make_schedule
+from utils.train.optim import OptimOptions, make_optimizer, make_schedule
 from utils.train.step import Trainer
-
-
-# forked from a server that has imported all this
-context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["models", "pytest", "utils.train.step"])
-
-
-def _enter(rank, size, port, function, args, results, env):
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank))
-    # the parent's store, as torchrun's agent has one
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE="True")
-    os.environ.update(env[rank] if env else {})
-    torch.set_num_threads(1)
-    time.sleep(float(os.environ.get("LATE", "0")))
-    world = distributed.start("cpu", timeout=60)
-    results[rank] = function(world, *args)
-    distributed.stop(world)
-
-
-def on_processes(size, function, *args, store=None, env=None):
-    """function(world, *args) in `size` real processes over gloo; what each returned, by rank.
-
-    `env` gives more of the environment, by rank.
-    """
-    store = store or dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    with context.Manager() as manager:
-        results = manager.dict()
-        mp.start_processes(
-            _enter, (size, store.port, function, args, results, env), nprocs=size, start_method="forkserver"
-        )
-        return [results[rank] for rank in range(size)]
 
 
 def sum_over_processes(world):
     return int(world.sum(torch.tensor(world.rank + 1)))
 
 
-def test_processes_that_were_restarted_do_not_call_dead_ones():
-    """The store outlives them, as torchrun's does, and holds the addresses of the attempt before.
+def join_attempt(rank, results, restart_counts, port):
+    os.environ.update(TORCHELASTIC_RUN_ID="job", TORCHELASTIC_RESTART_COUNT=str(restart_counts[rank]))
+    os.environ.update(TORCHELASTIC_USE_AGENT_STORE="True", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    if rank == 0 and sum(restart_counts):
+        time.sleep(1.0)  # the other one finds the dead one's address before this one's is there
+    join_run(rank, results, 2, "env://", sum_over_processes)
 
-    Restarts are counted by each agent for itself; the main process is late, so that the other one finds its
-    predecessor's address first.
-    """
+
+def test_processes_that_were_restarted_do_not_call_dead_ones():
+    """The store outlives them, as torchrun's does, and each agent counts its own restarts."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    for late, counts in (("0", (0, 0)), ("1", (0, 1)), ("1", (1, 1)), ("1", (1, 1))):
-        env = [{"TORCHELASTIC_RUN_ID": "job", "TORCHELASTIC_RESTART_COUNT": str(count)} for count in counts]
-        env[0]["LATE"] = late
-        assert on_processes(2, sum_over_processes, store=store, env=env) == [3, 3]
+    for restart_counts in ((0, 0), (0, 1), (1, 1), (1, 1)):
+        assert in_each(2, join_attempt, restart_counts, store.port) == [3, 3]
 
 
 def losses_of_ten_steps(world, batch_size):
     """The mean loss over all processes of ten steps on 160 samples, in float64, batch norm's statistics frozen."""
     torch.manual_seed(0)
     model = create_model("dsnn18", num_classes=5, T=2, stem="cifar", width=4).double()
-    optimizer = make_optimizer(model, lr=0.05, momentum=0.9, weight_decay=1e-4)
-    trainer = Trainer(model, optimizer, make_schedule(optimizer, cos_lr_T=3), world)
+    options = OptimOptions(epochs=3, lr=0.05, weight_decay=1e-4)
+    optimizer = make_optimizer(model, options)
+    trainer = Trainer(model, optimizer, make_schedule(optimizer, options), world)
     trainer.wrapped.train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

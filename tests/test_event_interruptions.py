@@ -1,38 +1,26 @@
 """Preparations killed by SIGKILL at any moment leave nothing that a later one takes for complete."""
 
-import io
-import multiprocessing
 import os
 import random
-import sys
 import tarfile
 import time
 
+import processes
 import pytest
-from events import gestures, tree
+from events import gestures, load, tree
 
 OPTIONS = ("--T", 4, "--frame-size", 32)
 PARTS = ("extract", "full-spike/events", "full-spike/frames_T4_32x32")
 
-context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["events", "dvsgesture.data", "spikingjelly.datasets.utils"])
 
-
-def prepare(root, output):
-    """A preparation in a process of its own; its status is the process's."""
-    from events import load
-
-    with open(output, "a") as file:
-        sys.stdout = sys.stderr = io.TextIOWrapper(file.buffer, write_through=True)
-        load("dvsgesture", root, *OPTIONS)
-        sys.stdout.flush()
-    os._exit(0)
+def prepare(root):
+    load("dvsgesture", root, *OPTIONS)
+    return 0
 
 
 def start(root, log):
-    process = context.Process(target=prepare, args=(root, str(log)))
-    process.start()
-    return process
+    """A preparation, in a process of its own."""
+    return processes.start(prepare, root, log=log)
 
 
 def finish(root, log):

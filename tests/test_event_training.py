@@ -170,12 +170,16 @@ def test_the_published_recipes_are_the_defaults():
     from cifar10dvs.train import parser as wide
     from dvsgesture.train import parser as gesture
 
-    args = gesture.parse_args([])
-    assert (args.model, args.T, args.batch_size, args.lr, args.epochs) == ("dsnn_7b", 16, 16, 1e-3, 192)
-    assert (args.lr_scheduler, args.step_size, args.gamma, args.weight_decay) == ("step", 64, 0.1, 0.0)
-    args = wide.parse_args([])
-    assert (args.model, args.T, args.batch_size, args.lr, args.epochs) == ("dsnn_wide7b", 16, 16, 0.01, 64)
-    assert (args.lr_scheduler, args.weight_decay, args.momentum, args.amp) == ("cosine", 0.0, 0.9, False)
+    config = gesture.parse([])
+    recipe = config.recipe
+    assert (config.network.model, config.network.T, config.data.batch_size) == ("dsnn_7b", 16, 16)
+    assert (recipe.lr, recipe.epochs, recipe.lr_scheduler) == (1e-3, 192, "step")
+    assert (recipe.step_size, recipe.gamma, recipe.weight_decay) == (64, 0.1, 0.0)
+    config = wide.parse([])
+    recipe = config.recipe
+    assert (config.network.model, config.network.T, config.data.batch_size) == ("dsnn_wide7b", 16, 16)
+    assert (recipe.lr, recipe.epochs, recipe.lr_scheduler) == (0.01, 64, "cosine")
+    assert (recipe.optimizer, recipe.weight_decay, recipe.momentum, recipe.amp) == ("sgd", 0.0, 0.9, False)
 
 
 def test_digits_are_kept_where_caches_are(tmp_path, monkeypatch):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from events import classes, gestures, load, noise, tree
+from processes import on_processes
 from spikingjelly.datasets import CIFAR10DVS, DVS128Gesture
 from spikingjelly.datasets.utils import integrate_events_by_fixed_frames_number, split_to_train_test_set
-from test_distributed import on_processes
 
 from utils.data.digits import load_digits
 from utils.data.events import frames as event_frames

@@ -12,7 +12,8 @@ from spikingjelly.activation_based.neuron import IFNode
 from torch import nn
 
 from models import BOOLEAN_FUNCTIONS, create_model, detach_aap, model_options
-from utils.fullspike import certify, main
+from utils.fullspike import main
+from utils.measure.certificate import certify
 from utils.runtime.errors import run_command
 from utils.sample_data import random_loader, set_norms
 
@@ -69,7 +70,7 @@ def test_how_the_stems_input_is_counted_is_said():
 
 
 @pytest.mark.parametrize("name", ["sew_resnet18", "sew_resnet50", "fsnn18", "sew_7b"])
-def test_sums_fail_at_the_first_layer_behind_one(name):
+def test_sums_fail_at_the_first_layer_after_one(name):
     """The first block's output is s + o_0; the second block's first convolution reads it."""
     result = certificate(small(name, connect_f="ADD"))
     first = "conv.3.conv.0.0.0" if name == "sew_7b" else "layer1.1.conv1.0"

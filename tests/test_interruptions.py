@@ -1,47 +1,25 @@
-"""Runs killed by real signals at random moments, checkpoint writes included, end with the weights of a quiet run.
+"""Runs killed by real signals at random moments, checkpoint writes included, end with the weights of a quiet run."""
 
-Runs are forked from a server that has imported everything, so that many of them fit into a test.
-"""
-
-import io
-import multiprocessing
-import os
 import random
-import sys
 import time
 
+import processes
 import pytest
 import torch
 from images import imagenet_tree
 
+import imagenet.train
 from utils.train import checkpoint
 
-TRAIN = "imagenet.train"
 ARGS = (
     "--train-crop-size 16 --val-resize-size 18 --val-crop-size 16 --width 4 --T 2 -b 4 -j 0 --device cpu "
     "--epochs 3 --cos_lr_T 3 --checkpoint-every 1 --ema-decay 0.9 --print-freq 2"
 ).split()
 
-context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload([TRAIN, "utils.train.run"])
-
-
-def train(args, output):
-    """A run, in a process of its own; its status is the process's."""
-    import importlib
-
-    torch.set_num_threads(1)
-    with open(output, "a") as file:
-        sys.stdout = sys.stderr = io.TextIOWrapper(file.buffer, write_through=True)
-        status = importlib.import_module(TRAIN).main(args)
-        sys.stdout.flush()
-    os._exit(status)
-
 
 def start(args, output):
-    process = context.Process(target=train, args=([str(a) for a in args], str(output)))
-    process.start()
-    return process
+    """A run, in a process of its own."""
+    return processes.start(imagenet.train.main, [str(a) for a in args], log=output)
 
 
 @pytest.fixture(scope="module")

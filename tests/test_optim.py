@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from utils.runtime.errors import UsageError
-from utils.train.optim import make_schedule
+from utils.train.optim import OptimOptions, make_schedule
 
 
 def rates(epochs, **options):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.4)
-    schedule = make_schedule(optimizer, **{"cos_lr_T": epochs, **options})
+    schedule = make_schedule(optimizer, OptimOptions(epochs=epochs, **options))
     found = []
     for _ in range(epochs):
         found.append(optimizer.param_groups[0]["lr"])
@@ -25,13 +25,16 @@ def test_cosine():
 
 
 def test_step():
-    found = rates(192, kind="step", step_size=64, gamma=0.1)
+    found = rates(192, lr_scheduler="step", step_size=64, gamma=0.1)
     assert found == pytest.approx([0.4 * 0.1 ** (t // 64) for t in range(192)])
 
 
 @pytest.mark.parametrize("kind", ["cosine", "step"])
 def test_a_warm_up_comes_first(kind):
-    plain, warmed = rates(10, kind=kind, step_size=4), rates(15, kind=kind, step_size=4, warmup_epochs=5)
+    plain, warmed = (
+        rates(10, lr_scheduler=kind, step_size=4),
+        rates(15, lr_scheduler=kind, step_size=4, warmup_epochs=5),
+    )
     assert warmed[0] == pytest.approx(0.004)
     assert warmed[:5] == sorted(warmed[:5])
     assert warmed[5:] == pytest.approx(plain)
@@ -40,4 +43,4 @@ def test_a_warm_up_comes_first(kind):
 def test_a_warm_up_as_long_as_the_cosine_is_refused():
     with pytest.raises(UsageError, match="leaves nothing of --cos_lr_T 5"):
         rates(5, warmup_epochs=5)
-    rates(5, kind="step", warmup_epochs=5)
+    rates(5, lr_scheduler="step", warmup_epochs=5)

@@ -6,13 +6,14 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from fill import GOLDENS, frames, images, published_state, targets
+from fill import GOLDENS, frames, images, probe, published_state, targets
 from spikingjelly.activation_based.neuron import BaseNode
 
 from models import create_model, load_published, to_published
 
 FILES = sorted(p.name for p in GOLDENS.glob("golden_*.json") if "syops" not in p.name)
 RELATIVE = 1e-9
+PROJECTIONS = json.loads((GOLDENS / "projections.json").read_text())
 
 
 def approx(value):
@@ -53,19 +54,34 @@ def assert_outputs(golden, mode, outputs, loss, rates):
         assert rates == approx(golden[f"{mode}_firing_rate"])
 
 
+def assert_projections(ours, golden):
+    """Each tensor's product with its probe, to 1e-9 of the tensor's own L2 norm.
+
+    That norm is the product's standard deviation over random probes, so the size that rounding errors are relative to;
+    the product itself may come out near zero by chance. A flipped sign, another order of channels or of taps moves it
+    by about the norm, 1e9 times the tolerance; norms alone see none of these.
+    """
+    assert ours.keys() == golden.keys()
+    for key, tensor in ours.items():
+        product = (tensor * probe(key, tensor.shape)).sum().item()
+        assert product == pytest.approx(golden[key], rel=0, abs=RELATIVE * tensor.norm().item()), key
+
+
 def test_every_published_family_has_a_golden():
     models = {json.loads((GOLDENS / name).read_text())["meta"]["model"] for name in FILES}
     resnets = {"dsnn18", "dsnn50", "sew_resnet18", "sew_resnet50", "spiking_resnet18"}
     assert models == resnets | {"sew_7b", "sew_wide7b", "spiking_7b", "plain_7b"}
+    assert set(PROJECTIONS) == set(FILES)
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_matches_the_released_code(file):
+    check(file, build(json.loads((GOLDENS / file).read_text())["meta"]))
+
+
+def check(file, model, observe=True):
+    """The model, filled as the golden's network was, against that golden in eval and in train mode."""
     golden = json.loads((GOLDENS / file).read_text())
-    check(golden, build(golden["meta"]))
-
-
-def check(golden, model, observe=True):
     with torch.no_grad():
         assert_outputs(golden, "eval", *run(model.eval(), observe))
 
@@ -73,14 +89,16 @@ def check(golden, model, observe=True):
     assert_outputs(golden, "train", outputs, loss, rates)
     loss.backward()
 
-    # compare under the published names, by moving gradients and running means into a state dict
-    gradients = {name: p.grad for name, p in model.named_parameters()}
-    for name, ours in renamed(model, gradients).items():
+    gradients = renamed(model, {name: p.grad for name, p in model.named_parameters()})
+    for name, ours in gradients.items():
         assert ours.norm().item() == approx(golden["train_grad_l2"][name]), name
-    assert {n for n, v in golden["train_grad_l2"].items() if v is not None} == set(renamed(model, gradients))
-    if not model.event_frames:  # whose goldens hold none
-        means = {k: v.norm().item() for k, v in to_published(model).items() if k.endswith("running_mean")}
+    assert {n for n, v in golden["train_grad_l2"].items() if v is not None} == set(gradients)
+    running = {k: v for k, v in to_published(model).items() if k.endswith(("running_mean", "running_var"))}
+    if not model.event_frames:  # whose goldens hold no norms of them
+        means = {k: v.norm().item() for k, v in running.items() if k.endswith("running_mean")}
         assert means == approx(golden["train_running_mean_l2"])
+    assert_projections(gradients, PROJECTIONS[file]["train_grad"])
+    assert_projections(running, PROJECTIONS[file]["train_running"])
 
 
 def renamed(model, values):

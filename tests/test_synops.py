@@ -28,9 +28,10 @@ from utils.measure.ann import plain_resnet
 from utils.measure.counter import ExactCounter, is_binary, is_whole
 from utils.measure.energy import EnergyModel, Totals
 from utils.measure.reach import reach
+from utils.measure.synops import Network, count, write_report
 from utils.runtime.errors import UserError, run_command
 from utils.sample_data import random_inputs, set_norms
-from utils.synops import Network, count, main, write_report
+from utils.synops import main
 from utils.train.checkpoint import load_weights
 
 ROOT = Path(__file__).parents[1]
@@ -207,7 +208,7 @@ def test_dense_counts_are_torchs_own(model):
     assert 2 * totals.mac == flops.get_total_flops()
 
 
-def test_the_figures_behind_the_published_table():
+def test_the_figures_of_the_published_table():
     """At 224x224 with T = 4; the published figures are those of syops-counter's README."""
     x = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     dsnn = create_model("dsnn18")
@@ -338,7 +339,7 @@ def test_frames_and_images_count_by_image():
     assert moving["layer2.0.conv1.0"].ac == still["layer2.0.conv1.0"].ac > 0
 
 
-def test_a_batch_norm_behind_no_convolution_counts():
+def test_a_batch_norm_after_no_convolution_counts():
     class Network(nn.Module):
         def __init__(self):
             super().__init__()

@@ -77,6 +77,6 @@ def test_the_package_does_not_import_without_the_bridge_and_does_with_it():
         return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
     assert "ImportError" in python("import syops").stderr
-    bridge = "from utils.syops_bridge import load_syops as f; f(); import syops; import sys"
+    bridge = "from utils.measure.syops import load_syops as f; f(); import syops; import sys"
     bridged = python(f"{bridge}; print('progress' in sys.modules)")
     assert (bridged.stdout, bridged.returncode) == ("False\n", 0)

@@ -1,0 +1,18 @@
+"""How networks are trained, measured and drawn. Nothing in here knows a network: the commands are handed one.
+
+Entry points, on this level:
+    launch         what the train.py of every data set calls: from a command line to a finished run
+    factory        networks for the commands below: which module builds them, which one, with which weights
+    sample_data    what the commands below run a network on: images of a folder, or random inputs
+    synops         python -m utils.synops: count synaptic operations and energy
+    fullspike      python -m utils.fullspike: certify that only spikes enter the weighted layers
+    show_events    python -m utils.show_events: pictures of event data, and of a network's spikes at it
+    plots          python -m utils.plots: learning curves and firing rates of a run
+
+Rooms. None imports an entry point:
+    runtime        the process and its surroundings: errors, options, seeds, processes, files, hooks; imports no room
+    data           from files to batches: loading, folders of images, event recordings; imports runtime
+    measure        what a network computes and costs: counters, reports, the certificate; imports runtime
+    draw           pictures of frames, spikes and curves; imports runtime
+    train          the training run: steps, epochs, checkpoints; imports data and runtime
+"""

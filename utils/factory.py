@@ -1,7 +1,7 @@
 """Networks for the command line: which module builds them, which one, and with which weights.
 
 `utils` knows no network. A command names the module that does (`--factory`, by default the package `models`); it
-offers create_model(model, **options), list_models(), load_published(model, state_dict) and detach_aap(model).
+offers what `Networks` lists.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
 from utils.runtime.errors import UsageError
+from utils.runtime.networks import Networks
 from utils.train import checkpoint
 
-OFFERS = ("create_model", "list_models", "load_published", "detach_aap")
+OFFERS = tuple(name for name in vars(Networks) if not name.startswith("_"))
 
 
 def warn(message: str) -> None:
@@ -53,7 +53,7 @@ def add_network_arguments(parser: argparse.ArgumentParser, *, optional: bool = F
     parser.add_argument("--seed", type=int, default=0, help="of random weights and images (default: 0)")
 
 
-def load_factory(name: str) -> Any:
+def load_factory(name: str) -> Networks:
     """The module of this name.
 
     Raises:
@@ -98,7 +98,7 @@ def check_device(name: str) -> torch.device:
     return device
 
 
-def create(factory: ModuleType, name: str, options: dict[str, Any], say: Callable[[str], None]) -> Any:
+def create(factory: Networks, name: str, options: dict[str, Any], say: Callable[[str], None]) -> Any:
     """A network by name; `say` hears its warnings.
 
     Raises:

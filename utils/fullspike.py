@@ -3,127 +3,20 @@
     python -m utils.fullspike --model fsnn18 --checkpoint fsnn18.pth --data imagenet/val
 
 runs the network, checks every batch and exits 0 if so; otherwise it names the first layer that does not, and exits 1.
+In Python it is `measure.certificate.certify`.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
-
-from utils.cli import Parser
 from utils.factory import add_network_arguments, build_network, load_factory
-from utils.measure.counter import ExactCounter, is_binary
-from utils.measure.energy import LayerCount
-from utils.measure.layers import WEIGHTED, evaluating
+from utils.measure.certificate import certify
 from utils.runtime.errors import UsageError, run_command
+from utils.runtime.options import Parser
 from utils.sample_data import add_data_arguments, build_loader
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """What the weighted layers of a network read.
-
-    images: how many were run (of frames: samples).
-    stem: the first weighted layer. It reads values, or counts of events, and is outside the spike part by definition.
-    body: the layers past the stem that must read spikes, in the order in which they ran.
-    accumulates: whether there is an AAP.
-    pathway: its projections, if it has any: they read sums, whatever values these happen to take.
-    head: linear layers behind the last neuron. They read mean rates and are outside the spike part by definition.
-    values: for each layer, the first value that was neither 0 nor 1.
-    unused: layers with weights that never ran.
-    """
-
-    images: int
-    stem: list[LayerCount]
-    body: list[LayerCount]
-    accumulates: bool
-    pathway: list[LayerCount]
-    head: list[LayerCount]
-    values: dict[str, float]
-    unused: list[str]
-
-    @property
-    def offender(self) -> LayerCount | None:
-        """The first layer of the body that reads anything but spikes."""
-        return next((layer for layer in self.body if not layer.spikes), None)
-
-    @property
-    def holds(self) -> bool:
-        return bool(self.body) and self.offender is None and not self.accumulates
-
-    def lines(self) -> list[str]:
-        """The certificate in words."""
-        checked = f"{len(self.body)} weighted layers past the stem, {self.images} images"
-        if not self.body:
-            lines = ["full-spike: no: no layer past the stem is followed by a spiking neuron"]
-        elif self.offender is not None:
-            name = self.offender.name
-            value = f"{self.values[name]:g}" if name in self.values else "what no spiking neuron fired"
-            lines = [f"full-spike: no: {name} reads {value}, which is no spike ({checked})"]
-        elif self.accumulates:
-            names = ", ".join(layer.name for layer in self.pathway)
-            what = f"projections are the only non-spike part: {names}" if names else "sums are the only non-spike part"
-            lines = [
-                f"full-spike: no: the AAP's {what}",
-                f"without the AAP it is full-spike: {checked}; use --detach-aap",
-            ]
-        else:
-            lines = [f"full-spike: yes: only 0 and 1 enter {checked}"]
-        silent = [layer.name for layer in self.body if layer.rate == 0]
-        if silent:
-            lines.append(f"no spike ever entered {', '.join(silent)}: their check says nothing")
-        if self.unused:
-            lines.append(f"never ran, so not checked: {', '.join(self.unused)}")
-        lines += [f"apart, by definition: {layer.stem_in_words()}" for layer in self.stem]
-        for layer in self.head:  # additions alone where its features happen to be 0 and 1
-            operations = f"{layer.mac:g} MAC" if layer.mac else f"{layer.ac:g} AC"
-            lines.append(f"apart, by definition: head {layer.name}, {operations} per image")
-        return lines
-
-
-@torch.no_grad()
-def certify(model: nn.Module, loader: Iterable[tuple[Tensor, Any]], device: torch.device | str = "cpu") -> Certificate:
-    """Run the model over batches (images [N, C, H, W] or frames [T, N, C, H, W], targets) and check.
-
-    Raises:
-        UserError: the loader is empty, or the model has a layer that cannot be recognised.
-    """
-    values: dict[str, float] = {}
-
-    def watch(name: str) -> Any:
-        def keep_first(_module: nn.Module, args: tuple) -> None:
-            if name not in values and not is_binary(args[0]):
-                x = args[0]
-                values[name] = float(x[(x != 0) & (x != 1)][0])
-
-        return keep_first
-
-    counter = ExactCounter(model)
-    handles = [
-        module.register_forward_pre_hook(watch(name))
-        for name, module in model.named_modules()
-        if isinstance(module, WEIGHTED)
-    ]
-    try:
-        with evaluating(model), counter:
-            for images, _ in loader:
-                model(images.to(device))
-    finally:
-        for handle in handles:
-            handle.remove()
-    rows = counter.rows()
-    accumulates = any(row.kind == "accumulate" for row in rows)
-    parts: dict[str, list[LayerCount]] = {"stem": [], "body": [], "pathway": [], "head": []}
-    for row in rows:
-        if row.kind in ("conv", "linear"):
-            parts[row.part].append(row)
-    return Certificate(counter.images, **parts, accumulates=accumulates, values=values, unused=counter.unused())
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

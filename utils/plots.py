@@ -5,64 +5,17 @@ python -m utils.plots RUN_FOLDER
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
+from utils.draw.curves import firing_rates, learning_curves
 from utils.runtime.errors import UserError, run_command
 from utils.runtime.log import read_metrics
-
-NAMES = {"fsnn": "FSNN (pathway detached)", "aap": "pathway alone", "sum": "DSNN (sum of both)", "output": "network"}
-
-
-def learning_curves(entries: list[dict[str, Any]], path: Path) -> None:
-    """Loss and top-1 accuracy over epochs, training and test, every readout."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    epochs = [entry["epoch"] + 1 for entry in entries]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    left.plot(epochs, [entry["train_loss"] for entry in entries], color="black", label="training objective")
-    for i, name in enumerate(entries[0]["test"]):
-        color = f"C{i}"
-        label = NAMES.get(name, name)
-        left.plot(epochs, [e["test"][name]["loss"] for e in entries], color=color, label=f"test, {label}")
-        right.plot(epochs, [e["test"][name]["acc1"] for e in entries], color=color, label=f"test, {label}")
-        right.plot(epochs, [e["train"][name]["acc1"] for e in entries], color=color, alpha=0.4, linestyle="--")
-    right.plot([], [], color="grey", alpha=0.6, linestyle="--", label="training, same colours")
-    left.set(xlabel="epoch", ylabel="cross entropy", yscale="log")
-    right.set(xlabel="epoch", ylabel="top-1 accuracy, %", ylim=(None, 100.5))
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
-def firing_rates(rates: dict[str, float], path: Path) -> None:
-    """Spikes per neuron and time step of every neuron layer, first to last."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 0.6 + 0.24 * len(rates)), layout="constrained")
-    bars = axes.barh(list(rates), [100.0 * rate for rate in rates.values()], color="C0")
-    axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=7)
-    axes.set(xlabel="firing rate, % of neurons and time steps (test set)")
-    axes.tick_params(axis="y", labelsize=7)
-    axes.margins(x=0.08, y=0.01)
-    axes.invert_yaxis()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+from utils.runtime.options import Parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Draw a run's learning curves and firing rates.")
+    parser = Parser(prog="python -m utils.plots", description="Draw a run's learning curves and firing rates.")
     parser.add_argument("folder", type=Path, help="the run's folder, the one with metrics.jsonl")
     folder = parser.parse_args(argv).folder
     if not (folder / "metrics.jsonl").exists():

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from utils.cli import Parser, natural, positive_int
 from utils.data.events.aedat import SENSOR, Events
 from utils.data.events.frames import integrate
 from utils.data.events.recordings import read_file, read_trial
@@ -27,6 +26,7 @@ from utils.draw.frames import Times, frames_gif, frames_picture
 from utils.draw.spikes import record_spikes, spikes_picture
 from utils.factory import add_network_arguments, build_network
 from utils.runtime.errors import UsageError, UserError, run_command
+from utils.runtime.options import Parser, natural, positive_int
 from utils.train import checkpoint
 from utils.train.objectives import readouts
 
@@ -80,7 +80,8 @@ def _from_events(args: argparse.Namespace, events: Events) -> Sample:
     if args.trial is not None:
         if (start, end) != (None, None):
             raise UsageError("--trial says when it starts and ends: leave out --start-us and --end-us")
-        label, start, end = read_trial(args.file, args.trial)
+        trial = read_trial(args.file, args.trial)
+        label, start, end = trial.label - 1, trial.start, trial.end
         name += f"_trial{args.trial}"
     elif (start, end) != (None, None):
         name += f"_{start or 0}-{'end' if end is None else end}us"

@@ -1,0 +1,1 @@
+"""From files to batches: loading, folders of images, recordings of event cameras."""

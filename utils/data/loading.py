@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Sized
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -121,10 +121,18 @@ def _loader(
     )
 
 
+class Loaders(NamedTuple):
+    """What a run reads its batches from."""
+
+    train: DataLoader
+    sampler: EpochSampler  # of the training loader
+    test: DataLoader
+
+
 def make_loaders(
     train: Any, test: Any, *, batch_size: int, workers: int, world: World, seed: int, collate: Callable | None = None
-) -> tuple[DataLoader, EpochSampler, DataLoader]:
-    """(training loader, its sampler, test loader) over datasets of (input, class).
+) -> Loaders:
+    """Loaders over datasets of (input, class).
 
     Args:
         batch_size: samples of one process in a batch.
@@ -138,7 +146,7 @@ def make_loaders(
         if len(dataset) == 0:
             raise UserError(f"the {name} set holds no samples: check the data path")
     sampler = EpochSampler(train, batch_size, world, seed)
-    return (
+    return Loaders(
         _loader(SeededSamples(train, seed), sampler, batch_size, workers, world, collate),
         sampler,
         _loader(test, EvaluationSampler(test, world), batch_size, workers, world, collate),

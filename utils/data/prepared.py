@@ -1,8 +1,7 @@
-"""Folders of files that are made once from others: whole or not there, and checked before they are used again.
+"""Folders of files that are made once from others, and checked before they are used again.
 
-A folder is made beside its place, under a name that ends in `.partial`, and renamed when it is complete; a kill at any
-moment leaves nothing that looks complete, and the next run removes what it left. Its record.json says what it was made
-of and lists its files.
+A folder's record.json says what it was made of and lists its files. The folder itself is written by
+`runtime.files.replacing`, so that one which is there is whole.
 """
 
 from __future__ import annotations
@@ -12,8 +11,6 @@ import fcntl
 import hashlib
 import io
 import json
-import os
-import shutil
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -23,25 +20,21 @@ from typing import IO, Any
 import numpy as np
 
 from utils.runtime.errors import UserError
+from utils.runtime.files import write_file
 
 RECORD = "record.json"
 VERSION = 1
 
 
-def cache_home() -> Path:
-    """Where files go that can be made again: ~/.cache/full-spike, or below $XDG_CACHE_HOME."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "full-spike"
-
-
 @contextlib.contextmanager
 def locked(
-    folder: Path, say: Callable[[str], None] = lambda _: None, beat: Callable[[], None] = lambda: None
+    folder: Path, say: Callable[[str], None] = lambda _: None, keep_alive: Callable[[], None] = lambda: None
 ) -> Iterator[None]:
     """Let one process at a time make things in a folder; the system ends the lock with the process, however it ends.
 
     Args:
-        say: hears that another process is waited for.
-        beat: called again and again while it is.
+        say: is told when another process has the lock.
+        keep_alive: called again and again while this one waits for it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
@@ -51,7 +44,7 @@ def locked(
                 say(f"waiting for another process that prepares {folder}")
                 while not _lock(file):
                     time.sleep(0.1)
-                    beat()
+                    keep_alive()
         except PermissionError:
             pass  # a folder that is only read: what is complete can be used
         except OSError as error:  # some network file systems have no locks
@@ -65,34 +58,6 @@ def _lock(file: IO[str]) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def make_folder(target: Path, fill: Callable[[Path], None]) -> None:
-    """Let `fill` write into a new folder and give it its name once it is complete.
-
-    Raises:
-        OSError, UserError: what `fill` raises; nothing is left then.
-    """
-    partial = target.with_name(f"{target.name}.partial")
-    if partial.exists():  # of a run that was killed
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    try:
-        fill(partial)
-        os.replace(partial, target)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_npz(path: Path, **arrays: np.ndarray) -> None:

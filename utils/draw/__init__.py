@@ -1,0 +1,1 @@
+"""Pictures: event frames, spikes, learning curves."""

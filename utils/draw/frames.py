@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from utils.draw.backend import pyplot
+
 DARKER, BRIGHTER = (0, 114, 178), (213, 94, 0)  # blue and vermilion of Okabe and Ito, for polarities 0 and 1
 LEVELS = 15  # of each polarity, besides none: 16 x 16 colours are as many as a GIF has
 FAINTEST = 0.25  # how much of its colour a single event gets, however many the scale ends at
@@ -62,11 +64,7 @@ def _captions(count: int, times: Times | None) -> list[str]:
 
 def frames_picture(frames: np.ndarray, times: Times | None, title: str, path: Path) -> None:
     """Write a PNG of frames [T, 2, H, W], each pixel a square of whole ones, with a scale for each polarity."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+    plt = pyplot()
     scale = common_scale(frames)
     zoom = max(1, PICTURE_SIDE // max(frames.shape[2:]))
     cell_height, cell_width = (zoom * side for side in frames.shape[2:])

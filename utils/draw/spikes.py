@@ -12,7 +12,9 @@ import torch
 from spikingjelly.activation_based.neuron import BaseNode
 from torch import Tensor, nn
 
+from utils.draw.backend import pyplot
 from utils.draw.frames import Times, clock
+from utils.runtime.hooks import hooked
 
 SHOWN = 64  # neurons of a layer
 
@@ -56,12 +58,8 @@ def record_spikes(model: nn.Module, frames: Tensor, seed: int = 0) -> tuple[list
         return keep
 
     neurons = {name: module for name, module in model.named_modules() if isinstance(module, BaseNode)}
-    handles = [module.register_forward_hook(watch(name)) for name, module in neurons.items()]
-    try:
+    with hooked(module.register_forward_hook(watch(name)) for name, module in neurons.items()):
         outputs = model(frames)
-    finally:
-        for handle in handles:
-            handle.remove()
     return layers, outputs
 
 
@@ -73,11 +71,7 @@ def spikes_figure(layers: Sequence[LayerSpikes], starts: Sequence[str] | None, t
         starts: when each time step began, in words.
         title: above it all.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+    plt = pyplot()
     T, count = len(layers[0].rates), len(layers)
     height = 1.6 + 0.42 * count
     figure, (raster, rates) = plt.subplots(
@@ -110,9 +104,7 @@ def spikes_figure(layers: Sequence[LayerSpikes], starts: Sequence[str] | None, t
 
 def spikes_picture(layers: Sequence[LayerSpikes], times: Times | None, title: str, path: Path) -> None:
     """Write `spikes_figure` as a PNG; times are those of the frames, one for each time step."""
-    from matplotlib import pyplot as plt
-
     starts = [clock(start, whole=times[-1][1]) for start, _ in times] if times else None
     figure = spikes_figure(layers, starts, title)
     figure.savefig(path, dpi=120)
-    plt.close(figure)
+    pyplot().close(figure)

@@ -12,6 +12,7 @@ batches are counted.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import weakref
 from collections.abc import Callable, Iterator
@@ -20,11 +21,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from utils.measure.energy import LayerCount
 from utils.measure.layers import CONVOLUTIONS, FREE, LOGIC_JOINS, join_name, layer_kind, layers, spatial_dims
 from utils.measure.reach import reach
 from utils.runtime.errors import UserError
+from utils.runtime.hooks import hooked
 
 # what a layer of these kinds costs depends on what it reads, which may be another stream at each call
 SEVERAL_INPUTS = ("conv", "linear", "avg pool")
@@ -85,7 +88,7 @@ class ExactCounter:
         self._stem: str | None = None
         self._turns: dict[str, int] = {}  # layer -> how often it ran in this forward pass
         self._tallies: dict[tuple[str, int], _Tally] = {}
-        self._handles: list[Any] = []
+        self._hooks = contextlib.ExitStack()
         self._reaches: dict[tuple[str, torch.Size, torch.device], list[Tensor]] = {}
         self._last_output: Callable[[], Tensor | None] = lambda: None
         self._plan = list(self._plan_hooks())
@@ -123,9 +126,12 @@ class ExactCounter:
 
             return forward_hook
 
-        self._handles = [self.model.register_forward_pre_hook(self._on_start, with_kwargs=True)]
-        for module, name, kind, hook in self._plan:
-            self._handles.append(module.register_forward_hook(call(name, kind, hook), with_kwargs=True))
+        def register() -> Iterator[RemovableHandle]:
+            yield self.model.register_forward_pre_hook(self._on_start, with_kwargs=True)
+            for module, name, kind, hook in self._plan:
+                yield module.register_forward_hook(call(name, kind, hook), with_kwargs=True)
+
+        self._hooks.enter_context(hooked(register()))
         return self
 
     def _tally(self, name: str, kind: str) -> _Tally:
@@ -140,9 +146,7 @@ class ExactCounter:
         return tally
 
     def __exit__(self, *_error: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        self._hooks.close()
         self._last_output = lambda: None
 
     def _on_start(self, _model: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -244,7 +248,7 @@ class ExactCounter:
             spikes = self._spiking and bool(tally.binary)
             if spikes and part in ("body", "head"):  # the image and the pathway are values, whatever they happen to be
                 ac = int(tally.ac)
-            elif tally.kind != "avg pool":  # which only adds; the layer behind it takes its division in
+            elif tally.kind != "avg pool":  # which only adds; the layer after it takes in its division
                 ac, mac = 0, tally.dense
         if not tally.folded:
             mac, norm = norm, 0

@@ -56,7 +56,7 @@ class LayerCount:
     name: the module's name in the network, and which call of it in a forward pass if it runs more than once.
     kind: what sort of layer it is, e.g. `conv`, `neuron`, `join OR`.
     part: `stem` (the first weighted layer: it reads the image), `body`, `pathway` (the AAP's projections) or `head`
-        (average pooling and linear layers behind the last neuron).
+        (average pooling and linear layers after the last neuron).
     spikes: whether its input was exactly 0/1 in every batch (None where that means nothing).
     rate: firing rate, spikes per neuron and time step: of a neuron layer's output, of the other layers' input.
     ac, mac: additions alone, and multiplications with their addition.

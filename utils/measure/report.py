@@ -24,7 +24,7 @@ _REASONS = {
     "linear": _BIAS,
     "join": "syops: functional operations are not seen; exact: the joins' additions",
     "accumulate": "syops: functional operations are not seen; exact: the AAP's additions",
-    "batch norm": "batch norm behind no convolution: exact: cannot be folded",
+    "batch norm": "batch norm after no convolution; exact: cannot be folded",
 }
 _BATCH = "syops divides by the input's first dimension, T of frames [T, N, ...], instead of by the number of images"
 

@@ -8,7 +8,7 @@ syops was written for spikingjelly 0.0.0.0.12. Three things stand between it and
 - it looks a layer up by its exact class, so that every subclass counts zero. Each of the network's classes is
   registered with the hook of its nearest base class that syops knows, and every spikingjelly neuron with syops' hook
   for integrate-and-fire (its hooks for IF, LIF and PLIF count alike);
-- it leaves methods and counters behind on the model. They are taken off again.
+- it leaves methods and counters on the model. They are taken off again.
 
 Nothing installed is edited, and what it counts is left as it is; `docs/ENERGY.md` says where that differs from an
 exact count.

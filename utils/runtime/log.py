@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from utils.runtime.distributed import World
+from utils.runtime.files import write_file
 
 
 class RunLog:
@@ -60,9 +60,7 @@ class RunLog:
         if self.quiet or self.folder is None or not (self.folder / "metrics.jsonl").exists():
             return
         kept = [entry for entry in read_metrics(self.folder) if entry["epoch"] < epoch]
-        partial = self.folder / "metrics.jsonl.partial"
-        partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
-        os.replace(partial, self.folder / "metrics.jsonl")
+        write_file(self.folder / "metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in kept).encode())
 
     def progress(self, title: str, total: int, done: int = 0, unit: str = "batch") -> Progress:
         """Progress through `total` batches, or whatever the unit is, `done` of them before."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import io
 import os
 import pickle
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 
 from utils.runtime.errors import UsageError, UserError
+from utils.runtime.files import replacing
 
 FORMAT = {"name": "full-spike-aap", "version": 1}
 
@@ -31,21 +31,14 @@ def write(path: Path, state: dict[str, Any]) -> None:
     Raises:
         OSError: the disk is full or the folder not writable; nothing has changed then.
     """
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        with _NotedErrors(io.FileIO(partial, "w")) as file:
+        with replacing(path, durable=True) as partial, _NotedErrors(io.FileIO(partial, "w")) as file:
             try:
                 torch.save({"format": dict(FORMAT), **state}, file)
             except RuntimeError:  # what torch's zip writer makes of an error of the file below it
                 raise file.error or OSError(0, "torch.save failed") from None
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
         raise OSError(f"cannot write {path} ({error.strerror}): what was there before is untouched") from None
-    _sync_folder(path.parent)
 
 
 class _NotedErrors(io.BufferedWriter):
@@ -63,13 +56,11 @@ class _NotedErrors(io.BufferedWriter):
 
 def copy(source: Path, target: Path) -> None:
     """Give a whole checkpoint a second name, at no cost where the file system has hard links."""
-    partial = target.with_name(f"{target.name}.partial")
-    partial.unlink(missing_ok=True)
-    try:
-        os.link(source, partial)
-    except OSError:
-        shutil.copyfile(source, partial)
-    os.replace(partial, target)
+    with replacing(target) as partial:
+        try:
+            os.link(source, partial)
+        except OSError:
+            shutil.copyfile(source, partial)
 
 
 def write_latest(folder: Path, state: dict[str, Any]) -> Path:
@@ -81,18 +72,12 @@ def write_latest(folder: Path, state: dict[str, Any]) -> Path:
     return latest
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut; some network file systems cannot, and say so."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def load(path: Path) -> Any:
+    """The content of a file that torch.save wrote, with every stored checksum verified.
 
-
-def _load(path: Path) -> Any:
-    """The content of a file that torch.save wrote, with every stored checksum verified."""
+    Raises:
+        UserError: the file is missing or damaged, or holds what could run code.
+    """
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a checkpoint file in it")
     if not path.exists():
@@ -119,13 +104,12 @@ def _load(path: Path) -> Any:
         raise UserError(f"{path} is damaged or no checkpoint of torch ({reason}): use another one") from None
 
 
-def read_weights(path: Path) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """(the model's config, or None if the file is a published one; the state dict) of any checkpoint.
+def weights_of(path: Path, content: Any) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """(the model's config, or None if the file is a published one; the state dict) of any checkpoint's content.
 
     Raises:
-        UserError: the file is missing, damaged, of a newer format, or holds no state dict.
+        UserError: it is of a newer format, or holds no state dict; `path` is named.
     """
-    content = _load(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint: use another file")
     if "format" in content:
@@ -137,13 +121,18 @@ def read_weights(path: Path) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     return None, state
 
 
+def read_weights(path: Path) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """`weights_of` a file; UserError also if it is missing or damaged."""
+    return weights_of(path, load(path))
+
+
 def read_settings(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """(the model's config, options of the run that saved it) of any checkpoint; empty where it has none, as published.
 
     Raises:
         UserError: the file is missing, damaged or of a newer format.
     """
-    content = _load(path)
+    content = load(path)
     if not isinstance(content, dict) or "format" not in content:
         return {}, {}
     _check_format(path, content["format"])
@@ -163,18 +152,18 @@ def check_config(path: Path, model: Any, config: dict[str, Any]) -> None:
         raise UsageError(f"{path} was saved from another network ({different}): give the same options as then")
 
 
-def load_weights(path: Path, model: Any, load_published: Callable[[Any, dict[str, Any]], None]) -> None:
-    """Load any checkpoint into a model, all or nothing.
+def set_weights(path: Path, content: Any, model: Any, load_published: Callable[[Any, dict[str, Any]], None]) -> None:
+    """Put the weights of any checkpoint's content into a model, all or nothing.
 
     Args:
-        path: of a run, of weights alone, or a published one.
+        path: where the content is from: of a run, of weights alone, or published.
         load_published: of (model, state dict); ValueError, and no change, if it does not fit.
 
     Raises:
-        UserError: the file cannot be read, or does not fit.
+        UserError: it does not fit.
         UsageError: it was saved from another network; the options that differ are named.
     """
-    config, state = read_weights(path)
+    config, state = weights_of(path, content)
     if config is not None:
         check_config(path, model, config)
     try:
@@ -183,19 +172,28 @@ def load_weights(path: Path, model: Any, load_published: Callable[[Any, dict[str
         raise UserError(f"{path}: {error}") from None
 
 
-def read(path: Path) -> dict[str, Any]:
-    """A checkpoint that a run wrote, with all that it takes to go on.
+def load_weights(path: Path, model: Any, load_published: Callable[[Any, dict[str, Any]], None]) -> None:
+    """`set_weights` from a file; UserError also if it is missing or damaged."""
+    set_weights(path, load(path), model, load_published)
+
+
+def resumable(path: Path, content: Any) -> dict[str, Any]:
+    """A checkpoint's content, if a run wrote it with all that it takes to go on.
 
     Raises:
-        UserError: the file is missing, damaged, of a newer format, or not a run's checkpoint.
+        UserError: it is of a newer format, or not a run's checkpoint.
     """
-    content = _load(path)
     if not isinstance(content, dict) or "format" not in content:
         raise UserError(f"{path} is no checkpoint of a run of this project: it can only be evaluated, by --test-only")
     _check_format(path, content["format"])
     if "optimizer" not in content:
         raise UserError(f"{path} holds weights alone, nothing to resume from: evaluate it with --test-only")
     return content
+
+
+def read(path: Path) -> dict[str, Any]:
+    """`resumable` content of a file; UserError also if it is missing or damaged."""
+    return resumable(path, load(path))
 
 
 def _check_format(path: Path, found: Any) -> None:
@@ -234,3 +232,16 @@ def newest_whole(folder: Path, say: Callable[[str], None]) -> tuple[Path, dict[s
     if found:
         raise UserError(f"every checkpoint in {folder} is damaged: start anew with --overwrite or another --output-dir")
     return None
+
+
+def find(wanted: str, folder: Path, say: Callable[[str], None]) -> tuple[Path, Any] | None:
+    """The checkpoint that --resume names, with its content: a file, or "auto" for the newest whole one of the folder.
+
+    Returns None if there is none at all in the folder.
+
+    Raises:
+        UserError: the file is missing or damaged, or all of the folder's are.
+    """
+    if wanted == "auto":
+        return newest_whole(folder, say)
+    return Path(wanted), load(Path(wanted))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from spikingjelly.activation_based.neuron import BaseNode
 from torch import Tensor, nn
 
 from utils.runtime.distributed import World
+from utils.runtime.hooks import hooked
 
 
 class FiringRates:
@@ -18,17 +20,15 @@ class FiringRates:
         self.layers = {name: module for name, module in model.named_modules() if isinstance(module, BaseNode)}
         device = next(model.parameters()).device
         self.sums = torch.zeros(len(self.layers), 2, dtype=torch.float64, device=device)  # spikes, neurons x steps
-        self._handles: list[Any] = []
+        self._hooks = contextlib.ExitStack()
 
     def __enter__(self) -> FiringRates:
-        for row, module in enumerate(self.layers.values()):
-            self._handles.append(module.register_forward_hook(self._hook(row)))
+        modules = enumerate(self.layers.values())
+        self._hooks.enter_context(hooked(module.register_forward_hook(self._hook(row)) for row, module in modules))
         return self
 
     def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._hooks.close()
 
     def _hook(self, row: int) -> Any:
         def hook(_module: nn.Module, _inputs: Any, spikes: Tensor) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import math
-import platform
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,15 +14,18 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from utils.data.loading import EpochSampler
+from utils.data.loading import Loaders
 from utils.runtime.distributed import World
 from utils.runtime.errors import StopRequestedError, UsageError, UserError
 from utils.runtime.log import RunLog
 from utils.runtime.seed import get_rng_state, set_rng_state
+from utils.runtime.versions import versions
 from utils.train import checkpoint, interrupts
+from utils.train.config import Recipe
 from utils.train.firing_rates import FiringRates
 from utils.train.metrics import Meter, Score, read_sums
 from utils.train.objectives import DUAL, SINGLE, readouts
+from utils.train.results import EpochResult
 from utils.train.step import Trainer
 
 
@@ -69,19 +70,16 @@ class Run:
     """A training run: a trainer, its data, its folder."""
 
     trainer: Trainer
-    train_loader: DataLoader
-    sampler: EpochSampler
-    test_loader: DataLoader
+    loaders: Loaders
     log: RunLog
     folder: Path
-    epochs: int
-    accumulate: int = 1
+    recipe: Recipe
+    data_recipe: dict[str, Any] = field(default_factory=dict)  # what must not change on the way besides the recipe
     print_freq: int = 10
     checkpoint_every: str | None = None
     firing_rates: bool = False
     compiles: bool = False  # the first step does: say how long it took
     unit: str = "images"  # what samples are called
-    recipe: dict[str, Any] = field(default_factory=dict)  # options that must not change on the way, for the checkpoint
     position: Position = field(default_factory=Position)
 
     def __post_init__(self) -> None:
@@ -98,7 +96,7 @@ class Run:
         """
         started = time.monotonic()
         with self.interrupts.listening():
-            while self.position.epoch < self.epochs:
+            while self.position.epoch < self.recipe.epochs:
                 self._epoch()
         minutes, seconds = divmod(int(time.monotonic() - started), 60)
         self.log.say(
@@ -114,13 +112,13 @@ class Run:
         objective, train = self._read_meter()
         lr = self.trainer.lr
         test, rates = evaluate(
-            self.trainer.model, self.test_loader, self.world, self.log, firing_rates=self.firing_rates
+            self.trainer.model, self.loaders.test, self.world, self.log, firing_rates=self.firing_rates
         )
         averaged: dict[str, Score] = {}
         if self.trainer.ema is not None:
-            averaged, _ = evaluate(self.trainer.ema.module, self.test_loader, self.world, self.log, title="ema")
+            averaged, _ = evaluate(self.trainer.ema.module, self.loaders.test, self.world, self.log, title="ema")
         self.trainer.schedule.step()
-        self._report(epoch, objective, train, test, averaged, rates, lr, speed)
+        self._report(EpochResult(epoch, objective, train, test, averaged, rates, lr, speed))
 
         primary = next(iter(test.values()))
         best = primary.acc1 > self.position.max_test_acc1
@@ -130,25 +128,25 @@ class Run:
         self.position.epoch, self.position.step = epoch + 1, 0
         self.meter.sums.zero_()
         # the release keeps every 64th epoch and the last one for good
-        keep = [f"checkpoint_{epoch}.pth"] if epoch % 64 == 0 or epoch == self.epochs - 1 else []
+        keep = [f"checkpoint_{epoch}.pth"] if epoch % 64 == 0 or epoch == self.recipe.epochs - 1 else []
         self._save([*keep, *([checkpoint.BEST] if best else [])])
-        if self.interrupts.after_epoch() == interrupts.STOP and self.position.epoch < self.epochs:
+        if self.interrupts.after_epoch() == interrupts.STOP and self.position.epoch < self.recipe.epochs:
             raise self._interrupted()
 
     def _train_epoch(self) -> float:
         """Train from the current step to the epoch's end; returns samples per second over all processes."""
         epoch, first = self.position.epoch, self.position.step
-        self.sampler.start_at(epoch, first)
-        batches = self.sampler.batches
+        self.loaders.sampler.start_at(epoch, first)
+        batches = self.loaders.sampler.batches
         self.trainer.wrapped.train()
         images_seen, began = 0, time.monotonic()
         window_seen, window_began = 0, began
-        with self.log.progress(f"epoch {epoch + 1}/{self.epochs}", batches, first) as progress:
-            for step, (images, target) in enumerate(self.train_loader, start=first):
+        with self.log.progress(f"epoch {epoch + 1}/{self.recipe.epochs}", batches, first) as progress:
+            for step, (images, target) in enumerate(self.loaders.train, start=first):
                 images = images.to(self.world.device, non_blocking=True)
                 target = target.to(self.world.device, non_blocking=True)
-                group_start = step - step % self.accumulate
-                group = min(self.accumulate, batches - group_start)
+                group_start = step - step % self.recipe.accumulate
+                group = min(self.recipe.accumulate, batches - group_start)
                 update = step + 1 == group_start + group
                 asked = time.monotonic()
                 logits, objective = self.trainer.step(images, target, group=group, update=update)
@@ -186,40 +184,11 @@ class Run:
             )
         return objective, scores
 
-    def _report(
-        self,
-        epoch: int,
-        objective: float,
-        train: dict[str, Score],
-        test: dict[str, Score],
-        averaged: dict[str, Score],
-        rates: dict[str, float],
-        lr: float,
-        speed: float,
-    ) -> None:
-        accuracies = "  ".join(f"{name} {score.acc1:.2f}" for name, score in test.items())
-        if averaged:
-            accuracies += "  ema " + "  ".join(f"{name} {score.acc1:.2f}" for name, score in averaged.items())
-        self.log.say(
-            f"epoch {epoch + 1}/{self.epochs}  loss {objective:.4f}  train {next(iter(train.values())).acc1:.2f}  "
-            f"test {accuracies}  lr {lr:.5g}  {speed:.1f} {self.unit}/s"
-        )
-        tags = {"train_loss": objective, "lr": lr, "images_per_second": speed}
-        self.log.scalars("train", tags | _tags("train", train, with_loss=False), epoch)
-        tags = {f"firing_rate/{layer}": rate for layer, rate in rates.items()}
-        self.log.scalars("te", _tags("test", test) | _tags("test_ema", averaged) | tags, epoch)
-        self.log.record(
-            {
-                "epoch": epoch,
-                "train_loss": objective,
-                "train": {name: dataclasses.asdict(score) for name, score in train.items()},
-                "test": {name: dataclasses.asdict(score) for name, score in test.items()},
-                **({"ema": {name: dataclasses.asdict(score) for name, score in averaged.items()}} if averaged else {}),
-                **({"firing_rate": rates} if rates else {}),
-                "lr": lr,
-                "images_per_second": round(speed, 2),
-            }
-        )
+    def _report(self, result: EpochResult) -> None:
+        self.log.say(result.line(self.recipe.epochs, self.unit))
+        self.log.scalars("train", result.train_tags(), result.epoch)
+        self.log.scalars("te", result.test_tags(), result.epoch)
+        self.log.record(result.entry())
 
     def _interrupted(self) -> StopRequestedError:
         return StopRequestedError(
@@ -241,17 +210,18 @@ class Run:
                     "meter": sums.cpu(),
                     "random_states": random_states,
                     "world_size": self.world.size,
-                    "recipe": self.recipe,
-                    "versions": {
-                        "python": platform.python_version(),
-                        "torch": str(torch.__version__),
-                        "spikingjelly": importlib.metadata.version("spikingjelly"),
-                    },
+                    "recipe": self._fixed(),
+                    "versions": versions(),
                 }
                 latest = checkpoint.write_latest(self.folder, state)
                 for name in also or []:
                     checkpoint.copy(latest, self.folder / name)
         self.interrupts.saved()
+
+    def _fixed(self) -> dict[str, Any]:
+        """What must stay as it is from the first step of a run to its last: plain values by option."""
+        recipe = dataclasses.asdict(self.recipe)
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in {**recipe, **self.data_recipe}.items()}
 
     def resume(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint's content, bit for bit where it stopped.
@@ -260,14 +230,16 @@ class Run:
             UserError: it stopped inside an epoch and the data would now be dealt out differently.
         """
         self.position = Position(**{f.name: state[f.name] for f in dataclasses.fields(Position)})
-        then = {**state["recipe"], "world_size": state["world_size"]}
-        now = {**self.recipe, "world_size": self.world.size}
+        then = {**_as_now(state["recipe"]), "world_size": state["world_size"]}
+        now = {**self._fixed(), "world_size": self.world.size}
         # what an older checkpoint does not know of was not an option then
-        changed = [f"{k} {then[k]} -> {now[k]}" for k in now if k in then and then[k] != now[k]]
-        if then.get("lr_scheduler", "cosine") != now.get("lr_scheduler", "cosine"):
-            raise UsageError(
-                f"the checkpoint is of a run with --lr-scheduler {then.get('lr_scheduler', 'cosine')}: use the same"
-            )
+        changed = [
+            f"{k} {then[k]} -> {now[k]}"
+            for k in now
+            if k in then and then[k] != now[k] and k != "epochs"  # a run may be made longer
+        ]
+        if then["lr_scheduler"] != now["lr_scheduler"]:
+            raise UsageError(f"the checkpoint is of a run with --lr-scheduler {then['lr_scheduler']}: use the same")
         dealing = {"world_size", "batch_size", "accumulate", "seed"}
         if self.position.step and any(then.get(k) != now[k] for k in dealing):
             raise UserError(
@@ -286,11 +258,9 @@ class Run:
             set_rng_state(state["random_states"][self.world.rank], self.world.device)
 
 
-def _tags(prefix: str, scores: dict[str, Score], *, with_loss: bool = True) -> dict[str, float]:
-    """TensorBoard tags: the release's names for the first readout, and those with the readout's name behind it."""
-    tags: dict[str, float] = {}
-    for i, (name, score) in enumerate(scores.items()):
-        suffix = f"_{name}" if i else ""
-        values = {"loss": score.loss, "acc1": score.acc1, "acc5": score.acc5}
-        tags |= {f"{prefix}_{key}{suffix}": value for key, value in values.items() if with_loss or key != "loss"}
-    return tags
+def _as_now(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's recipe in today's options: the first versions had one schedule, and a switch for Adam."""
+    recipe = {"lr_scheduler": "cosine", **recipe}
+    if "adam" in recipe:
+        recipe["optimizer"] = "adam" if recipe.pop("adam") else "sgd"
+    return recipe

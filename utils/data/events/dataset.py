@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from utils.cli import Parser, positive_int
+from utils.data.dataset import DataOptions, Datasets
 from utils.data.events.aedat import SENSOR
 from utils.data.events.archives import unpack
 from utils.data.events.augment import AUGMENTATIONS, make_augmentation
 from utils.data.events.frames import Originals, Preparation, frames_folder
-from utils.data.prepared import cache_home, make_folder, read_npz
-from utils.launch import Datasets
+from utils.data.prepared import read_npz
 from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError, UserError
+from utils.runtime.files import cache_home, replacing
+from utils.runtime.options import option, positive_int
 
 DIGITS = "digits-dvs"
 
@@ -69,6 +70,30 @@ def time_first(batch: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
+class EventOptions(DataOptions):
+    """What all data sets of events are asked for; each has a `dataset` of its own, see `dataset_option`."""
+
+    dataset: str = option(DIGITS, "the data set")
+    T_train: int | None = option(
+        None, "train on N of a sample's T frames, drawn anew each time and kept in order; default: as the published "
+        "recipe of the data set does", "--T-train", "--T_train", parse=positive_int, metavar="N",
+    )  # fmt: skip
+    frame_size: int = option(
+        SENSOR, f"side of the frames; below {SENSOR} pixels are summed, as on a coarser sensor",
+        parse=positive_int, metavar="PIXELS",
+    )  # fmt: skip
+    augment: str = option(
+        "", f"change training samples at random: {', '.join(AUGMENTATIONS)}; several with commas between them",
+        metavar="NAMES",
+    )  # fmt: skip
+
+
+def dataset_option(name: str) -> Any:
+    """The field `dataset` of the options of a data set of this name."""
+    return option(DIGITS, f"{name}, or {DIGITS}: made here, no download")
+
+
+@dataclass(frozen=True)
 class EventDataset:
     """What is particular to a data set.
 
@@ -77,7 +102,7 @@ class EventDataset:
         classes: how many it has.
         T_train: the part of a sample's frames that its published recipe trains on.
         resources: (file, address, MD5) of each of its downloads.
-        write_digits: (folder, beat) -> the digits below the folder, in the data set's own files.
+        write_digits: (folder, keep_alive) -> the digits below the folder, in the data set's own files.
         open_originals: (folder, whether it is the real data set) -> its files; UserError if some are missing.
         divide: (folder of frames, the processes) -> (training samples, test samples).
     """
@@ -90,56 +115,40 @@ class EventDataset:
     open_originals: Callable[[Path, bool], Originals]
     divide: Callable[[Path, World], tuple[Split, Split]]
 
-    def add_arguments(self, parser: Parser) -> None:
-        events = parser.add_argument_group("events")
-        events.add_argument("--dataset", default=DIGITS, help=f"{self.name}, or {DIGITS}: made here, no download")
-        events.add_argument(
-            "--T-train", "--T_train", type=positive_int, metavar="N",
-            help="train on N of a sample's T frames, drawn anew each time and kept in order; default: "
-            + (f"{self.T_train:g} T" if self.T_train < 1 else "all"),
-        )  # fmt: skip
-        events.add_argument(
-            "--frame-size", type=positive_int, default=SENSOR, metavar="PIXELS",
-            help=f"side of the frames; below {SENSOR} pixels are summed, as on a coarser sensor",
-        )  # fmt: skip
-        events.add_argument(
-            "--augment", default="", metavar="NAMES",
-            help=f"change training samples at random: {', '.join(AUGMENTATIONS)}; several with commas between them",
-        )  # fmt: skip
-
-    def load(self, args: argparse.Namespace, world: World) -> Datasets:
+    def load(self, options: EventOptions, world: World, T: int | None) -> Datasets:
         """The data set that --dataset names, converted to frames first if it is not yet.
 
         Raises:
             UsageError: the options don't fit together.
             UserError: the data are missing or not what they should be.
         """
-        if args.dataset not in (self.name, DIGITS):
-            raise UsageError(f"--dataset {args.dataset!r} is unknown: choose one of {self.name}, {DIGITS}")
-        real = args.dataset == self.name
-        if real and args.data_path is None:
+        assert T is not None  # the scripts of event data have a default
+        if options.dataset not in (self.name, DIGITS):
+            raise UsageError(f"--dataset {options.dataset!r} is unknown: choose one of {self.name}, {DIGITS}")
+        real = options.dataset == self.name
+        if real and options.data_path is None:
             raise UsageError(f"--dataset {self.name} needs --data-path: the folder of {self.name}/README.md")
-        if SENSOR % args.frame_size:
-            raise UsageError(f"--frame-size {args.frame_size} does not divide {SENSOR}: use {SENSOR}, 64, 32 or 16")
-        T_train = max(1, round(self.T_train * args.T)) if args.T_train is None else args.T_train
-        if T_train > args.T:
-            raise UsageError(f"--T-train {T_train} is above --T {args.T}: draw at most as many frames as there are")
-        augment = make_augmentation(args.augment)
-        root = Path(args.data_path) if args.data_path is not None else cache_home() / DIGITS / self.name
-        folder = frames_folder(root, args.T, args.frame_size)
-        with world.main_only(f"preparing {args.dataset}") as main:
+        if SENSOR % options.frame_size:
+            raise UsageError(f"--frame-size {options.frame_size} does not divide {SENSOR}: use {SENSOR}, 64, 32 or 16")
+        T_train = max(1, round(self.T_train * T)) if options.T_train is None else options.T_train
+        if T_train > T:
+            raise UsageError(f"--T-train {T_train} is above --T {T}: draw at most as many frames as there are")
+        augment = make_augmentation(options.augment)
+        root = Path(options.data_path) if options.data_path is not None else cache_home() / DIGITS / self.name
+        folder = frames_folder(root, T, options.frame_size)
+        with world.main_only(f"preparing {options.dataset}") as main:
             if main:
                 preparation = Preparation(
                     root, partial(self._obtain, real=real), lambda extract: self.open_originals(extract, real), world
                 )
-                preparation.frames(args.T, args.frame_size)
+                preparation.frames(T, options.frame_size)
         train, test = self.divide(folder, world)
-        parts = [args.dataset]  # of the run's folder's name: the data set, and what is done to it
-        parts += [f"{args.frame_size}px"] if args.frame_size != SENSOR else []
-        parts += [f"Ttrain{T_train}"] if T_train != args.T else []
-        parts += [args.augment.replace(",", "+").replace(" ", "")] if args.augment else []
+        parts = [options.dataset]  # of the run's folder's name: the data set, and what is done to it
+        parts += [f"{options.frame_size}px"] if options.frame_size != SENSOR else []
+        parts += [f"Ttrain{T_train}"] if T_train != T else []
+        parts += [options.augment.replace(",", "+").replace(" ", "")] if options.augment else []
         return Datasets(
-            EventFrames(folder, train, T_train=T_train if T_train != args.T else None, augment=augment),
+            EventFrames(folder, train, T_train=T_train if T_train != T else None, augment=augment),
             EventFrames(folder, test),
             self.classes if real else 10,
             in_channels=2,
@@ -147,14 +156,14 @@ class EventDataset:
             collate=time_first,
             unit="samples",
             recipe={
-                "dataset": args.dataset,
+                "dataset": options.dataset,
                 "T_train": T_train,
-                "frame_size": args.frame_size,
-                "augment": args.augment,
+                "frame_size": options.frame_size,
+                "augment": options.augment,
             },
         )
 
-    def _obtain(self, extract: Path, beat: Callable[[], None], *, real: bool) -> None:
+    def _obtain(self, extract: Path, keep_alive: Callable[[], None], *, real: bool) -> None:
         """Put the originals into the folder: from the archives beside it, or, for digits, made here."""
         download = extract.with_name("download")
         if real:
@@ -164,8 +173,9 @@ class EventDataset:
                     raise UserError(
                         f"there is no {download / name}: fetch it from {address} (see {self.name}/README.md)"
                     )
-            unpack([download / name for name, _, _ in resources], extract, beat, {r[0]: r[2] for r in resources})
+            unpack([download / name for name, _, _ in resources], extract, keep_alive, {r[0]: r[2] for r in resources})
         elif download.exists():
-            unpack(sorted(download.iterdir()), extract, beat)
+            unpack(sorted(download.iterdir()), extract, keep_alive)
         else:
-            make_folder(extract, lambda folder: self.write_digits(folder, beat))
+            with replacing(extract) as folder:
+                self.write_digits(folder, keep_alive)

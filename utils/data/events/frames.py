@@ -21,12 +21,13 @@ from typing import Any
 import numpy as np
 
 from utils.data.events.aedat import SENSOR, Events
-from utils.data.prepared import listing_digest, locked, make_folder, read_npz, read_record, write_npz, write_record
+from utils.data.prepared import listing_digest, locked, read_npz, read_record, write_npz, write_record
 from utils.runtime.distributed import World
 from utils.runtime.errors import UserError
+from utils.runtime.files import replacing
 from utils.runtime.log import RunLog
 
-PATIENCE = 5.0  # seconds between two signs of life to the other processes
+PATIENCE = 5.0  # seconds after which the processes that wait are told again that this one is working
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Preparation:
 
     Args:
         root: the data path.
-        obtain: of (extract folder, beat): puts the originals there, from archives or made; raises UserError.
+        obtain: of (extract folder, keep_alive): puts the originals there, from archives or made; raises UserError.
         open_originals: of the extract folder; UserError if it is incomplete.
         world: the processes, of which only the main one calls this.
     """
@@ -91,13 +92,13 @@ class Preparation:
         self.open_originals = open_originals
         self.world = world
         self.log = RunLog(world)
-        self._beaten = time.monotonic()
+        self._told = time.monotonic()
 
-    def beat(self) -> None:
-        """A sign of life to the other processes, now and then."""
-        if time.monotonic() - self._beaten > PATIENCE:
+    def keep_alive(self) -> None:
+        """Tell the processes that wait that this one is working; not oftener than they need to hear it."""
+        if time.monotonic() - self._told > PATIENCE:
             self.world.keep_alive()
-            self._beaten = time.monotonic()
+            self._told = time.monotonic()
 
     def frames(self, T: int, size: int) -> None:
         """Have the frames of every sample, complete and checked, in their folder.
@@ -106,11 +107,11 @@ class Preparation:
             UserError: the originals, or what was made of them, are not as they should be.
         """
         kept = self.root / "full-spike"
-        with locked(kept, self.log.say, self.beat):
+        with locked(kept, self.log.say, self.keep_alive):
             extract, events, frames = self.root / "extract", kept / "events", frames_folder(self.root, T, size)
             if not (extract.exists() or events.exists() or frames.exists()):
                 self.log.say(f"putting the recordings in {extract}")
-                self.obtain(extract, self.beat)
+                self.obtain(extract, self.keep_alive)
             source = None
             if extract.exists():  # else it was deleted to save space, and what was made of it is taken as it is
                 originals = self.open_originals(extract)
@@ -160,18 +161,17 @@ class Preparation:
         """A folder in which every item was converted, several at once: reading and compressing leave Python's lock."""
         began = time.monotonic()
 
-        def fill(folder: Path) -> None:
+        with replacing(target) as folder:
+            folder.mkdir(parents=True)
             pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 16))
             try:
                 with self.log.progress(f"converting to {target.name}", len(items), unit=unit) as progress:
                     for _ in pool.map(lambda item: convert(folder, item), items):
                         progress.advance()
-                        self.beat()
+                        self.keep_alive()
             finally:
                 pool.shutdown(cancel_futures=True)
             write_record(folder, made_of)
-
-        make_folder(target, fill)
         size = sum(read_record(target)["files"].values())
         self.log.say(
             f"{len(items)} {unit} converted to {target} in {time.monotonic() - began:.1f} s ({size / 1e6:.1f} MB)"

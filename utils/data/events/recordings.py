@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.data.events.aedat import SENSOR, Events, read_aedat2, read_aedat3
+from utils.data.events.gestures import Trial, read_trials, table_of
 from utils.runtime.errors import UserError
 
 
@@ -62,20 +63,16 @@ def _read_npz(path: Path) -> Events | np.ndarray:
     return events
 
 
-def read_trial(recording: Path, number: int) -> tuple[int, int, int]:
-    """(class from 0, start, end in us) of a row of the table beside a recording of DVS128 Gesture, the first being 1.
+def read_trial(recording: Path, number: int) -> Trial:
+    """A row of the table beside a recording of DVS128 Gesture, the first being 1.
 
     Raises:
         UserError: there is no such table or row.
     """
-    table = recording.with_name(f"{recording.stem}_labels.csv")
+    table = table_of(recording)
     if not table.is_file():
         raise UserError(f"--trial {number}: there is no {table}: leave it out, or use --start-us and --end-us")
-    rows = [row for row in table.read_text(encoding="utf-8-sig", errors="replace").splitlines()[1:] if row.strip()]
-    if number > len(rows):
-        raise UserError(f"--trial {number}: {table} lists {len(rows)} trials: use 1 to {len(rows)}")
-    try:
-        label, start, end = map(int, rows[number - 1].split(","))
-    except ValueError:
-        raise UserError(f"--trial {number}: {table} says {rows[number - 1]!r} there: fetch it again") from None
-    return label - 1, start, end
+    trials = read_trials(table)
+    if number > len(trials):
+        raise UserError(f"--trial {number}: {table} lists {len(trials)} trials: use 1 to {len(trials)}")
+    return trials[number - 1]

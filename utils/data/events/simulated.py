@@ -19,6 +19,7 @@ import numpy as np
 
 from utils.data.digits import load_digits
 from utils.data.events.aedat import SENSOR, Events, write_aedat2, write_aedat3
+from utils.data.events.gestures import Trial, table_of, write_trials
 
 SCALE = 8  # pixels of the sensor per pixel of the scan: a digit covers 64 of 128
 AMPLITUDE = 3.0  # pixels, half the side of the triangle
@@ -39,7 +40,7 @@ def _path() -> np.ndarray:
 
 
 def _stretch(images: np.ndarray, offset: np.float32, side: int, axis: int) -> np.ndarray:
-    """Magnify an axis by SCALE, linearly, the scan's first pixel `offset` behind the edge; black outside."""
+    """Magnify an axis by SCALE, linearly, the scan's first pixel `offset` inside the edge; black outside."""
     images = np.moveaxis(images, axis, -1)
     at = (np.arange(side, dtype=np.float32) - offset + 0.5) / SCALE + 0.5  # in pixels of the scan padded by one
     low = np.clip(np.floor(at), 0, images.shape[-1]).astype(int)
@@ -92,18 +93,18 @@ def digit_events(scans: np.ndarray) -> list[Events]:
     return [{"t": t[a:b], "x": x[a:b], "y": y[a:b], "p": p[a:b]} for a, b in itertools.pairwise(ends)]
 
 
-def _all_events(scans: np.ndarray, beat: Callable[[], None]) -> Iterator[Events]:
+def _all_events(scans: np.ndarray, keep_alive: Callable[[], None]) -> Iterator[Events]:
     for first in range(0, len(scans), BATCH):
         yield from digit_events(scans[first : first + BATCH])
-        beat()
+        keep_alive()
 
 
-def write_as_gestures(folder: Path, beat: Callable[[], None] = lambda: None, *, count: int | None = None) -> None:
+def write_as_gestures(folder: Path, keep_alive: Callable[[], None] = lambda: None, *, count: int | None = None) -> None:
     """Write the digits as DVS128 Gesture is published: users, each with one long recording and a table of what is when.
 
     Args:
         folder: gets trials_to_train.txt, trials_to_test.txt, userNN_led.aedat and userNN_led_labels.csv; label 1 is 0.
-        beat: called now and then.
+        keep_alive: called again and again while it works.
         count: only so many digits for training, and a quarter as many to test.
     """
     folder.mkdir(parents=True)
@@ -112,27 +113,30 @@ def write_as_gestures(folder: Path, beat: Callable[[], None] = lambda: None, *, 
         scans, classes = (a[: count if split == "train" or count is None else count // 4] for a in load_digits(
             train=split == "train"
         ))  # fmt: skip
-        events = list(_all_events(scans, beat))
-        trials = []
+        events = list(_all_events(scans, keep_alive))
+        recordings = []
         for mine in np.array_split(np.arange(len(scans)), min(users, max(1, len(scans) // 2))):
             user += 1
             name = f"user{user:02}_led"
-            starts = GAP + np.arange(len(mine)) * (3 * MOVEMENT + GAP)
+            starts = (GAP + np.arange(len(mine)) * (3 * MOVEMENT + GAP)).tolist()
             shifted = [{**events[i], "t": events[i]["t"] + start} for i, start in zip(mine, starts, strict=True)]
             write_aedat3(folder / f"{name}.aedat", {k: np.concatenate([e[k] for e in shifted]) for k in "txyp"})
-            rows = [f"{classes[i] + 1},{start},{start + 3 * MOVEMENT}" for i, start in zip(mine, starts, strict=True)]
-            table = "\n".join(["class,startTime_usec,endTime_usec", *rows]) + "\n"
-            (folder / f"{name}_labels.csv").write_text(table, encoding="ascii")
-            trials.append(f"{name}.aedat\n")
-        (folder / f"trials_to_{split}.txt").write_text("".join(trials), encoding="ascii")
+            trials = [
+                Trial(int(classes[i]) + 1, start, start + 3 * MOVEMENT) for i, start in zip(mine, starts, strict=True)
+            ]
+            write_trials(table_of(folder / f"{name}.aedat"), trials)
+            recordings.append(f"{name}.aedat\n")
+        (folder / f"trials_to_{split}.txt").write_text("".join(recordings), encoding="ascii")
 
 
-def write_as_cifar10dvs(folder: Path, beat: Callable[[], None] = lambda: None, *, count: int | None = None) -> None:
+def write_as_cifar10dvs(
+    folder: Path, keep_alive: Callable[[], None] = lambda: None, *, count: int | None = None
+) -> None:
     """Write the digits as CIFAR10-DVS is published: a folder for each class, a recording for each sample.
 
     Args:
         folder: gets 0/ to 9/ with digits_<class>_<number>.aedat.
-        beat: called now and then.
+        keep_alive: called again and again while it works.
         count: only so many digits.
     """
     parts = [load_digits(train=train) for train in (True, False)]
@@ -140,6 +144,6 @@ def write_as_cifar10dvs(folder: Path, beat: Callable[[], None] = lambda: None, *
     numbers = [0] * 10
     for label in range(10):
         (folder / str(label)).mkdir(parents=True)
-    for label, events in zip(classes, _all_events(scans, beat), strict=True):
+    for label, events in zip(classes, _all_events(scans, keep_alive), strict=True):
         write_aedat2(folder / str(label) / f"digits_{label}_{numbers[label]}.aedat", events)
         numbers[label] += 1

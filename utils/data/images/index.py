@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
-from utils.data.prepared import cache_home
 from utils.runtime.errors import UserError
+from utils.runtime.files import cache_home, replacing
 
 VERSION = 1
 
@@ -72,12 +72,12 @@ def scan(root: Path) -> ImageIndex:
     )
 
 
-def _directories(root: Path) -> list[str]:
+def directories_below(root: Path) -> list[str]:
     """Every directory below the folder, itself included, relative to it."""
     return sorted(os.path.relpath(folder, root) for folder, _, _ in os.walk(root, followlinks=True))
 
 
-def _modified(root: Path, directories: list[str]) -> np.ndarray:
+def modification_times(root: Path, directories: list[str]) -> np.ndarray:
     return np.array([os.stat(os.path.join(root, name)).st_mtime_ns for name in directories], dtype=np.int64)
 
 
@@ -88,23 +88,18 @@ def cache_path(root: Path) -> Path:
 
 def save(path: Path, index: ImageIndex, directories: list[str], modified: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            np.savez(
-                file,
-                version=np.int64(VERSION),
-                root=np.array(str(index.root.resolve())),
-                classes=np.array(index.classes),
-                directories=np.array(directories),
-                modified=modified,
-                names=index.names,
-                ends=index.ends,
-                targets=index.targets,
-            )
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path, contended=True) as partial, open(partial, "wb") as file:
+        np.savez(
+            file,
+            version=np.int64(VERSION),
+            root=np.array(str(index.root.resolve())),
+            classes=np.array(index.classes),
+            directories=np.array(directories),
+            modified=modified,
+            names=index.names,
+            ends=index.ends,
+            targets=index.targets,
+        )
 
 
 def load(path: Path, root: Path) -> ImageIndex | None:
@@ -117,7 +112,7 @@ def load(path: Path, root: Path) -> ImageIndex | None:
         if int(stored["version"]) != VERSION or str(stored["root"]) != str(root.resolve()):
             return None
         try:
-            if not np.array_equal(_modified(root, stored["directories"].tolist()), stored["modified"]):
+            if not np.array_equal(modification_times(root, stored["directories"].tolist()), stored["modified"]):
                 return None
         except FileNotFoundError:
             return None
@@ -138,8 +133,8 @@ def index_images(root: Path, *, cache: bool = False, say: Callable[[str], None] 
     if index is not None:
         say(f"{len(index)} images of {root} from the index {path} in {time.monotonic() - began:.1f} s")
         return index
-    directories = _directories(root)
-    modified = _modified(root, directories)
+    directories = directories_below(root)
+    modified = modification_times(root, directories)
     # a change in the same tick of the file system's clock as the last one would go unnoticed: let the tick pass
     time.sleep(max(0.0, min(0.02, (modified.max() - time.time_ns()) / 1e9 + 0.02)))
     index = scan(root)

@@ -1,0 +1,58 @@
+"""The tables of DVS128 Gesture: beside each recording one that says which gesture begins and ends when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.runtime.errors import UserError
+
+HEADER = "class,startTime_usec,endTime_usec"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A row of a table: one gesture, with start <= t < end.
+
+    label: its class, from 1 on as in the file.
+    start, end: in us of the recording's clock.
+    row: its line in the file, the header's being 1; 0 of one that was not read from a file.
+    """
+
+    label: int
+    start: int
+    end: int
+    row: int = 0
+
+
+def table_of(recording: Path) -> Path:
+    """Where the table of a recording is: user01_led_labels.csv beside user01_led.aedat."""
+    return recording.with_name(f"{recording.stem}_labels.csv")
+
+
+def read_trials(table: Path) -> list[Trial]:
+    """The rows of a table, in their order.
+
+    Raises:
+        UserError: the header is another one, or a row is not three whole numbers.
+        OSError: the file cannot be read.
+    """
+    lines = table.read_text(encoding="utf-8-sig").splitlines()
+    if not lines or lines[0].replace(" ", "") != HEADER:
+        raise UserError(f"{table} does not begin with {HEADER}: fetch it again")
+    trials = []
+    for row, line in enumerate(lines[1:], start=2):
+        if line.strip():
+            try:
+                label, start, end = map(int, line.split(","))
+            except ValueError:
+                raise UserError(f"{table}, row {row}: {line!r} is not three whole numbers: fetch it again") from None
+            trials.append(Trial(label, start, end, row))
+    return trials
+
+
+def write_trials(table: Path, trials: Iterable[Trial]) -> None:
+    """Write a table such that `read_trials` returns these trials."""
+    rows = [f"{trial.label},{trial.start},{trial.end}" for trial in trials]
+    table.write_text("\n".join([HEADER, *rows]) + "\n", encoding="ascii")
