@@ -172,10 +172,10 @@ class Run:
                     )
                     window_seen, window_began = 0, now
                 if update and step + 1 < batches:
-                    wish = self.interrupts.after_step()
-                    if wish != interrupts.NOTHING:
+                    request = self.interrupts.after_step()
+                    if request != interrupts.NOTHING:
                         self._save()
-                    if wish == interrupts.STOP:
+                    if request == interrupts.STOP:
                         raise self._interrupted()
         return images_seen / max(time.monotonic() - began, 1e-9)
 
