@@ -21,9 +21,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import create_model, detach_aap, load_published, model_options, to_published
-from models.blocks import BasicBlock, Bottleneck, SpikeJoin
+from models.connect import get_join
 from models.layers import halving_pool, over_time
 from models.neuron import neuron_factory
+from models.resnet import BasicBlock, Bottleneck
 from utils.measure.ann import plain_resnet
 from utils.measure.counter import ExactCounter, is_binary, is_whole
 from utils.measure.energy import EnergyModel, Totals
@@ -130,7 +131,7 @@ def test_blocks_additions_are_those_of_brute_force(block, T):
             super().__init__()
             self.stem = nn.Conv2d(3, 4, 3, padding=1)
             self.neuron = neuron_factory()()
-            self.block = block(4, 4, 2, SpikeJoin("OR"), neuron_factory())
+            self.block = block(4, 4, 2, get_join("OR"), neuron_factory())
 
         def forward(self, x):
             return self.block(self.neuron(2 * self.stem(x).expand(T, -1, -1, -1, -1)))[0]
