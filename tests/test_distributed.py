@@ -22,19 +22,19 @@ def sum_over_processes(world):
     return int(world.sum(torch.tensor(world.rank + 1)))
 
 
-def join_attempt(rank, results, attempt, port):
-    os.environ.update(TORCHELASTIC_USE_AGENT_STORE="True", TORCHELASTIC_RESTART_COUNT=str(attempt))
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    if rank == 0 and attempt:
-        time.sleep(1.0)  # the other one looks for this one's address before it is there
+def join_attempt(rank, results, restart_counts, port):
+    os.environ.update(TORCHELASTIC_RUN_ID="job", TORCHELASTIC_RESTART_COUNT=str(restart_counts[rank]))
+    os.environ.update(TORCHELASTIC_USE_AGENT_STORE="True", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    if rank == 0 and sum(restart_counts):
+        time.sleep(1.0)  # the other one finds the dead one's address before this one's is there
     join_run(rank, results, 2, "env://", sum_over_processes)
 
 
 def test_processes_that_were_restarted_do_not_call_dead_ones():
-    """The store outlives them, as torchrun's does, and holds the addresses of the attempt before."""
+    """The store outlives them, as torchrun's does, and each agent counts its own restarts."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    for attempt in range(2):
-        assert in_each(2, join_attempt, attempt, store.port) == [3, 3]
+    for restart_counts in ((0, 0), (0, 1), (1, 1), (1, 1)):
+        assert in_each(2, join_attempt, restart_counts, store.port) == [3, 3]
 
 
 def losses_of_ten_steps(world, batch_size):

@@ -32,7 +32,7 @@ from utils.measure.synops import Network, count, write_report
 from utils.runtime.errors import UserError, run_command
 from utils.sample_data import random_inputs, set_norms
 from utils.synops import main
-from utils.train.checkpoint import load_weights
+from utils.train.checkpoint import load, set_weights
 
 ROOT = Path(__file__).parents[1]
 
@@ -562,7 +562,7 @@ def test_without_data_the_command_warns(tmp_path):
         (
             [*OPTIONS, "--option", "width=wide"],
             2,
-            "an option of dsnn18 is of the wrong type: T=2, num_classes=5, ",
+            "an option of dsnn18 is of the wrong type or out of range: T=2, num_classes=5, ",
         ),
         ([*OPTIONS, "--factory", "no_such"], 2, "--factory no_such: there is no module named no_such"),
         ([*OPTIONS, "--factory", "json"], 2, "--factory json has no create_model"),
@@ -626,7 +626,7 @@ def test_a_published_checkpoint_loads(tmp_path):
     nested = {"model": {f"module.{name}": value for name, value in to_published(model).items()}}
     torch.save({**nested, "args": argparse.Namespace(T=2), "epoch": 3}, tmp_path / "file.pth")
     loaded = small(zero_init_residual=True)
-    load_weights(tmp_path / "file.pth", loaded, load_published)
+    set_weights(tmp_path / "file.pth", load(tmp_path / "file.pth"), loaded, load_published)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
 
 

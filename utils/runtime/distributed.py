@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -18,11 +17,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.rendezvous import rendezvous
 
+from utils.runtime import slurm
+from utils.runtime.agent import end_with_agent
+from utils.runtime.environment import read_place
 from utils.runtime.errors import UsageError, UserError
+from utils.runtime.rendezvous import meet
 
-_FAILED, _DONE, _AT_IT = range(3)  # what the main process tells the others of its work
+_FAILED, _DONE, _WORKING = range(3)  # what the main process tells the others of its work
+_LONGEST = 1e6  # seconds; torch's clocks overflow far above
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class World:
     def main_only(self, what: str) -> Iterator[bool]:
         """A block whose work the main process alone does; if that fails, every process stops, not just the main one.
 
-        Yields whether this process is the main one. Work that may outlast the others' patience calls `still_at_it`.
+        Yields whether this process is the main one. Work that may outlast the others' patience calls `keep_alive`.
         """
         failure: BaseException | None = None
         try:
@@ -77,7 +80,7 @@ class World:
             failure = error
         if self.size > 1:
             outcome = self._tell(_FAILED if failure else _DONE)
-            while outcome == _AT_IT and not self.is_main:
+            while outcome == _WORKING and not self.is_main:
                 outcome = self._tell(_DONE)
             if outcome == _FAILED and failure is None:
                 time.sleep(2.0)  # torchrun ends all processes with the first one: the main one says its error before
@@ -85,10 +88,10 @@ class World:
         if failure is not None:
             raise failure
 
-    def still_at_it(self) -> None:
+    def keep_alive(self) -> None:
         """From the main process inside `main_only`: makes the others wait on, however long it has been."""
         if self.size > 1:
-            self._tell(_AT_IT)
+            self._tell(_WORKING)
 
     def _tell(self, outcome: int) -> int:
         """The main process's outcome, to all."""
@@ -98,57 +101,32 @@ class World:
 
 
 class Consensus:
-    """What any process wishes, known to all of them one call later, without waiting for each other.
+    """What any process requests, known to all of them one call later, without waiting for each other.
 
     Scheduler signals reach processes at different steps; all must stop at the same one.
     """
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self._wish = torch.zeros(1, dtype=torch.int64)
+        self._request = torch.zeros(1, dtype=torch.int64)
         self._pending: dist.Work | None = None
 
-    def exchange(self, wish: int) -> int:
-        """Announce a wish (0: none) and get the largest that was announced at the previous call."""
+    def exchange(self, request: int) -> int:
+        """Announce a request (0: none) and get the largest that was announced at the previous call."""
         if self.world.size == 1:
-            return wish
+            return request
         agreed = self.settle()
-        self._wish[0] = wish
-        self._pending = dist.all_reduce(self._wish, dist.ReduceOp.MAX, group=self.world.control, async_op=True)
+        self._request[0] = request
+        self._pending = dist.all_reduce(self._request, dist.ReduceOp.MAX, group=self.world.control, async_op=True)
         return agreed
 
     def settle(self) -> int:
-        """The largest wish of the last exchange; nothing is under way afterwards."""
+        """The largest request of the last exchange; nothing is under way afterwards."""
         if self._pending is None:
             return 0
         self._pending.wait()
         self._pending = None
-        return int(self._wish.item())
-
-
-def _slurm_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """torch.distributed's variables from those that `srun` sets for each task."""
-    found = {
-        "RANK": env["SLURM_PROCID"],
-        "WORLD_SIZE": env["SLURM_NTASKS"],
-        "LOCAL_RANK": env.get("SLURM_LOCALID", "0"),
-        # tasks of one job agree on a port without talking; jobs on one machine should not collide
-        "MASTER_PORT": env.get("MASTER_PORT", str(20000 + int(env.get("SLURM_JOB_ID", "0")) % 20000)),
-    }
-    if "MASTER_ADDR" in env:
-        found["MASTER_ADDR"] = env["MASTER_ADDR"]
-    else:
-        nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST") or "localhost"
-        if any(c in nodes for c in "[,"):  # a list: only scontrol knows how to unfold it
-            try:
-                shown = subprocess.run(
-                    ["scontrol", "show", "hostnames", nodes], check=True, capture_output=True, text=True
-                )
-            except (OSError, subprocess.CalledProcessError) as error:
-                raise UserError(f"cannot unfold SLURM's node list {nodes!r} ({error}): set MASTER_ADDR") from None
-            nodes = shown.stdout.split()[0]
-        found["MASTER_ADDR"] = nodes
-    return found
+        return int(self._request.item())
 
 
 def _pick_device(name: str, local_rank: int) -> torch.device:
@@ -161,7 +139,7 @@ def _pick_device(name: str, local_rank: int) -> torch.device:
             raise UsageError(f"--device {name}: this machine has no CUDA device; use --device cpu")
         if device.index is None:
             count = torch.cuda.device_count()
-            if count == 1 and "SLURM_PROCID" in os.environ:
+            if count == 1 and slurm.in_step(os.environ):
                 local_rank = 0  # srun --gpus-per-task=1 shows each task its own GPU alone
             if local_rank >= count:
                 raise UsageError(
@@ -171,17 +149,6 @@ def _pick_device(name: str, local_rank: int) -> torch.device:
             device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     return device
-
-
-def _meeting_place(url: str, rank: int, size: int, limit: timedelta) -> dist.Store:
-    """Where the processes leave their addresses for each other.
-
-    torchrun keeps one store over its restarts, in which a new process would find a dead one's address: each attempt
-    has names of its own.
-    """
-    store, _, _ = next(rendezvous(url, rank, size, timeout=limit))
-    store.set_timeout(limit)
-    return dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def start(device: str, *, world_size: int = 1, dist_url: str = "env://", timeout: float = 600.0) -> World:
@@ -197,37 +164,41 @@ def start(device: str, *, world_size: int = 1, dist_url: str = "env://", timeout
         UsageError: no such device.
         UserError: the processes did not meet.
     """
-    if "RANK" not in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
-        os.environ.update(_slurm_environment(os.environ))
-    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    if world_size > 1 and size == 1:
+    end_with_agent()
+    place = read_place()
+    if not 0.0 < timeout <= _LONGEST:
+        raise UsageError(
+            f"--dist-timeout {timeout:g} is no time to wait: choose seconds above 0 and up to {_LONGEST:g}"
+        )
+    if world_size > 1 and place.size == 1:
         raise UsageError(
             f"--world-size {world_size}, but this is a single process: "
             f"start with torchrun --nproc-per-node={world_size}, which sets the size itself"
         )
-    picked = _pick_device(device, local_rank)
-    if size == 1:
+    picked = _pick_device(device, place.local_rank)
+    if place.size == 1:
         return World(device=picked)
-    where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}" if dist_url == "env://" else dist_url
     limit = timedelta(seconds=timeout)
     try:
         dist.init_process_group(
             "nccl" if picked.type == "cuda" else "gloo",
-            store=_meeting_place(dist_url, rank, size, limit),
-            rank=rank,
-            world_size=size,
+            store=meet(dist_url, place, limit),
+            rank=place.rank,
+            world_size=place.size,
             timeout=limit,
             device_id=picked if picked.type == "cuda" else None,
         )
         control = dist.new_group(backend="gloo", timeout=limit)
-    except (RuntimeError, ValueError) as error:  # torch's errors of stores, backends and addresses are these
+    except (RuntimeError, ValueError, OSError) as error:  # torch's errors of stores, backends and addresses are these
+        where = dist_url
+        if dist_url == "env://":
+            where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"process {rank} of {size} could not meet the others at {where} within {timeout:g} s ({reason}): "
-            "check MASTER_ADDR, MASTER_PORT and that all processes started"
+            f"process {place.rank} of {place.size} could not meet the others at {where} within {timeout:g} s "
+            f"({reason}): check MASTER_ADDR, MASTER_PORT and that all processes started"
         ) from None
-    return World(rank, size, local_rank, picked, control)
+    return World(place.rank, place.size, place.local_rank, picked, control)
 
 
 def stop(world: World) -> None:

@@ -52,5 +52,7 @@ def run_command(main: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         message, status = "interrupted", 130
     rank = os.environ.get("RANK", "0")
-    print(f"{label}{'' if rank == '0' else f' on rank {rank}'}: {message}", file=sys.stderr, flush=True)
+    print(
+        f"{label}{f' on rank {rank}' if rank.isdigit() and rank != '0' else ''}: {message}", file=sys.stderr, flush=True
+    )
     return status

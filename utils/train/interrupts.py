@@ -12,7 +12,7 @@ from types import FrameType
 from utils.runtime.distributed import Consensus, World
 from utils.runtime.errors import UsageError
 
-NOTHING, SAVE, STOP = 0, 1, 2  # ordered: of two wishes the larger one counts
+NOTHING, SAVE, STOP = 0, 1, 2  # ordered: of two requests the larger one counts
 
 # What schedulers send before they take a machine: SLURM's --signal=USR1@120, Kubernetes' and torchrun's SIGTERM.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -63,12 +63,12 @@ class Interrupts:
     def after_step(self) -> int:
         """NOTHING, SAVE or STOP; the same in every process."""
         self._steps += 1
-        wish = NOTHING
+        request = NOTHING
         if self.world.is_main and self.interval and not self._announced:
             passed = self._steps if self.unit == "steps" else (time.monotonic() - self._saved_at) / 60.0
             if passed >= self.interval:
-                wish, self._announced = SAVE, True
-        return self.consensus.exchange(STOP if self.received else wish)
+                request, self._announced = SAVE, True
+        return self.consensus.exchange(STOP if self.received else request)
 
     def after_epoch(self) -> int:
         """As `after_step`, at an epoch's end, where nothing may stay under way."""

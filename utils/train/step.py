@@ -55,7 +55,10 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=amp_dtype is torch.float16)
         self.ema: AveragedModel | None = None
         if ema_decay is not None:
-            self.ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True)
+            averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True)
+            # after steps that the optimizer made: the loss scaler leaves some out
+            optimizer.register_step_post_hook(lambda *_: averaged.update_parameters(model))
+            self.ema = averaged
 
     @property
     def lr(self) -> float:
@@ -89,8 +92,6 @@ class Trainer:
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.optimizer.zero_grad(set_to_none=True)
-            if self.ema is not None:
-                self.ema.update_parameters(self.model)
         with torch.no_grad():
             return readouts(outputs), loss.detach()
 

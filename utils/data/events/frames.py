@@ -97,7 +97,7 @@ class Preparation:
     def keep_alive(self) -> None:
         """Tell the processes that wait that this one is working; not oftener than they need to hear it."""
         if time.monotonic() - self._told > PATIENCE:
-            self.world.still_at_it()
+            self.world.keep_alive()
             self._told = time.monotonic()
 
     def frames(self, T: int, size: int) -> None:
