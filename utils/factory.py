@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from utils.runtime.distributed import named_device
 from utils.runtime.errors import UsageError, UserError
 from utils.runtime.memory import require
 from utils.runtime.networks import Networks
@@ -95,8 +96,8 @@ def _given_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def check_device(name: str) -> torch.device:
     """The device of this name; UsageError if it cannot be had."""
+    device = named_device(name)
     try:
-        device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device {name} is not available: {str(error).splitlines()[0]}") from None

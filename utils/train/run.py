@@ -252,6 +252,17 @@ class Run:
                 f"the checkpoint stopped inside epoch {self.position.epoch + 1}, where the data are dealt out by "
                 f"{', '.join(dealing)} ({'; '.join(changed)}): use the same ones until the epoch ends"
             )
+        wrong = None
+        if self.position.step > self.loaders.sampler.batches:
+            wrong = f"it stopped after batch {self.position.step} of {self.loaders.sampler.batches}"
+        elif state["meter"].shape != self.meter.sums.shape:
+            wrong = f"its sums are of {len(state['meter']) - 1} readouts instead of {len(self.meter.names)}"
+        elif len(state["random_states"]) != state["world_size"]:
+            wrong = f"it has random states of {len(state['random_states'])} processes and was of {state['world_size']}"
+        elif min(map(len, state["random_states"])) < len(get_rng_state(torch.device("cpu"))):
+            wrong = "its random states are cut off"
+        if wrong:
+            raise UserError(f"the checkpoint does not fit this run ({wrong}): use another one")
         self.trainer.load(state)
         if changed:
             self.log.say(
