@@ -18,8 +18,10 @@ from utils.data.images.folder import load_splits
 from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError, UserError
 from utils.runtime.log import RunLog
+from utils.runtime.memory import require
 from utils.runtime.options import option, positive_int
 
+DIGITS = 1797  # of scikit-learn
 DATASETS = ("digits", "cifar10", "cifar100", "folder")
 
 # Channel means and standard deviations of the training images.
@@ -86,7 +88,11 @@ def load(options: ImageOptions, world: World, _T: int | None = None) -> Datasets
     recipe = {"dataset": name, "image_size": size}
     if name not in DATASETS:
         raise UsageError(f"--dataset {name!r} is unknown: choose one of {', '.join(DATASETS)}")
+    held, channels = (DIGITS, 1) if name == "digits" else (options.batch_size, 3)
+    require(4 * held * channels * size**2, torch.device("cpu"), f"--image-size {size}", "take a smaller one")
     if name == "digits":
+        if options.data_path is not None:
+            raise UsageError(f"--data-path {options.data_path} is not used for digits: choose a --dataset for it")
         return Datasets(Digits(train=True, size=size), Digits(train=False, size=size), 10, 1, "digits_", recipe=recipe)
     if options.data_path is None:
         raise UsageError(f"--dataset {name} needs --data-path: the folder that holds it")

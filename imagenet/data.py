@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torchvision.transforms import v2
 
 from utils.data.dataset import DataOptions, Datasets
@@ -12,6 +13,7 @@ from utils.data.images.folder import evaluation_transform, load_splits, normalis
 from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError
 from utils.runtime.log import RunLog
+from utils.runtime.memory import require
 from utils.runtime.options import option, positive_int
 
 
@@ -40,6 +42,12 @@ def load(options: Options, world: World, _T: int | None = None) -> Datasets:
     """
     if options.data_path is None:
         raise UsageError("ImageNet needs --data-path: the folder with train/<wnid>/ and val/<wnid>/")
+    crop, resize = options.val_crop_size, options.val_resize_size
+    if crop > resize:
+        raise UsageError(f"--val-crop-size {crop} is above --val-resize-size {resize}: resize to as much at least")
+    largest = max(options.train_crop_size, resize)
+    need = 4 * options.batch_size * 3 * largest**2
+    require(need, torch.device("cpu"), f"a batch of images of {largest} pixels", "take a smaller size")
     chains = transforms(options.train_crop_size, options.val_resize_size, options.val_crop_size)
     train, test = load_splits(
         Path(options.data_path), ("train", "val"), chains, cache=options.cache_dataset, say=RunLog(world).say

@@ -183,7 +183,7 @@ def test_zero_initialised_blocks_are_the_identity(name, options, connect_f, dtyp
         warnings.simplefilter("ignore")
         model = small(name, connect_f=connect_f, zero_init_residual=True, **options).to(dtype)
     block = model.blocks()[1]
-    channels = block.last_norm.num_features
+    channels = block.spiking_layers()[-1].norm.num_features
     x = (torch.rand(4, 3, channels, 8, 8) < 0.5).to(dtype)
     assert torch.equal(block(x)[0], x)
 

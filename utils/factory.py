@@ -18,8 +18,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from utils.runtime.errors import UsageError
+from utils.runtime.distributed import named_device
+from utils.runtime.errors import UsageError, UserError
+from utils.runtime.memory import require
 from utils.runtime.networks import Networks
+from utils.runtime.options import positive_int, seed
 from utils.train import checkpoint
 
 OFFERS = tuple(name for name in vars(Networks) if not name.startswith("_"))
@@ -37,8 +40,8 @@ def add_network_arguments(parser: argparse.ArgumentParser, *, optional: bool = F
         help="a name that the factory lists, e.g. dsnn18" + (" (default: what the checkpoint says)" * optional),
     )
     parser.add_argument("--connect_f", help="the connect function: ADD, AND, IAND, OR or XOR")
-    parser.add_argument("--T", type=int, help="time steps that an image is shown for, or frames")
-    parser.add_argument("--num-classes", "--num_classes", type=int, help="classes")
+    parser.add_argument("--T", type=positive_int, help="time steps that an image is shown for, or frames")
+    parser.add_argument("--num-classes", "--num_classes", type=positive_int, help="classes")
     parser.add_argument(
         "--option",
         action="append",
@@ -48,9 +51,10 @@ def add_network_arguments(parser: argparse.ArgumentParser, *, optional: bool = F
     )
     without = "no network" if optional else "random ones"
     parser.add_argument("--checkpoint", type=Path, help=f"trained weights, ours or published; {without} without it")
+    parser.add_argument("--ema", action="store_true", help="the checkpoint's averaged weights (--ema-decay) instead")
     parser.add_argument("--factory", default="models", help="module that builds the networks (default: models)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
-    parser.add_argument("--seed", type=int, default=0, help="of random weights and images (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of random weights and images (default: 0)")
 
 
 def load_factory(name: str) -> Networks:
@@ -60,11 +64,13 @@ def load_factory(name: str) -> Networks:
         UsageError: there is none, or it lacks a function.
     """
     try:
-        factory = importlib.import_module(name)
+        factory: Any = importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise UsageError(
             f"--factory {name}: there is no module named {error.name}; run from the project's root"
         ) from None
+    except (ValueError, TypeError):  # an empty name, a relative one
+        raise UsageError(f"--factory {name!r} is no module: name one as Python's import does, e.g. models") from None
     missing = [offer for offer in OFFERS if not hasattr(factory, offer)]
     if missing:
         raise UsageError(f"--factory {name} has no {', '.join(missing)}: name a module that offers {', '.join(OFFERS)}")
@@ -90,32 +96,57 @@ def _given_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def check_device(name: str) -> torch.device:
     """The device of this name; UsageError if it cannot be had."""
+    device = named_device(name)
     try:
-        device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device {name} is not available: {str(error).splitlines()[0]}") from None
     return device
 
 
-def create(factory: Networks, name: str, options: dict[str, Any], say: Callable[[str], None]) -> Any:
-    """A network by name; `say` hears its warnings.
+def create(
+    factory: Networks,
+    name: str,
+    options: dict[str, Any],
+    say: Callable[[str], None],
+    device: torch.device | None = None,
+) -> Any:
+    """A network by name; `say` hears its warnings. It is made in the CPU's memory.
+
+    Args:
+        device: where it is to go: refused if its weights alone do not fit there.
+
+    Raises:
+        UsageError: the name or an option is wrong, or the network is too large.
+    """
+    needed = sum(x.numel() * x.element_size() for x in outline(factory, name, options).state_dict().values())
+    require(needed, device or torch.device("cpu"), f"{name} with {_in_words(options)}", "make it narrower")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        model = factory.create_model(name, **options)
+    for warning in caught:
+        say(str(warning.message))
+    return model
+
+
+def _in_words(options: dict[str, Any]) -> str:
+    return ", ".join(f"{option}={value!r}" for option, value in options.items())
+
+
+def outline(factory: Networks, name: str, options: dict[str, Any]) -> Any:
+    """A network whose tensors have shapes and no content, at no cost in memory; no random number is drawn.
 
     Raises:
         UsageError: the name or an option is wrong.
     """
     try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", UserWarning)
-            model = factory.create_model(name, **options)
+        with torch.random.fork_rng(devices=[]), torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return factory.create_model(name, **options)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    except TypeError:
-        given = ", ".join(f"{option}={value!r}" for option, value in options.items())
-        raise UsageError(f"an option of {name} is of the wrong type: {given}") from None
-    for warning in caught:
-        say(str(warning.message))
-    return model
+    except (TypeError, OverflowError):
+        raise UsageError(f"an option of {name} is of the wrong type or out of range: {_in_words(options)}") from None
 
 
 def build_network(args: argparse.Namespace) -> nn.Module:
@@ -129,13 +160,27 @@ def build_network(args: argparse.Namespace) -> nn.Module:
     """
     factory = load_factory(args.factory)
     device = check_device(args.device)
-    config = checkpoint.read_weights(args.checkpoint)[0] if args.checkpoint else None
+    config: dict[str, Any] | None = None
+    if args.ema and not args.checkpoint:
+        raise UsageError("--ema takes the averaged weights of a checkpoint: name one by --checkpoint")
+    if args.checkpoint:
+        content = checkpoint.load(args.checkpoint)
+        config, weights = checkpoint.weights_of(args.checkpoint, content, averaged=args.ema)
     if args.model is None and not config:
         raise UsageError(f"{args.checkpoint} does not say which network it is of: name it with --model")
     options = dict(config) if config and args.model in (None, config.get("model")) else {"model": args.model}
-    torch.manual_seed(args.seed)
     options = {**options, **_given_options(args)}
-    model = create(factory, options.pop("model"), options, warn)
+    name = options.pop("model")
+    if config:  # which a stranger may have written: nothing larger than the file's own weights is made
+        expected: Any = outline(factory, name, options)
+        checkpoint.check_config(args.checkpoint, expected, config)
+        asked, held = (sum(x.numel() for x in state.values()) for state in (expected.state_dict(), weights))
+        if asked > held:
+            raise UserError(
+                f"{args.checkpoint} names a network of {asked:,} numbers and holds {held:,}: use another checkpoint"
+            )
+    torch.manual_seed(args.seed)
+    model = create(factory, name, options, warn, device)
     if args.checkpoint:
-        checkpoint.load_weights(args.checkpoint, model, factory.load_published)
+        checkpoint.set_weights(args.checkpoint, content, model, factory.load_published, averaged=args.ema)
     return model.eval().to(device)

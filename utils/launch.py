@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from utils.runtime.allocator import keep_freed_memory
 from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError, UserError, run_command
 from utils.runtime.log import RunLog, table
+from utils.runtime.memory import is_exhausted, require
 from utils.runtime.networks import TrainableNetworks
 from utils.runtime.parser import OptionsParser, to_yaml
 from utils.runtime.seed import seed_everything
@@ -56,7 +58,7 @@ def _main(parser: OptionsParser, load_data: LoadData, models: TrainableNetworks,
     world = distributed.start(
         machines.device, world_size=machines.world_size, dist_url=machines.dist_url, timeout=machines.dist_timeout
     )
-    with distributed.explain_lost_peers(world):
+    with distributed.explain_lost_peers(world), _explain_exhaustion():
         resume.require_alike({f"options ({group})": values for group, values in config.alike().items()}, world)
         job = _set_up(config, parser.defaults.network, load_data, models, world)
         if config.run.test_only:
@@ -65,6 +67,20 @@ def _main(parser: OptionsParser, load_data: LoadData, models: TrainableNetworks,
             _train(job)
     distributed.stop(world)
     return 0
+
+
+@contextlib.contextmanager
+def _explain_exhaustion() -> Iterator[None]:
+    """Turn torch's errors of memory that ran out, which are pages long, into one line."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_exhausted(error):
+            raise
+        raise UserError(
+            "there is not enough memory for this run: take a smaller -b (and --accumulate batches), --memory-saving, "
+            "a smaller --T or --width; the checkpoints of the run are untouched"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -100,6 +116,9 @@ def _set_up(
         **config.network.options(known, defaults),
     }
     model = _build_model(config, options, models, world, say)
+    if config.network.tau is not None and model.config.get("neuron") == "IF":
+        raise UsageError(f"--tau {config.network.tau} does nothing: IF neurons have no time constant; leave it out")
+    _check_memory(model, data, config.data.batch_size, world.device)
     defaults_of_model = known | {name: value for name, value in vars(defaults).items() if value is not None}
     path = Path(config.run.output_dir) / (data.name + folder.run_name(config, model.config, defaults_of_model))
     loaders = make_loaders(
@@ -120,13 +139,22 @@ def _build_model(
 ) -> Any:
     """The network on its device."""
     name = config.network.model
-    model = create(models, name, options, lambda warning: say(f"warning: {warning}"))
+    model = create(models, name, options, lambda warning: say(f"warning: {warning}"), world.device)
     layout: Any = torch.channels_last if config.speed.channels_last else torch.preserve_format
     model = model.to(world.device, memory_format=layout)
     model = models.save_memory(models.use_fused(model, config.speed.fused), config.speed.memory_saving)
     parameters = sum(p.numel() for p in model.parameters())
     say(f"{name}: {parameters:,} parameters on {world.size} x {world.device.type}")
     return model
+
+
+def _check_memory(model: Any, data: Datasets, batch_size: int, device: torch.device) -> None:
+    """Refuse a run whose first spikes alone do not fit on the device: time steps and sizes multiply."""
+    *steps, _, height, width = data.test[0][0].shape  # [C, H, W], or frames [T, C, H, W]
+    T, channels = (*steps, model.config["T"])[0], model.config.get("width", 1)
+    maps = max(1, height // 2) * max(1, width // 2)  # at least: some stems halve the resolution
+    what = f"a batch of {batch_size} x {T} time steps x {channels} channels x {maps:,} neurons"
+    require(4 * batch_size * T * channels * maps, device, what, "take a smaller -b, --T, --width or image")
 
 
 def _train(job: _Job) -> None:
@@ -141,7 +169,7 @@ def _train(job: _Job) -> None:
     trainer = Trainer(
         model,
         optimizer,
-        make_schedule(optimizer, recipe),
+        make_schedule(optimizer, recipe, config.run.start_epoch),
         job.world,
         amp_dtype=recipe.autocast_dtype,
         label_smoothing=recipe.label_smoothing,
@@ -155,14 +183,24 @@ def _train(job: _Job) -> None:
         job.folder,
         recipe,
         # of the data what the recipe cannot know
-        data_recipe={"batch_size": config.data.batch_size, **job.data.recipe},
+        data_recipe={
+            "batch_size": config.data.batch_size,
+            "training_samples": len(job.data.train),
+            **job.data.recipe,
+        },
         print_freq=config.run.print_freq,
         checkpoint_every=config.run.checkpoint_every,
         firing_rates=config.run.tb,
+        judge_averaged=config.run.ema,
         compiles=config.speed.fused or config.speed.compile,
         unit=job.data.unit,
         position=Position(epoch=config.run.start_epoch),
     )
+    if recipe.lr_scheduler == "cosine" and recipe.period < recipe.epochs:
+        job.log.say(
+            f"warning: --cos_lr_T {recipe.period} ends before --epochs {recipe.epochs}: the learning rate climbs again "
+            "from then on, as in the released code"
+        )
     folder.prepare(job.folder, config.run, job.world)  # only now that nothing about the command can be wrong any more
     if config.run.resume:
         _resume(config.run.resume, run, job)
@@ -196,14 +234,14 @@ def _test_only(job: _Job, models: TrainableNetworks) -> None:
         raise UserError(f"there is no checkpoint in {job.folder}: name one by --resume")
     path, content = found
     model = job.model
-    checkpoint.set_weights(path, content, model, models.load_published)
+    checkpoint.set_weights(path, content, model, models.load_published, averaged=run.ema)
     if run.detach:
         try:
             model = models.detach_aap(model)
         except ValueError as error:
             raise UsageError(f"--detach: {error}") from None
     scores, _ = evaluate(model, job.loaders.test, world, job.log)
-    say(f"{model.config['model']} from {path}")
+    say(f"{model.config['model']}{', averaged weights' if run.ema else ''} from {path}")
     say(table(scores, job.data.unit))
     if run.synops:
         _count(job, models, model, path)

@@ -106,7 +106,14 @@ def _outlive_the_trainers_save(_worker: int) -> None:
 
 
 def _loader(
-    dataset: Any, sampler: Sampler, batch_size: int, workers: int, world: World, collate: Callable | None
+    dataset: Any,
+    sampler: Sampler,
+    batch_size: int,
+    workers: int,
+    world: World,
+    collate: Callable | None,
+    *,
+    persistent: bool,
 ) -> DataLoader:
     return DataLoader(
         dataset,
@@ -115,7 +122,7 @@ def _loader(
         num_workers=workers,
         collate_fn=collate,
         pin_memory=world.device.type == "cuda",
-        persistent_workers=workers > 0,
+        persistent_workers=persistent and workers > 0,
         worker_init_fn=_outlive_the_trainers_save,
         generator=torch.Generator(),  # a loader would otherwise draw from the trainer's stream at each epoch
     )
@@ -147,7 +154,8 @@ def make_loaders(
             raise UserError(f"the {name} set holds no samples: check the data path")
     sampler = EpochSampler(train, batch_size, world, seed)
     return Loaders(
-        _loader(SeededSamples(train, seed), sampler, batch_size, workers, world, collate),
+        _loader(SeededSamples(train, seed), sampler, batch_size, workers, world, collate, persistent=True),
         sampler,
-        _loader(test, EvaluationSampler(test, world), batch_size, workers, world, collate),
+        # a test set's workers would be idle while the network is trained: they live for one evaluation
+        _loader(test, EvaluationSampler(test, world), batch_size, workers, world, collate, persistent=False),
     )

@@ -143,11 +143,23 @@ class Consensus:
         return int(self._request.item())
 
 
-def _pick_device(name: str, local_rank: int) -> torch.device:
+def named_device(name: str) -> torch.device:
+    """The device of this name.
+
+    Raises:
+        UsageError: it is neither the CPU nor a CUDA device.
+    """
     try:
         device = torch.device(name)
     except RuntimeError:
         raise UsageError(f"--device {name} is unknown: use cuda or cpu") from None
+    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index not in (None, 0)):
+        raise UsageError(f"--device {name} cannot be used: use cuda, cuda:N or cpu")
+    return device
+
+
+def _pick_device(name: str, local_rank: int) -> torch.device:
+    device = named_device(name)
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise UsageError(f"--device {name}: this machine has no CUDA device; use --device cpu")

@@ -12,6 +12,8 @@ from tqdm import tqdm
 from utils.runtime.distributed import World
 from utils.runtime.files import write_file
 
+METRICS = "metrics.jsonl"  # in a run's folder: a line of JSON for each epoch
+
 
 class RunLog:
     """Args:

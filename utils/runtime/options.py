@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,8 +25,11 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (--help lists the options)")
 
 
+LARGEST_INT = 2**31 - 1  # of what is counted: tensors' sizes multiply
+
+
 def positive_int(text: str) -> int:
-    value = int(text)
+    value = natural(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is below 1")
     return value
@@ -35,21 +39,50 @@ def natural(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{value} is negative")
+    if value > LARGEST_INT:
+        raise argparse.ArgumentTypeError(f"{value} is above {LARGEST_INT}")
+    return value
+
+
+def seed(text: str) -> int:
+    """As large as torch's generators take, and not negative."""
+    value = int(text)
+    if not 0 <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"{value} is outside 0..2^63 - 1")
+    return value
+
+
+def finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{value} is not finite")
     return value
 
 
 def fraction(text: str) -> float:
-    value = float(text)
+    value = finite(text)
     if not 0.0 <= value < 1.0:
         raise argparse.ArgumentTypeError(f"{value} is outside [0, 1)")
     return value
 
 
 def non_negative(text: str) -> float:
-    value = float(text)
-    if not value >= 0.0:
+    value = finite(text)
+    if value < 0.0:
         raise argparse.ArgumentTypeError(f"{value} is negative")
     return value
+
+
+def above(limit: float) -> Callable[[str], float]:
+    """Numbers above a limit."""
+
+    def number(text: str) -> float:
+        value = finite(text)
+        if value <= limit:
+            raise argparse.ArgumentTypeError(f"{value} is not above {limit:g}")
+        return value
+
+    return number
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,8 +8,9 @@ import os
 import pickle
 import re
 import shutil
+import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ import torch
 
 from utils.runtime.errors import UsageError, UserError
 from utils.runtime.files import replacing
+from utils.train import schema
 
-FORMAT = {"name": "full-spike-aap", "version": 1}
+LATEST_VERSION = 1
+FORMAT = {"name": "full-spike-aap", "version": LATEST_VERSION}
 
 LATEST = "checkpoint_latest.pth"
 PREVIOUS = "checkpoint_previous.pth"
@@ -55,21 +58,39 @@ class _NotedErrors(io.BufferedWriter):
 
 
 def copy(source: Path, target: Path) -> None:
-    """Give a whole checkpoint a second name, at no cost where the file system has hard links."""
-    with replacing(target) as partial:
-        try:
-            os.link(source, partial)
-        except OSError:
-            shutil.copyfile(source, partial)
+    """A second checkpoint with a whole one's content: what damages one leaves the other as it is."""
+    with replacing(target, durable=True) as partial:
+        shutil.copyfile(source, partial)
 
 
 def write_latest(folder: Path, state: dict[str, Any]) -> Path:
     """Write the newest checkpoint of a run; the one before it stays beside it as checkpoint_previous.pth."""
     latest = folder / LATEST
     if latest.exists():
-        copy(latest, folder / PREVIOUS)
+        with replacing(folder / PREVIOUS) as partial:
+            try:
+                os.link(latest, partial)  # costs nothing, and ends when the new one takes the first name
+            except OSError:
+                shutil.copyfile(latest, partial)
     write(latest, state)
     return latest
+
+
+def _check_archive(path: Path) -> None:
+    """Compare checksums, which torch's reader does not, and sizes: torch compresses nothing.
+
+    Raises:
+        UserError: the archive is damaged.
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise UserError(f"{path} is compressed, as no checkpoint of torch is: use another one")
+        if sum(member.file_size for member in members) > path.stat().st_size:
+            raise UserError(f"{path} is damaged: it claims to hold more than its size; use an older checkpoint")
+        broken = archive.testzip()
+    if broken is not None:
+        raise UserError(f"{path} is damaged (checksum of {broken}): use an older checkpoint")
 
 
 def load(path: Path) -> Any:
@@ -82,15 +103,17 @@ def load(path: Path) -> Any:
         raise UserError(f"{path} is a folder: name a checkpoint file in it")
     if not path.exists():
         raise UserError(f"there is no checkpoint {path}: check the path")
+    if not path.is_file():  # a pipe or a device may never end
+        raise UserError(f"{path} is no regular file: name a checkpoint file")
     try:
         if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                broken = archive.testzip()  # torch's own reader does not compare checksums
-            if broken is not None:
-                raise UserError(f"{path} is damaged (checksum of {broken}): use an older checkpoint")
+            _check_archive(path)
         # a Namespace is how published checkpoints carry their command line: plain attributes, nothing that runs
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice on files that it takes for something else
             return torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         if refused:
@@ -99,31 +122,52 @@ def load(path: Path) -> Any:
                 "save tensors, numbers and strings alone"
             ) from None
         raise UserError(f"{path} is damaged or no checkpoint of torch: use another one") from None
-    except (RuntimeError, EOFError, zipfile.BadZipFile, OSError, ValueError, KeyError, AttributeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} is damaged or no checkpoint of torch ({reason}): use another one") from None
+    except Exception as error:  # whatever a damaged file makes torch's, zipfile's and pickle's readers raise
+        reason = (str(error).splitlines() or [""])[0]
+        reason = f" ({reason})" if 0 < len(reason) <= 100 else ""  # torch's longer ones are essays
+        raise UserError(f"{path} is damaged or no checkpoint of torch{reason}: use another one") from None
 
 
-def weights_of(path: Path, content: Any) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+def weights_of(path: Path, content: Any, *, averaged: bool = False) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     """(the model's config, or None if the file is a published one; the state dict) of any checkpoint's content.
 
+    Args:
+        averaged: the state dict of the averaged weights.
+
     Raises:
-        UserError: it is of a newer format, or holds no state dict; `path` is named.
+        UserError: it is of a newer format, or holds no such weights; `path` is named.
     """
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint: use another file")
     if "format" in content:
         _check_format(path, content["format"])
-        return content["config"], content["model"]
-    state = content.get("model", content.get("net", content))  # SEW-ResNet's CIFAR10-DVS code calls it net
-    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise UserError(f"{path} holds no weights: use a checkpoint of this project or a published state dict")
+        _check_content(path, content, schema.WEIGHTS)
+        return content["config"], _averaged(path, content) if averaged else content["model"]
+    if averaged:
+        raise UserError(f"{path} is no checkpoint of this project, so it has no averaged weights: leave out --ema")
+    state: Any = content.get("model", content.get("net", content))  # SEW-ResNet's CIFAR10-DVS code calls it net
+    wrong = schema.weights(state)
+    if wrong:
+        raise UserError(
+            f"{path} holds no weights (its state dict {wrong}): use a checkpoint of this project or a published one"
+        )
     return None, state
 
 
-def read_weights(path: Path) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+def _averaged(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    found = content.get("ema")
+    if found is None:
+        raise UserError(f"{path} has no averaged weights: leave out --ema, or train with --ema-decay")
+    wrong = schema.weights(found)
+    if wrong:
+        raise UserError(f"{path} is damaged ('ema' {wrong}): use another one")
+    # torch's AveragedModel: the network below `module`, and a counter
+    return {name.removeprefix("module."): value for name, value in found.items() if name.startswith("module.")}
+
+
+def read_weights(path: Path, *, averaged: bool = False) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     """`weights_of` a file; UserError also if it is missing or damaged."""
-    return weights_of(path, load(path))
+    return weights_of(path, load(path), averaged=averaged)
 
 
 def read_settings(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -136,7 +180,9 @@ def read_settings(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if not isinstance(content, dict) or "format" not in content:
         return {}, {}
     _check_format(path, content["format"])
-    return content["config"], content.get("recipe", {})
+    _check_content(path, content, schema.WEIGHTS)
+    recipe = content.get("recipe", {})
+    return content["config"], recipe if isinstance(recipe, dict) else {}
 
 
 def different_config(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
@@ -152,29 +198,32 @@ def check_config(path: Path, model: Any, config: dict[str, Any]) -> None:
         raise UsageError(f"{path} was saved from another network ({different}): give the same options as then")
 
 
-def set_weights(path: Path, content: Any, model: Any, load_published: Callable[[Any, dict[str, Any]], None]) -> None:
+def set_weights(
+    path: Path,
+    content: Any,
+    model: Any,
+    load_published: Callable[[Any, dict[str, Any]], None],
+    *,
+    averaged: bool = False,
+) -> None:
     """Put the weights of any checkpoint's content into a model, all or nothing.
 
     Args:
         path: where the content is from: of a run, of weights alone, or published.
         load_published: of (model, state dict); ValueError, and no change, if it does not fit.
+        averaged: take the averaged weights.
 
     Raises:
         UserError: it does not fit.
         UsageError: it was saved from another network; the options that differ are named.
     """
-    config, state = weights_of(path, content)
+    config, state = weights_of(path, content, averaged=averaged)
     if config is not None:
         check_config(path, model, config)
     try:
         load_published(model, state)  # names of our own pass through it unchanged
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
-
-
-def load_weights(path: Path, model: Any, load_published: Callable[[Any, dict[str, Any]], None]) -> None:
-    """`set_weights` from a file; UserError also if it is missing or damaged."""
-    set_weights(path, load(path), model, load_published)
 
 
 def resumable(path: Path, content: Any) -> dict[str, Any]:
@@ -188,6 +237,7 @@ def resumable(path: Path, content: Any) -> dict[str, Any]:
     _check_format(path, content["format"])
     if "optimizer" not in content:
         raise UserError(f"{path} holds weights alone, nothing to resume from: evaluate it with --test-only")
+    _check_content(path, content, schema.RUN)
     return content
 
 
@@ -199,10 +249,17 @@ def read(path: Path) -> dict[str, Any]:
 def _check_format(path: Path, found: Any) -> None:
     if not isinstance(found, dict) or found.get("name") != FORMAT["name"]:
         raise UserError(f"{path} is a checkpoint of another program: use one of this project")
-    if found.get("version", 0) > FORMAT["version"]:  # type: ignore[operator]
-        raise UserError(
-            f"{path} has format version {found['version']}, this program reads up to {FORMAT['version']}: update it"
-        )
+    version = found.get("version")
+    if isinstance(version, bool) or not isinstance(version, int):
+        raise UserError(f"{path} is damaged (its format version is {version!r}): use an older checkpoint")
+    if version > LATEST_VERSION:
+        raise UserError(f"{path} has format version {version}, this program reads up to {LATEST_VERSION}: update it")
+
+
+def _check_content(path: Path, content: dict[str, Any], wanted: Mapping[str, schema.Check]) -> None:
+    wrong = schema.problem(content, wanted)
+    if wrong:
+        raise UserError(f"{path} is damaged ({wrong}): use an older checkpoint")
 
 
 def candidates(folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ import torch
 
 from utils.data.dataset import DataOptions
 from utils.runtime.errors import UsageError
-from utils.runtime.options import fraction, natural, non_negative, option, positive_int
+from utils.runtime.options import above, fraction, natural, option, positive_int, seed
 from utils.train.interrupts import parse_interval
 from utils.train.optim import OptimOptions
 
@@ -25,9 +25,9 @@ class NetworkOptions:
     T: int | None = option(None, "time steps that an image is shown for", parse=positive_int)
     connect_f: str | None = option(None, "connect function: ADD, AND, IAND, OR or XOR", "--connect_f", "--connect-f")
     neuron: str | None = option(None, "IF, LIF or PLIF")
-    tau: float | None = option(None, "membrane time constant of LIF and PLIF, above 1")
+    tau: float | None = option(None, "membrane time constant of LIF and PLIF, above 1", parse=above(1.0))
     surrogate: str | None = option(None, "sigmoid or atan")
-    alpha: float | None = option(None, "the surrogate's sharpness")
+    alpha: float | None = option(None, "the surrogate's sharpness", parse=above(0.0))
     stem: str | None = option(None, "imagenet or cifar")
     width: int | None = option(None, "channels of the first stage", parse=positive_int)
     aux_head: str | None = option(None, "classifier of the pathway: shared or separate", "--aux-head", "--aux_head")
@@ -62,7 +62,7 @@ class Recipe(OptimOptions):
     amp: bool = option(False, "mixed precision")
     amp_dtype: str | None = option(None, "default: fp16 on CUDA, bf16 on the CPU", choices=tuple(HALF_TYPES))
     sync_bn: bool = option(False, "batch norm over all processes (GPUs only)")
-    seed: int = option(2020, "of weights, data and their order", parse=natural)
+    seed: int = option(2020, "of weights, data and their order", parse=seed)
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:
@@ -88,6 +88,9 @@ class RunOptions:
     synops: bool = option(False, "with --test-only: count operations and energy as well", lasting=False)
     no_syops: bool = option(False, "with --synops: leave out the package syops, it is slow", lasting=False)
     detach: bool = option(False, "with --test-only: without the pathway; saves fsnn.pth", lasting=False)
+    ema: bool = option(
+        False, "averaged weights (--ema-decay) instead: with --test-only, --detach, and to tell the best checkpoint"
+    )
     print_freq: int = option(10, "batches between two reports", parse=positive_int)
     tb: bool = option(False, "TensorBoard scalars and firing rates")
 
@@ -109,7 +112,7 @@ class MachineOptions:
     device: str | None = option(None, "cuda or cpu; default: cuda where there is one")
     world_size: int = option(1, "checked only: the launcher sets it", parse=positive_int)
     dist_url: str = option("env://", "where the processes meet")
-    dist_timeout: float = option(600.0, "seconds to wait for the others", parse=non_negative)
+    dist_timeout: float = option(600.0, "seconds to wait for the others", parse=above(0.0))
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,13 @@ class Config:
     run: Annotated[RunOptions, "run"]
     machines: Annotated[MachineOptions, "machines"]
     speed: Annotated[SpeedOptions, "speed (see docs/PERFORMANCE.md)"]
+
+    def __post_init__(self) -> None:
+        start, epochs = self.run.start_epoch, self.recipe.epochs
+        if start >= epochs:
+            raise UsageError(f"--start-epoch {start} leaves no epoch of --epochs {epochs}: start below it")
+        if self.run.ema and self.recipe.ema_decay is None and not self.run.test_only:
+            raise UsageError("--ema takes averaged weights, and this run keeps none: add --ema-decay")
 
     def resolved(self) -> Config:
         """With the values that defaults depending on others take, so that what is kept of a run is what was used."""

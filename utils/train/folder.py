@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError
 from utils.runtime.files import write_file
+from utils.runtime.log import METRICS
 from utils.runtime.parser import to_yaml
 from utils.runtime.versions import commit, versions
 from utils.train import checkpoint
 from utils.train.config import Config, RunOptions
 
 CONFIG = "config.yaml"
+OVERWRITTEN = "overwritten"
 
 # options of the network that stand in the name where they are not the script's defaults
 _NAMED = ("neuron", "tau", "surrogate", "alpha", "stem", "width", "aux_head", "aap_pool")
@@ -47,21 +51,43 @@ def prepare(folder: Path, run: RunOptions, world: World) -> None:
     """Make the folder, and refuse to write over a run that is there unless that is asked for.
 
     Raises:
-        UsageError: there is one.
+        UsageError: it holds a run that is neither overwritten nor resumed.
     """
     with world.main_only("preparing the output folder") as main:
         if not main:
             return
         folder.mkdir(parents=True, exist_ok=True)
         there = checkpoint.candidates(folder)
-        if there and not run.resume:
-            if not run.overwrite:
-                raise UsageError(
-                    f"{folder} holds a run already ({there[0].name}): go on with --resume auto, "
-                    "begin anew with --overwrite, or choose another --output-dir"
-                )
-            for path in (*there, folder / "metrics.jsonl"):
-                path.unlink(missing_ok=True)
+        if not there:
+            return
+        if run.overwrite:
+            _set_aside(folder, [*there, folder / METRICS])
+        elif not run.resume:
+            raise UsageError(
+                f"{folder} holds a run already ({there[0].name}): go on with --resume auto, "
+                "begin anew with --overwrite, or choose another --output-dir"
+            )
+        elif run.resume != "auto" and not Path(run.resume).resolve().is_relative_to(folder.resolve()):
+            raise UsageError(
+                f"{folder} holds a run already ({there[0].name}), and --resume {run.resume} is of another one: "
+                "choose another --output-dir"
+            )
+
+
+def _set_aside(folder: Path, files: list[Path]) -> None:
+    """Move a run to a folder in its own, where it stays until the one that replaces it has saved."""
+    aside = folder / OVERWRITTEN
+    if aside.exists():
+        shutil.rmtree(aside)
+    aside.mkdir()
+    for path in files:
+        if path.exists():
+            os.replace(path, aside / path.name)
+
+
+def discard_overwritten(folder: Path) -> None:
+    """Delete the run that was set aside, if there is one."""
+    shutil.rmtree(folder / OVERWRITTEN, ignore_errors=True)
 
 
 def keep_config(folder: Path, config: Config, world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from torch import nn, optim
 from torch.optim import lr_scheduler
 
 from utils.runtime.errors import UsageError
-from utils.runtime.options import fraction, natural, non_negative, option, positive_int
+from utils.runtime.options import above, fraction, natural, non_negative, option, positive_int
 
 Schedule = lr_scheduler.LRScheduler
 
@@ -22,13 +23,6 @@ def _betas(text: str) -> tuple[float, float]:
     return fraction(first), fraction(second)
 
 
-def _positive(text: str) -> float:
-    value = non_negative(text)
-    if value == 0.0:
-        raise argparse.ArgumentTypeError("0 is not above 0")
-    return value
-
-
 # name -> (torch's class, which of the options below it takes besides the learning rate and the weight decay)
 OPTIMIZERS: dict[str, tuple[Callable[..., optim.Optimizer], tuple[str, ...]]] = {
     "sgd": (optim.SGD, ("momentum",)),
@@ -38,7 +32,8 @@ OPTIMIZERS: dict[str, tuple[Callable[..., optim.Optimizer], tuple[str, ...]]] = 
 
 # name -> (optimizer, options) -> how the learning rate changes once the warm-up is over, stepped once an epoch
 SCHEDULES: dict[str, Callable[[optim.Optimizer, OptimOptions], Schedule]] = {
-    # annealed to 0 over what the warm-up leaves of `cos_lr_T` epochs (arXiv:1608.03983, equation 5)
+    # annealed to 0 over what the warm-up leaves of `cos_lr_T` epochs (arXiv:1608.03983, equation 5); it climbs again in
+    # the epochs after these, as in the released code
     "cosine": lambda optimizer, o: lr_scheduler.CosineAnnealingLR(optimizer, o.period - o.warmup_epochs),
     # multiplied by `gamma` every `step_size` epochs
     "step": lambda optimizer, o: lr_scheduler.StepLR(optimizer, o.step_size, o.gamma),
@@ -71,7 +66,7 @@ class OptimOptions:
     betas: tuple[float, float] = option(
         (0.9, 0.999), "of adam and adamw: what their two averages keep, as 0.9,0.999", parse=_betas
     )
-    eps: float = option(1e-8, "of adam and adamw: added to the divisor", parse=_positive)
+    eps: float = option(1e-8, "of adam and adamw: added to the divisor", parse=above(0.0))
     weight_decay: float = option(1e-5, "on every parameter, as released", "--wd", "--weight-decay", parse=non_negative)
 
     @property
@@ -91,8 +86,11 @@ def make_optimizer(model: nn.Module, options: OptimOptions) -> optim.Optimizer:
     )
 
 
-def make_schedule(optimizer: optim.Optimizer, options: OptimOptions) -> Schedule:
+def make_schedule(optimizer: optim.Optimizer, options: OptimOptions, start_epoch: int = 0) -> Schedule:
     """The schedule that the options name; with a warm-up the rate first climbs linearly from a hundredth.
+
+    Args:
+        start_epoch: the epoch that the run begins at; the rate is that of this epoch.
 
     Raises:
         UsageError: the warm-up leaves nothing of the cosine.
@@ -102,4 +100,9 @@ def make_schedule(optimizer: optim.Optimizer, options: OptimOptions) -> Schedule
         raise UsageError(f"--warmup-epochs {warmup} leaves nothing of --cos_lr_T {options.period}: take fewer")
     climb = lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=warmup) if warmup else None
     after = SCHEDULES[options.lr_scheduler](optimizer, options)
-    return lr_scheduler.SequentialLR(optimizer, [climb, after], milestones=[warmup]) if climb else after
+    schedule = lr_scheduler.SequentialLR(optimizer, [climb, after], milestones=[warmup]) if climb else after
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, that no optimizer step was made before
+        for _ in range(start_epoch):
+            schedule.step()
+    return schedule

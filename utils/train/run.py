@@ -23,10 +23,14 @@ from utils.runtime.versions import versions
 from utils.train import checkpoint, interrupts
 from utils.train.config import Recipe
 from utils.train.firing_rates import FiringRates
+from utils.train.folder import discard_overwritten
 from utils.train.metrics import Meter, Score, read_sums
 from utils.train.objectives import DUAL, SINGLE, readouts
 from utils.train.results import EpochResult
 from utils.train.step import Trainer
+
+# what decides which samples the batches of an epoch hold
+DEALING = {"world_size", "batch_size", "accumulate", "seed", "training_samples", "files"}
 
 
 def readout_names(model: nn.Module) -> tuple[str, ...]:
@@ -78,6 +82,7 @@ class Run:
     print_freq: int = 10
     checkpoint_every: str | None = None
     firing_rates: bool = False
+    judge_averaged: bool = False  # the best checkpoint is that of the averaged weights
     compiles: bool = False  # the first step does: say how long it took
     unit: str = "images"  # what samples are called
     position: Position = field(default_factory=Position)
@@ -120,7 +125,7 @@ class Run:
         self.trainer.schedule.step()
         self._report(EpochResult(epoch, objective, train, test, averaged, rates, lr, speed))
 
-        primary = next(iter(test.values()))
+        primary = next(iter((averaged if self.judge_averaged else test).values()))
         best = primary.acc1 > self.position.max_test_acc1
         if best:
             self.position.max_test_acc1 = primary.acc1
@@ -216,6 +221,7 @@ class Run:
                 latest = checkpoint.write_latest(self.folder, state)
                 for name in also or []:
                     checkpoint.copy(latest, self.folder / name)
+                discard_overwritten(self.folder)
         self.interrupts.saved()
 
     def _fixed(self) -> dict[str, Any]:
@@ -253,12 +259,23 @@ class Run:
         ]
         if then["lr_scheduler"] != now["lr_scheduler"]:
             raise UsageError(f"the checkpoint is of a run with --lr-scheduler {then['lr_scheduler']}: use the same")
-        dealing = {"world_size", "batch_size", "accumulate", "seed"}
-        if self.position.step and any(then.get(k) != now[k] for k in dealing):
+        dealing = sorted(DEALING & then.keys())
+        if self.position.step and any(then[name] != now.get(name) for name in dealing):
             raise UserError(
                 f"the checkpoint stopped inside epoch {self.position.epoch + 1}, where the data are dealt out by "
-                f"{', '.join(sorted(dealing))} ({'; '.join(changed)}): use the same ones until the epoch ends"
+                f"{', '.join(dealing)} ({'; '.join(changed)}): use the same ones until the epoch ends"
             )
+        wrong = None
+        if self.position.step > self.loaders.sampler.batches:
+            wrong = f"it stopped after batch {self.position.step} of {self.loaders.sampler.batches}"
+        elif state["meter"].shape != self.meter.sums.shape:
+            wrong = f"its sums are of {len(state['meter']) - 1} readouts instead of {len(self.meter.names)}"
+        elif len(state["random_states"]) != state["world_size"]:
+            wrong = f"it has random states of {len(state['random_states'])} processes and was of {state['world_size']}"
+        elif min(map(len, state["random_states"])) < len(get_rng_state(torch.device("cpu"))):
+            wrong = "its random states are cut off"
+        if wrong:
+            raise UserError(f"the checkpoint does not fit this run ({wrong}): use another one")
         self.trainer.load(state)
         if changed:
             self.log.say(
