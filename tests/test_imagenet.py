@@ -231,7 +231,7 @@ def test_another_number_of_processes_is_for_between_epochs(data, tmp_path):
 def test_slurms_environment_is_enough(data, tmp_path):
     """Two tasks as `srun` would start them."""
     port = {"MASTER_PORT": str(free_port())}
-    slurm = {"SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "localhost", "SLURM_JOB_ID": "7", **port}
+    slurm = {"SLURM_NTASKS": "2", "SLURM_STEP_ID": "0", "SLURM_JOB_NODELIST": "localhost", "SLURM_JOB_ID": "7", **port}
     command = [sys.executable, "-m", TRAIN, *SMALL, "--data-path", str(data), "--epochs", "1", "--output-dir"]
     tasks = [
         subprocess.Popen(

@@ -23,7 +23,7 @@ from utils.runtime.memory import is_exhausted, require
 from utils.runtime.networks import TrainableNetworks
 from utils.runtime.parser import OptionsParser, to_yaml
 from utils.runtime.seed import seed_everything
-from utils.train import checkpoint, folder
+from utils.train import checkpoint, folder, resume
 from utils.train.config import Config, NetworkOptions
 from utils.train.optim import make_optimizer, make_schedule
 from utils.train.run import Position, Run, evaluate
@@ -59,6 +59,7 @@ def _main(parser: OptionsParser, load_data: LoadData, models: TrainableNetworks,
         machines.device, world_size=machines.world_size, dist_url=machines.dist_url, timeout=machines.dist_timeout
     )
     with distributed.explain_lost_peers(world), _explain_exhaustion():
+        resume.require_alike({f"options ({group})": values for group, values in config.alike().items()}, world)
         job = _set_up(config, parser.defaults.network, load_data, models, world)
         if config.run.test_only:
             _test_only(job, models)
@@ -202,7 +203,8 @@ def _train(job: _Job) -> None:
         )
     folder.prepare(job.folder, config.run, job.world)  # only now that nothing about the command can be wrong any more
     if config.run.resume:
-        _resume(config.run.resume, run, job.log.say)
+        _resume(config.run.resume, run, job)
+    resume.require_alike(run.starting_point(), job.world)
     folder.keep_config(job.folder, config, job.world)
     job.log.forget_from(run.position.epoch)
     if config.run.tb:
@@ -211,8 +213,9 @@ def _train(job: _Job) -> None:
     job.log.close()
 
 
-def _resume(wanted: str, run: Run, say: Callable[[str], None]) -> None:
-    found = checkpoint.find(wanted, run.folder, say)
+def _resume(wanted: str, run: Run, job: _Job) -> None:
+    say = job.log.say
+    found = resume.find(wanted, run.folder, say, job.world)
     if found is None:
         say(f"no checkpoint in {run.folder} yet: beginning at epoch {run.position.epoch + 1}")
         return
@@ -226,7 +229,7 @@ def _resume(wanted: str, run: Run, say: Callable[[str], None]) -> None:
 def _test_only(job: _Job, models: TrainableNetworks) -> None:
     """Evaluate a checkpoint, ours or a published one."""
     run, world, say = job.config.run, job.world, job.log.say
-    found = checkpoint.find(run.resume, job.folder, say)
+    found = resume.find(run.resume, job.folder, say, world)
     if found is None:
         raise UserError(f"there is no checkpoint in {job.folder}: name one by --resume")
     path, content = found

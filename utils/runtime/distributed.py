@@ -25,6 +25,7 @@ from utils.runtime.errors import UsageError, UserError
 from utils.runtime.rendezvous import meet
 
 _FAILED, _DONE, _WORKING = range(3)  # what the main process tells the others of its work
+_MESSAGE = 1 << 26  # bytes sent at once
 _LONGEST = 1e6  # seconds; torch's clocks overflow far above
 
 
@@ -66,6 +67,19 @@ class World:
         if self.size > 1:
             for buffer in module.buffers():
                 dist.broadcast(buffer, src=0)
+
+    def share(self, content: bytes) -> bytes:
+        """The main process's bytes, in every process; what the others pass in does not matter."""
+        if self.size == 1:
+            return content
+        length = torch.tensor([len(content)])
+        dist.broadcast(length, src=0, group=self.control)
+        shared = torch.empty(int(length), dtype=torch.uint8)
+        if self.is_main:
+            shared.numpy()[:] = memoryview(content)
+        for part in shared.split(_MESSAGE):
+            dist.broadcast(part, src=0, group=self.control)
+        return content if self.is_main else shared.numpy().tobytes()
 
     @contextlib.contextmanager
     def main_only(self, what: str) -> Iterator[bool]:

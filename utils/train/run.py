@@ -229,6 +229,19 @@ class Run:
         recipe = dataclasses.asdict(self.recipe)
         return {name: list(v) if isinstance(v, tuple) else v for name, v in {**recipe, **self.data_recipe}.items()}
 
+    def starting_point(self) -> dict[str, Any]:
+        """All that the next step depends on and every process must have alike, by what it is called."""
+        state = self.trainer.state()
+        return {
+            "options": self._fixed(),
+            "number of samples": [self.loaders.sampler.length, len(self.loaders.test.dataset)],  # type: ignore[arg-type]
+            "position": dataclasses.asdict(self.position),
+            "network": state["config"],
+            "weights and statistics": state["model"],
+            "averaged weights": state["ema"],
+            "optimizer": [state[name] for name in ("optimizer", "lr_scheduler", "scaler")],
+        }
+
     def resume(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint's content, bit for bit where it stopped.
 
