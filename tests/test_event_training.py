@@ -10,6 +10,7 @@ from events import classes, gestures
 
 from models import create_model, detach_aap
 from utils.train import checkpoint
+from utils.train.weights import read_weights
 
 TINY = ("--width", 4, "--T", 4, "--frame-size", 16, "-b", 16, "-j", 0, "--device", "cpu")
 SCRIPTS = {"dvsgesture": gestures, "cifar10dvs": classes}
@@ -69,7 +70,7 @@ def test_evaluating_and_detaching(trained):
 
     text = succeed(f"{name}.train", *options, "--resume", "auto", "--detach")
     assert row(text, "output")[1:3] == [f"{last['fsnn']['acc1']:.2f}", f"{last['fsnn']['acc5']:.2f}"]
-    config, state = checkpoint.read_weights(folder / "fsnn.pth")
+    config, state = read_weights(folder / "fsnn.pth")
     dual = create_model(**{**config, "model": name_of_model(name)})
     dual.load_state_dict(checkpoint.read(folder / checkpoint.LATEST)["model"])
     assert all(torch.equal(state[key], value) for key, value in detach_aap(dual).state_dict().items())

@@ -33,7 +33,8 @@ from utils.measure.synops import Network, count, write_report
 from utils.runtime.errors import UserError, run_command
 from utils.sample_data import random_inputs, set_norms
 from utils.synops import main
-from utils.train.checkpoint import load, set_weights
+from utils.train.checkpoint import load
+from utils.train.weights import set_weights
 
 ROOT = Path(__file__).parents[1]
 
@@ -567,7 +568,7 @@ def test_without_data_the_command_warns(tmp_path):
         ),
         ([*OPTIONS, "--factory", "no_such"], 2, "--factory no_such: there is no module named no_such"),
         ([*OPTIONS, "--factory", "json"], 2, "--factory json has no create_model"),
-        ([*OPTIONS, "--device", "abacus"], 2, "--device abacus is not available"),
+        ([*OPTIONS, "--device", "abacus"], 2, "--device abacus is unknown"),
         ([*OPTIONS, "--mac-pj", "-1"], 2, "--mac-pj -1.0 is out of range"),
         ([*OPTIONS, "--checkpoint", "none.pth"], 1, "there is no checkpoint none.pth"),
         ([*OPTIONS, "--checkpoint", ROOT / "setup.py"], 1, f"{ROOT}/setup.py is damaged or no checkpoint"),

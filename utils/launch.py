@@ -28,6 +28,7 @@ from utils.train.config import Config, NetworkOptions
 from utils.train.optim import make_optimizer, make_schedule
 from utils.train.run import Position, Run, evaluate
 from utils.train.step import Trainer
+from utils.train.weights import check_config, set_weights
 
 
 def make_parser(description: str | None, data: type[DataOptions] = DataOptions, **defaults: Any) -> OptionsParser:
@@ -221,7 +222,7 @@ def _resume(wanted: str, run: Run, job: _Job) -> None:
         return
     path, content = found
     state = checkpoint.resumable(path, content)
-    checkpoint.check_config(path, run.trainer.model, state["config"])
+    check_config(path, run.trainer.model, state["config"])
     run.resume(state)
     say(f"resumed from {path}: epoch {run.position.epoch + 1}, batch {run.position.step}")
 
@@ -234,7 +235,7 @@ def _test_only(job: _Job, models: TrainableNetworks) -> None:
         raise UserError(f"there is no checkpoint in {job.folder}: name one by --resume")
     path, content = found
     model = job.model
-    checkpoint.set_weights(path, content, model, models.load_published, averaged=run.ema)
+    set_weights(path, content, model, models.load_published, averaged=run.ema)
     if run.detach:
         try:
             model = models.detach_aap(model)
