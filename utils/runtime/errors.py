@@ -37,7 +37,7 @@ def one_line(error: BaseException) -> str:
 def run_command(main: Callable[[], int | None]) -> int:
     """Run a command's main function and return its exit status; a user's error is printed as one line.
 
-    In a distributed job every process prints the errors that it met, behind its rank.
+    In a distributed job every process prints the errors that it met, after its rank.
     """
     label = UserError.label
     try:
