@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .layers import ConvBN
@@ -32,7 +33,7 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
         (layer[0], layer[1]) for layer in folded.modules() if isinstance(layer, ConvBN)
     ]  # projections as well
     pairs += [(layer.conv, layer.norm) for layer in getattr(folded, "spiking_layers", list)()]
-    by_norm = {id(norm): (conv, norm) for conv, norm in pairs if isinstance(norm, nn.BatchNorm2d)}
+    by_norm = {id(norm): (conv, norm) for conv, norm in pairs if isinstance(norm, _BatchNorm)}
     if not by_norm:
         raise ValueError(f"{type(model).__name__} has no batch norm to fold: is it folded already?")
     for conv, norm in by_norm.values():

@@ -6,6 +6,7 @@ detached from the graph (SEW-ResNet, arXiv:2102.04159, section 4), as in the aut
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -139,12 +140,12 @@ def neuron_factory(
         raise ValueError(f"neuron={neuron!r} is unknown: choose one of {', '.join(NEURONS)}")
     if surrogate not in SURROGATES:
         raise ValueError(f"surrogate={surrogate!r} is unknown: choose one of {', '.join(SURROGATES)}")
-    if not tau > 1.0:
-        raise ValueError(f"tau={tau} is out of range: a membrane time constant must be above 1")
+    if not 1.0 < tau < math.inf:
+        raise ValueError(f"tau={tau} is out of range: a membrane time constant must be above 1 and finite")
     make_surrogate, default_alpha = SURROGATES[surrogate]
     alpha = default_alpha if alpha is None else alpha
-    if not alpha > 0.0:
-        raise ValueError(f"alpha={alpha} is out of range: a surrogate's sharpness must be above 0")
+    if not 0.0 < alpha < math.inf:
+        raise ValueError(f"alpha={alpha} is out of range: a surrogate's sharpness must be above 0 and finite")
     node: Any = NEURONS[neuron]
     time_constant = {} if node.tau_option is None else {node.tau_option: float(tau)}
 

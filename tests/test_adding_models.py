@@ -8,6 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from models import create_model
+from models.connect import Join, JoinLayer
+from utils.measure.counter import ExactCounter
+from utils.runtime.errors import UserError
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -105,6 +110,14 @@ except ValueError as error:
     print("done")
 """,
     )
+
+
+def test_a_join_of_unknown_cost_is_not_counted():
+    model = create_model("fsnn18", width=4, num_classes=5)
+    block = model.blocks()[3]
+    block.join = JoinLayer(Join("SOFT", "spikes", "multiplication", block.join.join.function))
+    with pytest.raises(UserError, match=r"^layer2\.1\.join joins by 'SOFT', whose cost 'multiplication' is not known"):
+        ExactCounter(model)
 
 
 def test_a_depth_is_a_row(package):

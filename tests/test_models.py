@@ -1,7 +1,9 @@
 """What every registered network promises."""
 
+import ast
 import itertools
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +11,16 @@ import torchvision
 from spikingjelly.activation_based.neuron import BaseNode
 from torch import nn
 
-from models import BOOLEAN_FUNCTIONS, CONNECT_FUNCTIONS, create_model, detach_aap, list_models, model_options
+import models
+from models import (
+    BOOLEAN_FUNCTIONS,
+    CONNECT_FUNCTIONS,
+    create_model,
+    detach_aap,
+    list_models,
+    load_published,
+    model_options,
+)
 from models import register_model as register
 from models.connect import JoinLayer
 
@@ -240,7 +251,10 @@ def test_what_a_name_and_its_defaults_say_is_in_the_config(name):
         ("dsnn18", {"T": 0}, "T=0 is out of range: it must be at least 1"),
         ("dsnn18", {"width": 0}, "width=0 is out of range"),
         ("dsnn18", {"neuron": "LIF", "tau": 1.0}, "tau=1.0 is out of range"),
+        ("dsnn18", {"neuron": "LIF", "tau": float("inf")}, "tau=inf is out of range"),
+        ("dsnn18", {"neuron": "LIF", "tau": float("nan")}, "tau=nan is out of range"),
         ("dsnn18", {"alpha": -1.0}, "alpha=-1.0 is out of range"),
+        ("dsnn18", {"alpha": float("inf")}, "alpha=inf is out of range"),
         ("dsnn_7b", {"aap_pool": "mean"}, "aap_pool='mean' is unknown: choose one of projection, max"),
         ("dsnn_wide7b", {"aux_head": "none"}, "aux_head='none' is unknown: choose one of shared, separate"),
         ("dsnn_7b", {"connect_f": "NAND"}, "connect_f='NAND' is unknown: choose one of ADD, AND, IAND, OR, XOR"),
@@ -265,6 +279,57 @@ def test_wrong_options_are_named_with_their_remedy(name, options, message):
 def test_inputs_of_another_shape_are_refused(name, shape):
     with pytest.raises(ValueError, match="input of shape"):
         small(name)(torch.randn(shape))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.zeros(5, dtype=torch.complex64), "fc.bias"),
+        (torch.zeros(5).to_sparse(), "fc.bias"),
+        ([0.0] * 5, "fc.bias"),
+        (None, "fc.bias"),
+    ],
+)
+def test_weights_that_are_no_dense_real_tensors_are_refused(value, message):
+    model = small("fsnn18")
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    with pytest.raises(ValueError, match=message) as error:
+        load_published(model, {**model.state_dict(), "fc.bias": value})
+    assert "\n" not in str(error.value)
+    assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("state", [[1, 2], None, {"model": [1]}, {1: torch.zeros(1)}])
+def test_what_is_no_state_dict_is_refused(state):
+    with pytest.raises(ValueError, match=r"state dict") as error:
+        load_published(small("fsnn18"), state)
+    assert "\n" not in str(error.value)
+
+
+RANKS = [  # a file imports from lower ranks alone, so there is no circle
+    {"connect", "layers", "recompute", "registry"},
+    {"accumulation", "fused"},
+    {"neuron"},
+    {"firing"},
+    {"trunk"},
+    {"net_7b", "resnet", "deploy", "published"},
+    {"__init__"},
+]
+
+
+def test_imports_go_one_way():
+    root = Path(models.__file__).parent
+    rank = {name: i for i, names in enumerate(RANKS) for name in names}
+    assert {path.stem for path in root.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()} == set(
+        rank
+    )
+    for path in root.rglob("*.py"):
+        inside = path.parent != root  # of the package fused
+        own = path.parent.name if inside else path.stem
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level == 1 + inside:
+                modules = [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
+                assert all(rank[module] < rank[own] for module in modules), (path, modules)
 
 
 def test_a_name_is_registered_once():

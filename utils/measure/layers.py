@@ -53,8 +53,10 @@ def layer_kind(name: str, module: nn.Module) -> str | None:
 
 
 def is_join(module: nn.Module) -> bool:
-    """Whether a module joins the spikes of a block, or its current, and a shortcut: it has a `name`, says which by
-    `acts_on`, and its `cost`."""
+    """Whether a module joins a block and its shortcut, known by its attributes.
+
+    name: for reports. acts_on: "spikes", "current" or "none" (there is no shortcut). cost: one of `JOIN_COSTS`.
+    """
     return all(hasattr(module, attribute) for attribute in ("name", "acts_on", "cost"))
 
 
