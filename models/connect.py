@@ -58,7 +58,7 @@ class Join(NamedTuple):
     function: ConnectFunction | None = None
 
     def neutral(self) -> float | None:
-        """The residual, 0 or 1, that passes every shortcut of 0 and 1 on as it is; None if neither does."""
+        """The residual, 0 or 1, that leaves every shortcut of 0 and 1 as it is; None if neither does."""
         if self.function is None:
             return None
         for residual in (0.0, 1.0):

@@ -66,7 +66,8 @@ class FromRest:
             surrogate=surrogates.get(surrogate, surrogate.__name__),
             alpha=None if alpha is None else float(alpha),
             rate=self.rate,
-            standard=all(getattr(self, name, value) == value for name, value in settings.items()),
+            standard=all(getattr(self, name, value) == value for name, value in settings.items())
+            and getattr(self.surrogate_function, "spiking", True),
         )
 
     def firing_current(self) -> float:

@@ -73,21 +73,23 @@ class Trunk(nn.Module):
             self.aap = AccumulationPathway(changes, nn.Linear(*size) if aux_head == "separate" else None, pool)
 
     def silence_residuals(self) -> None:
-        """Make every block start as the identity: its own spikes are, at every step, what its join passes over.
+        """Make every block start as the identity: at each step its own spikes are those that its join passes over.
 
         Raises:
-            ValueError: there are no shortcuts, or the join passes over neither 0 nor 1.
+            ValueError: there are no shortcuts, or the join changes them whatever it is given.
         """
         for block in self.blocks():
             last, join = block.spiking_layers()[-1], block.join.join
+            if join.function is None:
+                raise ValueError(
+                    "zero_init_residual=True silences a plain network, which has no shortcuts: leave it out"
+                )
             neutral = join.neutral()
             if neutral is None:
-                what = (
-                    "a plain network, which has no shortcuts"
-                    if join.function is None
-                    else f"no block that joins by {join.name}"
+                raise ValueError(
+                    f"zero_init_residual=True needs a join that can pass the shortcut on unchanged, and {join.name} "
+                    "cannot: leave it out"
                 )
-                raise ValueError(f"zero_init_residual=True silences {what}: leave it out")
             nn.init.zeros_(last.norm.weight)
             if neutral:
                 nn.init.constant_(last.norm.bias, last.neuron.firing_current())

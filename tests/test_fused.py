@@ -203,6 +203,39 @@ def test_hooks_on_neurons_see_their_spikes():
     assert all(torch.equal(a, b) for a, b in zip(expected, watched, strict=True))
 
 
+def test_hooks_on_joins_see_both_sides():
+    model = use_fused(create_model("fsnn18", width=4, num_classes=3, T=2)).eval()
+    x = torch.randn(2, 3, 32, 32)
+    seen = []
+    with torch.no_grad():
+        expected = model(x)
+        for block in model.blocks():
+            block.join.register_forward_hook(lambda _m, sides, out: seen.append((*sides, out)))
+        assert torch.equal(model(x), expected)
+    assert len(seen) == len(model.blocks())
+    for residual, identity, output in seen:
+        assert torch.equal(output, residual.maximum(identity))  # OR of spikes
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"v_threshold": 0.5},
+        {"v_reset": None},
+        {"detach_reset": False},
+        {"surrogate_function": STOCK_SURROGATE["sigmoid"].__class__(4.0, spiking=False)},
+    ],
+)
+def test_neurons_that_the_kernels_do_not_know_run_as_they_are(options):
+    torch.manual_seed(0)
+    options = {"step_mode": "m", "detach_reset": True, "surrogate_function": STOCK_SURROGATE["sigmoid"], **options}
+    x, weights = torch.randn(2, 4, 3, 50)
+    ours, theirs = use_fused(NEURONS["IF"](**options)), STOCK["IF"](**options)
+    for a, b in zip(run(ours, x, weights), run(theirs, x, weights), strict=True):
+        torch.testing.assert_close(a, b)
+    assert fused.layer(x, ours) is None
+
+
 def test_a_fused_layer_in_half_precision_keeps_the_membrane_in_float32():
     torch.manual_seed(0)
     model = use_fused(create_model("fsnn18", width=8, num_classes=5, T=4))

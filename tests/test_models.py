@@ -6,10 +6,12 @@ import warnings
 import pytest
 import torch
 import torchvision
+from spikingjelly.activation_based.neuron import BaseNode
 from torch import nn
 
 from models import BOOLEAN_FUNCTIONS, CONNECT_FUNCTIONS, create_model, detach_aap, list_models, model_options
 from models import register_model as register
+from models.connect import JoinLayer
 
 SMALL = {"num_classes": 5, "T": 2, "stem": "cifar", "width": 4}
 DUAL = [name for name in list_models() if name.startswith("dsnn")]
@@ -186,6 +188,30 @@ def test_zero_initialised_blocks_are_the_identity(name, options, connect_f, dtyp
     channels = block.spiking_layers()[-1].norm.num_features
     x = (torch.rand(4, 3, channels, 8, 8) < 0.5).to(dtype)
     assert torch.equal(block(x)[0], x)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_spiking_layer_is_listed_in_the_order_in_which_it_runs(name):
+    """Against hooks: what ran, one after the other. What is listed no further are projections without a neuron."""
+    model = small(name)
+    layers = model.spiking_layers()
+    kinds = (nn.Conv2d, nn.BatchNorm2d, BaseNode, JoinLayer)
+    ran = []
+    for module_name, module in model.named_modules():
+        if isinstance(module, kinds) and not module_name.startswith("aap."):
+            module.register_forward_hook(lambda _m, _i, _o, name=module_name: ran.append(name))
+    model(images(model))
+    names = {id(module): module_name for module_name, module in model.named_modules()}
+    listed = []
+    for layer in layers:
+        assert layer.name == names[id(layer.neuron)]
+        chain = [layer.conv, layer.norm, layer.neuron]
+        if layer.join is not None and layer.join.acts_on != "none":
+            chain.insert(2 if layer.join.acts_on == "current" else 3, layer.join)
+        listed += [names[id(module)] for module in chain]
+    bare = ".downsample." if name.startswith("spiking_resnet") else "nothing"  # of the membrane's shortcut
+    assert listed == [module_name for module_name in ran if bare not in module_name]
+    assert len({layer.join for layer in layers} - {None}) == len(model.blocks())
 
 
 def test_configs_rebuild_their_model():

@@ -7,7 +7,7 @@ import torch
 from spikingjelly.activation_based import neuron as stock
 from spikingjelly.activation_based import surrogate as stock_surrogate
 
-from models.connect import CONNECT_FUNCTIONS
+from models.connect import BOOLEAN_FUNCTIONS, CONNECT_FUNCTIONS, JoinLayer, get_join
 from models.neuron import NEURONS, SURROGATES, neuron_factory
 
 STOCK = {"IF": stock.IFNode, "LIF": stock.LIFNode, "PLIF": stock.ParametricLIFNode}
@@ -49,6 +49,51 @@ def test_dynamics_in_plain_python(name):
         v = 0.0 if v >= 1.0 else v
     spikes = neuron_factory(name)().double()(torch.tensor(x, dtype=torch.float64).view(-1, 1))
     assert spikes.flatten().tolist() == expected
+
+
+@pytest.mark.parametrize("alpha", [1.5, 4.0])
+@pytest.mark.parametrize("surrogate", sorted(SURROGATES))
+@pytest.mark.parametrize("name", sorted(NEURONS))
+def test_a_neuron_computes_what_its_spec_says(name, surrogate, alpha):
+    """Spikes in plain Python from the spec alone, and the spec from what the neuron was made of."""
+    node = neuron_factory(name, tau=3.5, surrogate=surrogate, alpha=alpha)().double()
+    if name == "PLIF":
+        torch.nn.init.constant_(node.w, 0.3)  # as if learned
+    spec = node.spec
+    assert (spec.kind, spec.surrogate, spec.alpha, spec.standard) == (name, surrogate, alpha, True)
+    assert spec.tau == (None if name == "IF" else 3.5)
+    assert (spec.rate is not None) == (name == "PLIF") == (spec.rate is not None and spec.rate.requires_grad)
+    rate = 1.0 if spec.tau is None else 1.0 / spec.tau
+    if spec.rate is not None:
+        rate = spec.rate.item()
+    currents = [0.6, 0.5, 1.9, 3.3, -0.3, 2.3, 4.5, 0.1, 0.95]
+    v, expected = 0.0, []
+    for current in currents:
+        v = v + current if name == "IF" else v + (current - v) * rate
+        expected.append(float(v >= 1.0))
+        v = 0.0 if v >= 1.0 else v
+    assert node(torch.tensor(currents, dtype=torch.float64).view(-1, 1)).flatten().tolist() == expected
+    assert 0 < sum(expected) < len(expected)
+
+
+def test_a_spec_names_what_is_none_of_ours():
+    class Other(NEURONS["IF"]):
+        pass
+
+    assert Other().spec.kind == "Other"
+    node = NEURONS["LIF"](surrogate_function=stock_surrogate.Erf(), detach_reset=True)
+    assert (node.spec.surrogate, node.spec.standard) == ("Erf", True)
+    for options in ({"v_threshold": 0.5}, {"v_reset": None}, {"detach_reset": False}, {"decay_input": False}):
+        assert not NEURONS["LIF"](**{"detach_reset": True, **options}).spec.standard
+
+
+@pytest.mark.parametrize("tau", [1.5, 7.3])
+@pytest.mark.parametrize("name", sorted(NEURONS))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_firing_current_fires_at_every_step(name, tau, dtype):
+    node = neuron_factory(name, tau=tau)()
+    assert node(torch.full((9, 1), node.firing_current(), dtype=dtype)).all()
+    assert not node(torch.full((9, 1), 0.98 * node.firing_current(), dtype=dtype))[0].any()
 
 
 @pytest.mark.parametrize("alpha", [1.0, 2.0, 4.0])
@@ -109,6 +154,20 @@ def test_connect_functions_are_their_truth_tables(name):
     for (identity, residual), expected in TRUTH[name].items():
         out = CONNECT_FUNCTIONS[name](identity=torch.tensor(float(identity)), residual=torch.tensor(float(residual)))
         assert out.item() == expected
+
+
+@pytest.mark.parametrize("name", sorted(CONNECT_FUNCTIONS))
+def test_a_join_as_a_module_says_what_it_is(name):
+    layer = JoinLayer(get_join(name))
+    assert list(layer.state_dict()) == list(layer.parameters()) == []
+    assert (layer.name, layer.acts_on) == (name, "spikes")
+    boolean = max(TRUTH[name].values()) < 2
+    assert layer.cost == ("logic" if boolean else "addition")
+    assert (name in BOOLEAN_FUNCTIONS) == boolean
+    (neutral,) = [r for r in (0, 1) if all(TRUTH[name][i, r] == i for i in (0, 1))]
+    assert layer.join.neutral() == neutral
+    identity, residual = torch.tensor([0.0, 0.0, 1.0, 1.0]), torch.tensor([0.0, 1.0, 0.0, 1.0])
+    assert layer(residual, identity).tolist() == list(TRUTH[name].values())
 
 
 def test_connect_functions_take_no_positional_operands():
