@@ -20,7 +20,7 @@ def measure(args: argparse.Namespace, dtype: torch.dtype) -> str:
     shape = (args.T, args.batch_size, args.channels, args.size, args.size)
     x = torch.randn(shape, device=device).to(dtype).requires_grad_()
     gradient = torch.randn(shape, device=device).to(dtype)
-    values, spikes, of_x = x.detach(), torch.empty_like(gradient), torch.empty_like(gradient)
+    values, spikes, grad_x = x.detach(), torch.empty_like(gradient), torch.empty_like(gradient)
     ours = use_fused(neuron_factory(args.neuron)()).to(device)
     theirs = stock(ours)
 
@@ -31,7 +31,7 @@ def measure(args: argparse.Namespace, dtype: torch.dtype) -> str:
 
     def traffic() -> None:
         spikes.copy_(values)  # forward: x in, s out
-        torch.add(values, gradient, out=of_x)  # backward: x and dL/ds in, dL/dx out
+        torch.add(values, gradient, out=grad_x)  # backward: x and dL/ds in, dL/dx out
 
     print(f"{args.neuron}, {' x '.join(map(str, shape))}, {dtype}, forward and backward")
     sides = {"stock": (lambda: run(theirs), True), "fused": (lambda: run(ours), True), "traffic": (traffic, True)}

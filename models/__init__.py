@@ -1,11 +1,11 @@
 """Full-spike networks with the Auxiliary Accumulation Pathway (arXiv:2301.11929), and the baselines beside them."""
 
-from . import dsnn, net_7b, sew_resnet, spiking_resnet  # noqa: F401  (importing an architecture registers it)
+from . import net_7b, resnet  # noqa: F401  (importing an architecture registers it)
 from .accumulation import detach_aap
 from .connect import BOOLEAN_FUNCTIONS, CONNECT_FUNCTIONS
-from .convert import from_published, load_published, to_published
 from .deploy import fold_batchnorm
 from .neuron import NEURONS, SURROGATES, use_fused
+from .published import from_published, load_published, to_published
 from .recompute import save_memory
 from .registry import create_model, list_models, model_options, register_model
 

@@ -53,11 +53,11 @@ class AccumulationPathway(nn.Module):
 
     Args:
         changes: for each change of shape, (the index of the block whose spikes have the new one, in_channels,
-            out_channels, stride); an index behind the last block is a change in front of the head.
+            out_channels, stride); an index past the last block is a change in front of the head.
         head: a classifier of its own for the accumulated features, or None to use the trunk's. The released code
             declares `fc_acc` but classifies both streams by `fc`.
-        pool: how it crosses a stride of 2: "projection", or "max" for 2x2 max-pooling, with a projection of stride 1
-            behind it where channels change as well.
+        pool: how it crosses a stride of 2: "projection", or "max" for 2x2 max-pooling, and after it a
+            projection of stride 1 where channels change as well.
 
     Raises:
         ValueError: no such pool.

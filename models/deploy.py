@@ -6,13 +6,14 @@ import copy
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .layers import ConvBN
 
 
 def fold_batchnorm(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode in which each convolution does the batch norm behind it as well.
+    """A copy in evaluation mode in which each convolution does the batch norm after it as well.
 
         w' = w gamma / sqrt(var + eps),    b' = beta - mean gamma / sqrt(var + eps)
 
@@ -27,14 +28,15 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
         ValueError: it holds no batch norm that could be folded (folded already, or made by others).
     """
     folded: Any = copy.deepcopy(model).eval()
-    pairs = [(layer, "0", "1") for layer in folded.modules() if isinstance(layer, ConvBN)]
-    if isinstance(getattr(folded, "bn1", None), nn.BatchNorm2d):
-        pairs.append((folded, "conv1", "bn1"))
-    pairs = [pair for pair in pairs if isinstance(pair[0].get_submodule(pair[2]), nn.BatchNorm2d)]
-    if not pairs:
+    names = {id(module): name for name, module in folded.named_modules()}
+    pairs: list[tuple[Any, Any]] = [
+        (layer[0], layer[1]) for layer in folded.modules() if isinstance(layer, ConvBN)
+    ]  # projections as well
+    pairs += [(layer.conv, layer.norm) for layer in getattr(folded, "spiking_layers", list)()]
+    by_norm = {id(norm): (conv, norm) for conv, norm in pairs if isinstance(norm, _BatchNorm)}
+    if not by_norm:
         raise ValueError(f"{type(model).__name__} has no batch norm to fold: is it folded already?")
-    for parent, conv, norm in pairs:
-        layers: Any = parent.get_submodule(conv), parent.get_submodule(norm)
-        setattr(parent, conv, fuse_conv_bn_eval(*layers))
-        setattr(parent, norm, nn.Identity())
+    for conv, norm in by_norm.values():
+        folded.set_submodule(names[id(conv)], fuse_conv_bn_eval(conv, norm))
+        folded.set_submodule(names[id(norm)], nn.Identity())
     return folded

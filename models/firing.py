@@ -2,61 +2,62 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from . import fused
-from .neuron import fused_rule
+from .connect import JoinLayer
+from .layers import ConvBN
 
 
-class Joining(Protocol):
-    """How a layer's neuron and a shortcut meet."""
+class SpikingLayer(NamedTuple):
+    """The modules of a spiking layer.
 
-    fused_name: str | None  # of the join among the fused layers'; None: the shortcut is not looked at
-
-    def __call__(self, neuron: nn.Module, current: Tensor, identity: Tensor) -> tuple[Tensor, Tensor]: ...
-
-
-def fire(
-    conv: nn.Module,
-    norm: nn.Module,
-    neuron: Any,
-    x: Tensor,
-    *,
-    join: Joining | None = None,
-    identity: Tensor | None = None,
-    T: int | None = None,
-) -> tuple[Tensor, Tensor]:
-    """(output, the neuron's own spikes), each [T, N, C, H', W'], of x [T, N, in_channels, H, W].
-
-    Args:
-        conv, norm, neuron: the layer.
-        join: what meets the neuron's spikes, or its input; without one the output is the spikes.
-        identity: the shortcut, like the output.
-        T: show x, of one time step, so often; it is convolved once.
+    name: of the neuron, within whatever lists the layer: in the network, or in the block.
+    conv, norm, neuron: a Conv2d, a BatchNorm2d (an Identity where it is folded into the convolution) and a neuron of
+        `neuron_factory`; they run in this order.
+    join: what meets the neuron's spikes or its current; None where there is no shortcut.
     """
-    y = conv(x.flatten(0, 1))  # [T*N, C, H', W']
-    steps = x.shape[:2]
-    rule = fused_rule(norm, neuron) if y.numel() else None
-    if rule is not None:
-        name = join.fused_name if join is not None else None
-        rule = rule._replace(join=name, T=T)
-        y = y.unflatten(0, steps)
-        return fused.layer(y, norm, rule, neuron._learned_rate(), identity if name is not None else None)
-    current = norm(y).unflatten(0, steps)
-    if T is not None:
-        current = current.expand(T, -1, -1, -1, -1)
-    if join is not None and identity is not None:
-        return join(neuron, current, identity)
-    spikes = neuron(current)
-    return spikes, spikes
+
+    name: str
+    conv: Any  # as the type checker has it: what they are is said above
+    norm: Any
+    neuron: Any
+    join: JoinLayer | None = None
+
+    def fire(self, x: Tensor, identity: Tensor | None = None, *, T: int | None = None) -> tuple[Tensor, Tensor]:
+        """(output, the neuron's own spikes), each [T, N, C, H', W'], of x [T, N, in_channels, H, W].
+
+        Args:
+            identity: the shortcut, like the output; needed with a join.
+            T: show x, of one time step, so often; it is convolved once.
+        """
+        y = self.conv(x.flatten(0, 1))  # [T*N, C, H', W']
+        steps = x.shape[:2]
+        result = fused.layer(y.unflatten(0, steps), self.neuron, self.norm, self.join, identity, T)
+        if result is not None:
+            return result
+        current = self.norm(y).unflatten(0, steps)
+        if T is not None:
+            current = current.expand(T, -1, -1, -1, -1)
+        acts_on = "none" if self.join is None else self.join.acts_on
+        if acts_on == "current":
+            current = self.join(current, identity)  # type: ignore[misc]
+        spikes = self.neuron(current)
+        return (self.join(spikes, identity) if acts_on == "spikes" else spikes), spikes  # type: ignore[misc]
 
 
 class SpikingConv(nn.Sequential):
     """(ConvBN, neuron): [T, N, C, H, W] -> spikes [T, N, C', H', W']."""
 
-    def forward(self, x: Tensor, T: int | None = None) -> Tensor:
+    def __init__(self, conv: nn.Conv2d, neuron: nn.Module) -> None:
+        super().__init__(ConvBN(conv), neuron)
+
+    def spiking_layer(self) -> SpikingLayer:
         layer: Any = self[0]
         conv, norm = layer
-        return fire(conv, norm, self[1], x, T=T)[0]
+        return SpikingLayer("1", conv, norm, self[1])
+
+    def forward(self, x: Tensor, T: int | None = None) -> Tensor:
+        return self.spiking_layer().fire(x, T=T)[0]

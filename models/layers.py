@@ -37,16 +37,16 @@ class _DepthwiseOnCPU(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, of_y: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
         x, weight = ctx.saved_tensors
-        of_x = of_weight = None
+        grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
             spread = torch.zeros_like(x)
-            spread[..., ::2, ::2] = of_y
-            of_x = F.conv2d(spread, weight.flip(2, 3), padding=1, groups=len(weight))
+            spread[..., ::2, ::2] = grad_y
+            grad_x = F.conv2d(spread, weight.flip(2, 3), padding=1, groups=len(weight))
         if ctx.needs_input_grad[1]:
-            of_weight = conv2d_weight(x, weight.shape, of_y, stride=2, padding=1, groups=len(weight))  # type: ignore[no-untyped-call]
-        return of_x, of_weight
+            grad_weight = conv2d_weight(x, weight.shape, grad_y, stride=2, padding=1, groups=len(weight))  # type: ignore[no-untyped-call]
+        return grad_x, grad_weight
 
 
 class HalvingDepthwise(nn.Conv2d):

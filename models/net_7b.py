@@ -1,15 +1,148 @@
-"""7B-Net and Wide-7B-Net (arXiv:2102.04159), for event cameras, in every family."""
+"""7B-Net and Wide-7B-Net (arXiv:2102.04159) for event cameras, all of it: blocks, trunk and every family.
+
+A 1x1 stem, and blocks with 2x2 max pooling after each.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
-from .blocks import MembraneJoin, PlainJoin, SpikeJoin
-from .dsnn import full_spike_join
-from .event_net import DEFAULTS, STAGES, EventNet
+from torch import Tensor, nn
+
+from .accumulation import Change
+from .connect import MEMBRANE, NO_JOIN, Join, full_spike_join, get_join
+from .firing import SpikingConv, SpikingLayer
+from .layers import ConvBN, conv1x1, conv3x3, halving_pool
+from .neuron import MakeNeuron, neuron_factory
 from .registry import register_family
+from .trunk import Block, Trunk
 
-_register = register_family(STAGES, trunk=EventNet, defaults=DEFAULTS)
+
+class Layout(NamedTuple):
+    """Blocks in each stage, of which each has twice the channels of the one before, and the defaults as published."""
+
+    stages: tuple[int, ...]
+    width: int
+    num_classes: int
+
+
+# 7B-Net for DVS128 Gesture, Wide-7B-Net for CIFAR10-DVS (arXiv:2102.04159)
+LAYOUTS = {
+    "7b": Layout((7,), width=32, num_classes=11),
+    "wide7b": Layout((4, 3), width=64, num_classes=10),
+}
+
+
+class EventBlock(Block):
+    """3x3 - 3x3 at one resolution: [T, N, channels, H, W] in and out."""
+
+    conv: Any  # nn.Sequential, of whose items the type checker knows nothing
+
+    def __init__(self, channels: int, join: Join, make_neuron: MakeNeuron) -> None:
+        super().__init__(join)
+        first = SpikingConv(conv3x3(channels, channels), make_neuron())
+        last = conv3x3(channels, channels)
+        # the published names: the neuron that fires on a sum stands outside the chain
+        if join.acts_on == "current":
+            self.conv = nn.Sequential(first, ConvBN(last))
+            self.sn = make_neuron()
+        else:
+            self.conv = nn.Sequential(first, SpikingConv(last, make_neuron()))
+
+    def _last(self) -> SpikingLayer:
+        last = self.conv[1]
+        if isinstance(last, SpikingConv):
+            return last.spiking_layer()._replace(join=self.join)
+        conv, norm = last
+        return SpikingLayer("sn", conv, norm, self.sn, self.join)
+
+    def spiking_layers(self) -> list[SpikingLayer]:
+        return [self.conv[0].spiking_layer(), self._last()]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self._last().fire(self.conv[0](x), x)
+
+
+class EventNet(Trunk):
+    """A 7B-Net or Wide-7B-Net of spiking neurons, of any input size.
+
+    Args:
+        layout: "7b" (7 blocks of `width` channels), or "wide7b" (4 of `width` and, after a 1x1 convolution, 3 of twice
+            as many).
+        join: how a block's spikes and its shortcut meet.
+        aux_head, T: see `Trunk`, as for input and output.
+        aap_pool: how the pathway crosses a max pooling, see `AccumulationPathway`.
+        num_classes: classes.
+        neuron, tau, surrogate, alpha: see `neuron_factory`.
+        in_channels: channels of the input: 2, the polarities of events.
+        width: channels of the first stage.
+        zero_init_residual: every block starts as the identity: its last batch norm has weight 0 (and with AND, whose
+            neutral element is 1, a bias at which neurons always fire).
+
+    Raises:
+        ValueError: an option is unknown or out of range, or a plain network is to start as the identity.
+    """
+
+    event_frames: ClassVar[bool] = True
+    conv: Any
+
+    def __init__(
+        self,
+        layout: str,
+        join: Join,
+        aux_head: str | None = None,
+        aap_pool: str = "projection",
+        *,
+        num_classes: int = 11,
+        T: int = 16,
+        neuron: str = "PLIF",
+        tau: float = 2.0,
+        surrogate: str = "atan",
+        alpha: float | None = None,
+        in_channels: int = 2,
+        width: int = 32,
+        zero_init_residual: bool = False,
+    ) -> None:
+        super().__init__(aux_head, T=T, in_channels=in_channels, num_classes=num_classes, width=width)
+        make_neuron = neuron_factory(neuron, tau=tau, surrogate=surrogate, alpha=alpha)
+        layers: list[nn.Module] = [SpikingConv(conv1x1(in_channels, width), make_neuron())]
+        changes: list[Change] = []
+        channels, blocks = width, 0
+        for stage, count in enumerate(LAYOUTS[layout].stages):
+            before, channels = channels, width * 2**stage
+            if before != channels:
+                layers.append(SpikingConv(conv1x1(before, channels), make_neuron()))
+            for _ in range(count):
+                if blocks:  # the pooling after the block before, and a change of channels, are crossed together
+                    changes.append((blocks, before, channels, 2))
+                layers += [EventBlock(channels, join, make_neuron), halving_pool()]
+                before, blocks = channels, blocks + 1
+        changes.append((blocks, channels, channels, 2))
+        self.conv = nn.Sequential(*layers)
+        self.out = nn.Linear(channels, num_classes)
+        self.complete(aux_head, changes, aap_pool)
+        if zero_init_residual:  # all else starts as torch has it, as published
+            self.silence_residuals()
+
+    @property
+    def classifier(self) -> nn.Linear:
+        return self.out
+
+    def body(self) -> list[nn.Module]:
+        return list(self.conv[1:])
+
+    def stem_layer(self) -> SpikingLayer:
+        return self.conv[0].spiking_layer()
+
+    def stem(self, frames: Tensor, T: int | None) -> Tensor:
+        return self.conv[0](frames, T)  # as a module, so that its hooks run
+
+
+_register = register_family(
+    LAYOUTS,
+    trunk=EventNet,
+    defaults={name: {"width": layout.width, "num_classes": layout.num_classes} for name, layout in LAYOUTS.items()},
+)
 
 
 @_register
@@ -29,16 +162,16 @@ def dsnn(
 @_register
 def sew(layout: str, *, connect_f: str = "ADD", **options: Any) -> EventNet:
     """Registered as sew_7b and sew_wide7b, as published: spikes joined by a connect function."""
-    return EventNet(layout, SpikeJoin(connect_f), **options)
+    return EventNet(layout, get_join(connect_f), **options)
 
 
 @_register
 def spiking(layout: str, **options: Any) -> EventNet:
     """Registered as spiking_7b and spiking_wide7b: the sum is taken on the membrane's input."""
-    return EventNet(layout, MembraneJoin(), **options)
+    return EventNet(layout, MEMBRANE, **options)
 
 
 @_register
 def plain(layout: str, **options: Any) -> EventNet:
     """Registered as plain_7b and plain_wide7b: no shortcuts."""
-    return EventNet(layout, PlainJoin(), **options)
+    return EventNet(layout, NO_JOIN, **options)

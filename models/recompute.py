@@ -17,8 +17,10 @@ def _running_statistics_at_rest(module: nn.Module) -> Iterator[None]:
     """Batch norms normalise by the batch as before, but count it only once."""
     norms: list[Any] = [m for m in module.modules() if isinstance(m, _BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:  # weight 0 for the new batch, and no counter: the same tensors are kept as in the first pass
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+    for norm in norms:  # weight 0 for the new batch, so the statistics stay; a counter of its own, which is thrown away
+        norm.momentum = 0.0
+        if norm.num_batches_tracked is not None:  # SyncBatchNorm insists on having one
+            norm.num_batches_tracked = norm.num_batches_tracked.clone()
     try:
         yield
     finally:

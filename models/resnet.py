@@ -1,14 +1,87 @@
-"""The residual network that four families share: stem, four stages of blocks, head."""
+"""ResNet of spiking neurons, all of it: blocks, trunk, and the families spiking_resnet, sew_resnet, fsnn and dsnn."""
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from torch import Tensor, nn
 
-from .blocks import BasicBlock, Bottleneck, Join, ResNetBlock
-from .firing import fire
-from .layers import MaxPool
-from .neuron import always_fires, neuron_factory
-from .trunk import Trunk
+from .connect import MEMBRANE, Join, full_spike_join, get_join
+from .firing import SpikingConv, SpikingLayer
+from .layers import ConvBN, MaxPool, conv1x1, conv3x3
+from .neuron import MakeNeuron, neuron_factory
+from .registry import register_family
+from .trunk import Block, Trunk
+
+STEMS = ("imagenet", "cifar")
+
+
+class ResNetBlock(Block):
+    """A block of a ResNet.
+
+    Input [T, N, in_channels, H, W]; outputs [T, N, channels * expansion, H / stride, W / stride].
+    """
+
+    expansion: ClassVar[int]
+
+    def __init__(self, in_channels: int, channels: int, stride: int, join: Join, make_neuron: MakeNeuron) -> None:
+        super().__init__(join)
+        self.in_channels = in_channels
+        self.out_channels = channels * self.expansion
+        self.stride = stride
+        self.changes_shape = stride != 1 or in_channels != self.out_channels
+        convolutions = self.convolutions(in_channels, channels, stride)
+        self.depth = len(convolutions)
+        for i, convolution in enumerate(convolutions, start=1):  # conv1, sn1, conv2, sn2, ...: the published names
+            self.add_module(f"conv{i}", ConvBN(convolution))
+            self.add_module(f"sn{i}", make_neuron())
+        self.downsample: nn.Module | None = None
+        if self.changes_shape:
+            projection = conv1x1(in_channels, self.out_channels, stride)
+            on_current = join.acts_on == "current"
+            self.downsample = ConvBN(projection) if on_current else SpikingConv(projection, make_neuron())
+
+    @staticmethod
+    def convolutions(in_channels: int, channels: int, stride: int) -> list[nn.Conv2d]:
+        """The chain's convolutions, first to last."""
+        raise NotImplementedError
+
+    def _layer(self, i: int) -> SpikingLayer:
+        """The i-th of the chain, from 1."""
+        layer: Any = self.get_submodule(f"conv{i}")
+        conv, norm = layer
+        return SpikingLayer(f"sn{i}", conv, norm, self.get_submodule(f"sn{i}"), self.join if i == self.depth else None)
+
+    def spiking_layers(self) -> list[SpikingLayer]:
+        shortcut = [self.downsample.spiking_layer()] if isinstance(self.downsample, SpikingConv) else []
+        return shortcut + [self._layer(i) for i in range(1, self.depth + 1)]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        identity = x if self.downsample is None else self.downsample(x)
+        for i in range(1, self.depth):
+            x, _ = self._layer(i).fire(x)
+        return self._layer(self.depth).fire(x, identity)
+
+
+class BasicBlock(ResNetBlock):
+    """3x3 (stride) - 3x3."""
+
+    expansion = 1
+
+    @staticmethod
+    def convolutions(in_channels: int, channels: int, stride: int) -> list[nn.Conv2d]:
+        return [conv3x3(in_channels, channels, stride), conv3x3(channels, channels)]
+
+
+class Bottleneck(ResNetBlock):
+    """1x1 - 3x3 (stride) - 1x1."""
+
+    expansion = 4
+
+    @staticmethod
+    def convolutions(in_channels: int, channels: int, stride: int) -> list[nn.Conv2d]:
+        return [conv1x1(in_channels, channels), conv3x3(channels, channels, stride), conv1x1(channels, 4 * channels)]
+
 
 # depth -> (block, blocks in each stage), as in "Deep Residual Learning", arXiv:1512.03385, table 1
 DEPTHS: dict[int, tuple[type[ResNetBlock], tuple[int, int, int, int]]] = {
@@ -18,7 +91,6 @@ DEPTHS: dict[int, tuple[type[ResNetBlock], tuple[int, int, int, int]]] = {
     101: (Bottleneck, (3, 4, 23, 3)),
     152: (Bottleneck, (3, 8, 36, 3)),
 }
-STEMS = ("imagenet", "cifar")
 
 
 class SpikingResNet(Trunk):
@@ -88,13 +160,13 @@ class SpikingResNet(Trunk):
         changes = [
             (index, b.in_channels, b.out_channels, b.stride) for index, b in enumerate(self.body()) if b.changes_shape
         ]
-        self._complete(aux_head, changes)
+        self.complete(aux_head, changes)
 
         for module in self.modules():
             if isinstance(module, nn.Conv2d):  # batch norms start at weight 1, bias 0 by themselves
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if zero_init_residual:
-            self._silence_residuals(always_fires(neuron, tau))
+            self.silence_residuals()
 
     @property
     def classifier(self) -> nn.Linear:
@@ -103,5 +175,38 @@ class SpikingResNet(Trunk):
     def body(self) -> list[ResNetBlock]:
         return [block for stage in self.stages for block in getattr(self, stage)]
 
+    def stem_layer(self) -> SpikingLayer:
+        return SpikingLayer("sn1", self.conv1, self.bn1, self.sn1)
+
     def stem(self, frames: Tensor, T: int | None) -> Tensor:
-        return self.maxpool(fire(self.conv1, self.bn1, self.sn1, frames, T=T)[0])
+        return self.maxpool(super().stem(frames, T))
+
+
+@register_family(DEPTHS, trunk=SpikingResNet)
+def spiking_resnet(depth: int, **options: Any) -> SpikingResNet:
+    """Registered as spiking_resnet18, 34, 50, 101 and 152: the sum is taken on the membrane's input.
+
+    The baseline of arXiv:2102.04159, section 3.1.
+    """
+    return SpikingResNet(depth, MEMBRANE, **options)
+
+
+@register_family(DEPTHS, trunk=SpikingResNet)
+def sew_resnet(depth: int, *, connect_f: str = "ADD", **options: Any) -> SpikingResNet:
+    """Registered as sew_resnet18, 34, 50, 101 and 152: spikes joined by a connect function, by default the sum.
+
+    arXiv:2102.04159, section 3.2.
+    """
+    return SpikingResNet(depth, get_join(connect_f), **options)
+
+
+@register_family(DEPTHS, trunk=SpikingResNet)
+def fsnn(depth: int, *, connect_f: str = "OR", **options: Any) -> SpikingResNet:
+    """Registered as fsnn18, 34, 50, 101 and 152: one stream, only spikes past the stem (arXiv:2301.11929)."""
+    return SpikingResNet(depth, full_spike_join(connect_f), **options)
+
+
+@register_family(DEPTHS, trunk=SpikingResNet)
+def dsnn(depth: int, *, connect_f: str = "OR", aux_head: str = "shared", **options: Any) -> SpikingResNet:
+    """Registered as dsnn18, 34, 50, 101 and 152: two streams; `detach_aap` leaves the fsnn (arXiv:2301.11929)."""
+    return SpikingResNet(depth, full_spike_join(connect_f), aux_head, **options)

@@ -1,4 +1,7 @@
-"""What every network here does: first spikes, a body of blocks that an AAP may listen to, and the classification."""
+"""What every network here does: first spikes, a body of blocks that an AAP may listen to, and the classification.
+
+An architecture is a file beside this one: its blocks, its trunk and the families it is registered in.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,27 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from .accumulation import AUX_HEADS, AccumulationPathway, Change
-from .blocks import Block
+from .connect import Join, JoinLayer
+from .firing import SpikingConv, SpikingLayer
 from .layers import GlobalAvgPool
 from .recompute import recomputed
+
+
+class Block(nn.Module):
+    """A chain of spiking layers and a shortcut over it, which meet in the last one.
+
+    Returns (output o_l, own spikes s_l), both [T, N, C, H, W].
+    """
+
+    changes_shape = False  # whether the shortcut is projected
+
+    def __init__(self, join: Join) -> None:
+        super().__init__()
+        self.join = JoinLayer(join)
+
+    def spiking_layers(self) -> list[SpikingLayer]:
+        """All of it, in the order in which it runs; the last one has the join."""
+        raise NotImplementedError
 
 
 class Trunk(nn.Module):
@@ -44,19 +65,34 @@ class Trunk(nn.Module):
         self.aap: AccumulationPathway | None = None
         self.recomputed_blocks = 0  # set by `save_memory`; with any, the stem is recomputed as well
 
-    def _complete(self, aux_head: str | None, changes: Iterable[Change], pool: str = "projection") -> None:
+    def complete(self, aux_head: str | None, changes: Iterable[Change], pool: str = "projection") -> None:
         """The last layers that a subclass makes: average pooling and, if there is to be one, the pathway."""
         self.avgpool = GlobalAvgPool()
         if aux_head is not None:
             size = self.classifier.in_features, self.classifier.out_features
             self.aap = AccumulationPathway(changes, nn.Linear(*size) if aux_head == "separate" else None, pool)
 
-    def _silence_residuals(self, always: float) -> None:
-        """Make every block the identity, with a current `always` at which a neuron fires at every time step."""
+    def silence_residuals(self) -> None:
+        """Make every block start as the identity: at each step its own spikes are those that its join passes over.
+
+        Raises:
+            ValueError: there are no shortcuts, or the join changes them whatever it is given.
+        """
         for block in self.blocks():
-            nn.init.zeros_(block.last_norm.weight)
-            if block.join.name == "AND":  # its neutral element is 1
-                nn.init.constant_(block.last_norm.bias, always)
+            last, join = block.spiking_layers()[-1], block.join.join
+            if join.function is None:
+                raise ValueError(
+                    "zero_init_residual=True silences a plain network, which has no shortcuts: leave it out"
+                )
+            neutral = join.neutral()
+            if neutral is None:
+                raise ValueError(
+                    f"zero_init_residual=True needs a join that can pass the shortcut on unchanged, and {join.name} "
+                    "cannot: leave it out"
+                )
+            nn.init.zeros_(last.norm.weight)
+            if neutral:
+                nn.init.constant_(last.norm.bias, last.neuron.firing_current())
 
     @property
     def classifier(self) -> nn.Linear:
@@ -66,13 +102,28 @@ class Trunk(nn.Module):
         """Blocks, and what lies between them, first to last."""
         raise NotImplementedError
 
+    def stem_layer(self) -> SpikingLayer:
+        """The first spiking layer, which reads values."""
+        raise NotImplementedError
+
     def stem(self, frames: Tensor, T: int | None) -> Tensor:
         """The first spikes o_0 of frames [T, N, in_channels, H, W], or of a single one shown T times."""
-        raise NotImplementedError
+        return self.stem_layer().fire(frames, T=T)[0]
 
     def blocks(self) -> list[Block]:
         """All residual blocks, first to last."""
         return [layer for layer in self.body() if isinstance(layer, Block)]
+
+    def spiking_layers(self) -> list[SpikingLayer]:
+        """Every spiking layer in the order in which they run, named as its neuron is in `named_modules`."""
+        names = {id(module): name for name, module in self.named_modules()}
+        layers = [self.stem_layer()]
+        for part in self.body():
+            if isinstance(part, Block):
+                layers += part.spiking_layers()
+            elif isinstance(part, SpikingConv):
+                layers.append(part.spiking_layer())
+        return [layer._replace(name=names[id(layer.neuron)]) for layer in layers]
 
     def encode(self, x: Tensor) -> Tensor:
         """The first spikes o_0 [T, N, C, H', W'] of images or frames."""

@@ -3,14 +3,15 @@
 import contextlib
 import importlib
 import io
-import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from processes import run_module
 
 from utils.train import checkpoint
 
@@ -29,17 +30,17 @@ def call(module, *args):
     return SimpleNamespace(returncode=status, stdout=out.getvalue(), stderr=err.getvalue())
 
 
-def run(module, *args, timeout=300, env=None, cwd=ROOT):
-    """`python -m module args` in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", module, *map(str, args)],
-        cwd=cwd,
-        env={**os.environ, **(env or {})},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+def run(module, *args, timeout=300, env=None):
+    """`python -m module args` in a process of its own, but for the interpreter's start."""
+    (done,) = run_module(module, *args, envs=[env or {}], timeout=timeout)
+    return done
+
+
+def run_together(module, *args, processes=2, timeout=300):
+    """The same in several processes of one run, as torchrun would start them: what each printed, by rank."""
+    with tempfile.TemporaryDirectory() as folder:
+        envs = [{"RANK": str(i), "LOCAL_RANK": str(i), "WORLD_SIZE": str(processes)} for i in range(processes)]
+        return run_module(module, *args, "--dist-url", f"file://{folder}/meeting_place", envs=envs, timeout=timeout)
 
 
 def succeed(module, *args, how=call, **kwargs):
@@ -62,8 +63,7 @@ def refused(module, *args, status, how=call, **kwargs):
 def launch(launcher, *args, cwd=ROOT, timeout=120):
     """`python -m launcher args`, for runs of several processes."""
     command = [sys.executable, "-m", *launcher, *map(str, args)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False)
 
 
 def only(folder, pattern="*"):

@@ -1,10 +1,12 @@
 """Processes forked from a server that has imported everything: starting a dozen takes as long as importing once."""
 
-import io
 import multiprocessing
 import os
+import runpy
 import sys
 import tempfile
+from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 import torch.multiprocessing as mp
@@ -18,20 +20,59 @@ context.set_forkserver_preload(
 )
 
 
-def _log_and_exit(function, log, *args):
+def _exit_with(function, args, outputs, env):
+    """function(*args), then the process ends with what that returned. All of its output goes to files, C code's too."""
     torch.set_num_threads(1)
-    with open(log, "a") as file:
-        sys.stdout = sys.stderr = io.TextIOWrapper(file.buffer, write_through=True)
+    os.environ.update(env)
+    multiprocessing.set_start_method("fork", force=True)  # for loading processes, as in any program
+    for stream, path in zip((sys.stdout, sys.stderr), outputs, strict=True):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(descriptor, stream.fileno())
+        os.close(descriptor)
+        stream.reconfigure(line_buffering=True)
+    try:
         status = function(*args)
-        sys.stdout.flush()
-    os._exit(status)
+    except SystemExit as end:
+        status = end.code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status or 0)
 
 
-def start(function, *args, log):
-    """function(*args) in a process of its own, whose status is what it returns, and whose output goes to `log`."""
-    process = context.Process(target=_log_and_exit, args=(function, str(log), *args))
+def start(function, *args, log, errors=None, env=None):
+    """A process that ends with the status function(*args), its output appended to `log`, and to `errors` if given."""
+    outputs = (str(log), str(errors or log))
+    process = context.Process(target=_exit_with, args=(function, args, outputs, env or {}))
     process.start()
     return process
+
+
+def _run_module(module, args):
+    sys.argv = [module, *args]
+    sys.modules.pop(module, None)
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def run_module(module, *args, envs=({},), timeout=300):
+    """`python -m module args` in a process for each of `envs`: what each printed, and the status that it ended with."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = [(os.path.join(folder, f"out{i}"), os.path.join(folder, f"err{i}")) for i in range(len(envs))]
+        started = [
+            start(_run_module, module, [str(arg) for arg in args], log=out, errors=err, env=env)
+            for (out, err), env in zip(files, envs, strict=True)
+        ]
+        try:
+            for process in started:
+                process.join(timeout)
+                assert process.exitcode is not None, f"{module} did not end within {timeout} s"
+        finally:
+            for process in started:
+                process.kill()
+        done = []
+        for process, paths in zip(started, files, strict=True):
+            out, err = (Path(path).read_text() for path in paths)
+            done.append(SimpleNamespace(returncode=process.exitcode, stdout=out, stderr=err))
+        return done
 
 
 def join_run(rank, results, size, meeting_place, function, *args):

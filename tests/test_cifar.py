@@ -13,6 +13,7 @@ from torch.utils.tensorboard.summary import scalar  # noqa: F401  (tensorboard i
 from models import create_model, detach_aap
 from utils.runtime.errors import UserError
 from utils.train import checkpoint
+from utils.train.weights import read_weights
 
 TRAIN = "cifar.train"
 
@@ -87,7 +88,7 @@ def test_detaching_gives_the_trunk_and_saves_it(trained):
     row = next(line.split() for line in text.splitlines() if line.startswith("output "))
     assert row[1:] == [f"{last['acc1']:.2f}", f"{last['acc5']:.2f}", f"{last['loss']:.4f}", "360"]
 
-    config, state = checkpoint.read_weights(folder / "fsnn.pth")
+    config, state = read_weights(folder / "fsnn.pth")
     dual = create_model(**{**config, "model": "dsnn18"})
     dual.load_state_dict(weights(folder / "checkpoint_latest.pth"))
     assert_same_weights(state, detach_aap(dual).state_dict())

@@ -38,6 +38,15 @@ def test_logits_stay(name, dtype, relative):
             assert (ours - theirs).norm() <= relative * theirs.norm()
 
 
+@torch.no_grad()
+def test_synchronised_batch_norms_are_folded_as_well():
+    model = network("dsnn18", torch.float64, connect_f="OR")
+    images = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    expected = fold_batchnorm(model)(images)
+    folded = fold_batchnorm(nn.SyncBatchNorm.convert_sync_batchnorm(model))
+    assert all(torch.equal(a, b) for a, b in zip(folded(images), expected, strict=True))
+
+
 def test_one_convolution_by_hand():
     """gamma (w x - mean) / sqrt(var + eps) + beta for one weight and one pixel, in plain numbers."""
     model = network("sew_resnet18", torch.float64)

@@ -70,7 +70,7 @@ def test_two_processes_of_8_follow_the_curve_of_one_of_16():
 
 
 def stop_steps(world):
-    """When each process learns that process 1 wished to stop at its third step."""
+    """When each process learns that process 1 asked to stop at its third step."""
     consensus = Consensus(world)
     seen = []
     for step in range(6):
@@ -173,9 +173,9 @@ def test_intervals():
     assert parse_interval("20steps") == ("steps", 20.0)
     assert parse_interval("1.5min") == ("minutes", 1.5)
     interrupts = Interrupts(World(), "3")
-    wishes = []
+    answers = []
     for _ in range(7):
-        wishes.append(interrupts.after_step())
-        if wishes[-1] == SAVE:
+        answers.append(interrupts.after_step())
+        if answers[-1] == SAVE:
             interrupts.saved()
-    assert wishes == [NOTHING, NOTHING, SAVE, NOTHING, NOTHING, SAVE, NOTHING]
+    assert answers == [NOTHING, NOTHING, SAVE, NOTHING, NOTHING, SAVE, NOTHING]

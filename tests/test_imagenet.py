@@ -11,7 +11,7 @@ import time
 
 import pytest
 import torch
-from command import ROOT, TORCHRUN, assert_same_run, call, launch, only, refused, run, succeed
+from command import ROOT, TORCHRUN, assert_same_run, call, launch, only, refused, run, run_together, succeed
 from images import imagenet_tree
 from PIL import Image
 
@@ -38,10 +38,6 @@ def free_port():
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         return server.getsockname()[1]
-
-
-def torchrun(*args, processes=2, **kwargs):
-    return launch((*TORCHRUN, f"--nproc-per-node={processes}", "-m", TRAIN), *args, **kwargs)
 
 
 def test_the_published_command_runs_to_the_letter_and_resumes(data, tmp_path):
@@ -96,8 +92,8 @@ def test_any_number_of_processes_scores_every_image_once(data, tmp_path):
     succeed(TRAIN, *args, "--epochs", 1)
     test = (*args, "--epochs", 1, "--test-only", "--resume", "auto")
     one = succeed(TRAIN, *test)
-    three = torchrun(*test, processes=3)
-    assert three.returncode == 0, three.stderr
+    three, *others = run_together(TRAIN, *test, processes=3)
+    assert all(done.returncode == 0 for done in (three, *others)), three.stderr
     rows = [[line for line in text.splitlines() if line.endswith(" 29")] for text in (one, three.stdout)]
     assert [line.split()[0] for line in rows[0]] == ["fsnn", "aap", "sum"]
     assert rows[0] == rows[1]
@@ -130,13 +126,12 @@ def workers_of(launcher):
 
 def test_a_job_whose_worker_is_killed_restarts_by_itself_to_the_same_weights(data, tmp_path):
     args = (*SMALL, "--data-path", data, "--epochs", 3, "--checkpoint-every", "1", "--resume", "auto")
-    whole = torchrun(*args, "--output-dir", tmp_path / "whole")
+    whole, _ = run_together(TRAIN, *args, "--output-dir", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
     command = [sys.executable, "-m", *TORCHRUN, "--nproc-per-node=2"]
     command += ["--max-restarts=2", "-m", TRAIN, *map(str, args), "--output-dir", str(tmp_path / "killed")]
     job = subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True,
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob(f"killed/*/{checkpoint.LATEST}")):  # the first one is written inside an epoch
@@ -221,7 +216,7 @@ def test_world_size_without_a_launcher(data):
 def test_another_number_of_processes_is_for_between_epochs(data, tmp_path):
     args = (*SMALL, "--data-path", data, "--output-dir", tmp_path, "--resume", "auto")
     call(TRAIN, *SMALL, "--data-path", data, "--output-dir", tmp_path, "--epochs", 1)
-    between = torchrun(*args, "--epochs", 2)
+    between, _ = run_together(TRAIN, *args, "--epochs", 2)
     assert between.returncode == 0, between.stderr
     assert "warning: options changed since the checkpoint (world_size 1 -> 2)" in between.stdout
 
@@ -236,12 +231,12 @@ def test_another_number_of_processes_is_for_between_epochs(data, tmp_path):
 def test_slurms_environment_is_enough(data, tmp_path):
     """Two tasks as `srun` would start them."""
     port = {"MASTER_PORT": str(free_port())}
-    slurm = {"SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "localhost", "SLURM_JOB_ID": "7", **port}
+    slurm = {"SLURM_NTASKS": "2", "SLURM_STEP_ID": "0", "SLURM_JOB_NODELIST": "localhost", "SLURM_JOB_ID": "7", **port}
     command = [sys.executable, "-m", TRAIN, *SMALL, "--data-path", str(data), "--epochs", "1", "--output-dir"]
     tasks = [
         subprocess.Popen(
             [*command, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, **slurm, "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i), "OMP_NUM_THREADS": "1"},
+            env={**os.environ, **slurm, "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)},
         )
         for i in range(2)
     ]  # fmt: skip

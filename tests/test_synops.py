@@ -21,9 +21,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import create_model, detach_aap, load_published, model_options, to_published
-from models.blocks import BasicBlock, Bottleneck, SpikeJoin
+from models.connect import get_join
 from models.layers import halving_pool, over_time
 from models.neuron import neuron_factory
+from models.resnet import BasicBlock, Bottleneck
 from utils.measure.ann import plain_resnet
 from utils.measure.counter import ExactCounter, is_binary, is_whole
 from utils.measure.energy import EnergyModel, Totals
@@ -32,7 +33,8 @@ from utils.measure.synops import Network, count, write_report
 from utils.runtime.errors import UserError, run_command
 from utils.sample_data import random_inputs, set_norms
 from utils.synops import main
-from utils.train.checkpoint import load, set_weights
+from utils.train.checkpoint import load
+from utils.train.weights import set_weights
 
 ROOT = Path(__file__).parents[1]
 
@@ -130,7 +132,7 @@ def test_blocks_additions_are_those_of_brute_force(block, T):
             super().__init__()
             self.stem = nn.Conv2d(3, 4, 3, padding=1)
             self.neuron = neuron_factory()()
-            self.block = block(4, 4, 2, SpikeJoin("OR"), neuron_factory())
+            self.block = block(4, 4, 2, get_join("OR"), neuron_factory())
 
         def forward(self, x):
             return self.block(self.neuron(2 * self.stem(x).expand(T, -1, -1, -1, -1)))[0]
@@ -566,7 +568,7 @@ def test_without_data_the_command_warns(tmp_path):
         ),
         ([*OPTIONS, "--factory", "no_such"], 2, "--factory no_such: there is no module named no_such"),
         ([*OPTIONS, "--factory", "json"], 2, "--factory json has no create_model"),
-        ([*OPTIONS, "--device", "abacus"], 2, "--device abacus is not available"),
+        ([*OPTIONS, "--device", "abacus"], 2, "--device abacus is unknown"),
         ([*OPTIONS, "--mac-pj", "-1"], 2, "--mac-pj -1.0 is out of range"),
         ([*OPTIONS, "--checkpoint", "none.pth"], 1, "there is no checkpoint none.pth"),
         ([*OPTIONS, "--checkpoint", ROOT / "setup.py"], 1, f"{ROOT}/setup.py is damaged or no checkpoint"),

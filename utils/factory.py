@@ -18,11 +18,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from utils.runtime.distributed import named_device
 from utils.runtime.errors import UsageError, UserError
 from utils.runtime.memory import require
 from utils.runtime.networks import Networks
 from utils.runtime.options import positive_int, seed
 from utils.train import checkpoint
+from utils.train.weights import check_config, set_weights, weights_of
 
 OFFERS = tuple(name for name in vars(Networks) if not name.startswith("_"))
 
@@ -95,8 +97,8 @@ def _given_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def check_device(name: str) -> torch.device:
     """The device of this name; UsageError if it cannot be had."""
+    device = named_device(name)
     try:
-        device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device {name} is not available: {str(error).splitlines()[0]}") from None
@@ -164,7 +166,7 @@ def build_network(args: argparse.Namespace) -> nn.Module:
         raise UsageError("--ema takes the averaged weights of a checkpoint: name one by --checkpoint")
     if args.checkpoint:
         content = checkpoint.load(args.checkpoint)
-        config, weights = checkpoint.weights_of(args.checkpoint, content, averaged=args.ema)
+        config, weights = weights_of(args.checkpoint, content, averaged=args.ema)
     if args.model is None and not config:
         raise UsageError(f"{args.checkpoint} does not say which network it is of: name it with --model")
     options = dict(config) if config and args.model in (None, config.get("model")) else {"model": args.model}
@@ -172,7 +174,7 @@ def build_network(args: argparse.Namespace) -> nn.Module:
     name = options.pop("model")
     if config:  # which a stranger may have written: nothing larger than the file's own weights is made
         expected: Any = outline(factory, name, options)
-        checkpoint.check_config(args.checkpoint, expected, config)
+        check_config(args.checkpoint, expected, config)
         asked, held = (sum(x.numel() for x in state.values()) for state in (expected.state_dict(), weights))
         if asked > held:
             raise UserError(
@@ -181,5 +183,5 @@ def build_network(args: argparse.Namespace) -> nn.Module:
     torch.manual_seed(args.seed)
     model = create(factory, name, options, warn, device)
     if args.checkpoint:
-        checkpoint.set_weights(args.checkpoint, content, model, factory.load_published, averaged=args.ema)
+        set_weights(args.checkpoint, content, model, factory.load_published, averaged=args.ema)
     return model.eval().to(device)

@@ -18,16 +18,19 @@ from utils.runtime import distributed
 from utils.runtime.allocator import keep_freed_memory
 from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError, UserError, run_command
+from utils.runtime.lease import held
 from utils.runtime.log import RunLog, table
 from utils.runtime.memory import is_exhausted, require
 from utils.runtime.networks import TrainableNetworks
 from utils.runtime.parser import OptionsParser, to_yaml
 from utils.runtime.seed import seed_everything
-from utils.train import checkpoint, folder
+from utils.train import checkpoint, folder, resume
 from utils.train.config import Config, NetworkOptions
+from utils.train.evaluation import evaluate
 from utils.train.optim import make_optimizer, make_schedule
-from utils.train.run import Position, Run, evaluate
+from utils.train.run import Position, Run
 from utils.train.step import Trainer
+from utils.train.weights import check_config, set_weights
 
 
 def make_parser(description: str | None, data: type[DataOptions] = DataOptions, **defaults: Any) -> OptionsParser:
@@ -59,6 +62,7 @@ def _main(parser: OptionsParser, load_data: LoadData, models: TrainableNetworks,
         machines.device, world_size=machines.world_size, dist_url=machines.dist_url, timeout=machines.dist_timeout
     )
     with distributed.explain_lost_peers(world), _explain_exhaustion():
+        resume.require_alike({f"options ({group})": values for group, values in config.alike().items()}, world)
         job = _set_up(config, parser.defaults.network, load_data, models, world)
         if config.run.test_only:
             _test_only(job, models)
@@ -200,25 +204,34 @@ def _train(job: _Job) -> None:
             f"warning: --cos_lr_T {recipe.period} ends before --epochs {recipe.epochs}: the learning rate climbs again "
             "from then on, as in the released code"
         )
-    folder.prepare(job.folder, config.run, job.world)  # only now that nothing about the command can be wrong any more
-    if config.run.resume:
-        _resume(config.run.resume, run, job.log.say)
-    folder.keep_config(job.folder, config, job.world)
+    with held(job.folder, job.world) as run.still_ours:  # only now that nothing about the command can be wrong any more
+        _fit(job, run)
+
+
+def _fit(job: _Job, run: Run) -> None:
+    """Train in the run's folder, from the start or from where it stopped."""
+    options = job.config.run
+    folder.prepare(job.folder, options, job.world)
+    if options.resume:
+        _resume(options.resume, run, job)
+    resume.require_alike(run.starting_point(), job.world)
+    folder.keep_config(job.folder, job.config, job.world)
     job.log.forget_from(run.position.epoch)
-    if config.run.tb:
-        job.log.open_tensorboard(run.position.epoch, to_yaml(config))
+    if options.tb:
+        job.log.open_tensorboard(run.position.epoch, to_yaml(job.config))
     run.fit()
     job.log.close()
 
 
-def _resume(wanted: str, run: Run, say: Callable[[str], None]) -> None:
-    found = checkpoint.find(wanted, run.folder, say)
+def _resume(wanted: str, run: Run, job: _Job) -> None:
+    say = job.log.say
+    found = resume.find(wanted, run.folder, say, job.world)
     if found is None:
         say(f"no checkpoint in {run.folder} yet: beginning at epoch {run.position.epoch + 1}")
         return
     path, content = found
     state = checkpoint.resumable(path, content)
-    checkpoint.check_config(path, run.trainer.model, state["config"])
+    check_config(path, run.trainer.model, state["config"])
     run.resume(state)
     say(f"resumed from {path}: epoch {run.position.epoch + 1}, batch {run.position.step}")
 
@@ -226,12 +239,12 @@ def _resume(wanted: str, run: Run, say: Callable[[str], None]) -> None:
 def _test_only(job: _Job, models: TrainableNetworks) -> None:
     """Evaluate a checkpoint, ours or a published one."""
     run, world, say = job.config.run, job.world, job.log.say
-    found = checkpoint.find(run.resume, job.folder, say)
+    found = resume.find(run.resume, job.folder, say, world)
     if found is None:
         raise UserError(f"there is no checkpoint in {job.folder}: name one by --resume")
     path, content = found
     model = job.model
-    checkpoint.set_weights(path, content, model, models.load_published, averaged=run.ema)
+    set_weights(path, content, model, models.load_published, averaged=run.ema)
     if run.detach:
         try:
             model = models.detach_aap(model)

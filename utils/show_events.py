@@ -28,8 +28,8 @@ from utils.factory import add_network_arguments, build_network
 from utils.runtime.errors import UsageError, UserError, escaped, run_command
 from utils.runtime.files import check_output_folder
 from utils.runtime.options import Parser, natural, positive_int
-from utils.train import checkpoint
 from utils.train.objectives import readouts
+from utils.train.weights import read_settings
 
 MOST_FRAMES = 256  # that one looks at, and that an animation's bar tells apart
 LONGEST_SIDE, MOST_PIXELS = (1 << 16) - 1, 1 << 25  # of a picture: what matplotlib draws, and what is not too much
@@ -142,7 +142,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_network_arguments(parser, optional=True)
     args = parser.parse_args(argv)
     if args.checkpoint:
-        config, recipe = checkpoint.read_settings(args.checkpoint)
+        config, recipe = read_settings(args.checkpoint)
         args.T = config.get("T") if args.T is None else args.T
         args.frame_size = args.frame_size or recipe.get("frame_size")
     elif args.model or args.connect_f or args.num_classes or args.option:

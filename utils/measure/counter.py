@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from utils.measure.energy import LayerCount
-from utils.measure.layers import CONVOLUTIONS, FREE, LOGIC_JOINS, join_name, layer_kind, layers, spatial_dims
+from utils.measure.layers import CONVOLUTIONS, FREE, is_join, join_field, layer_kind, layers, spatial_dims
 from utils.measure.reach import reach
 from utils.runtime.errors import UserError
 from utils.runtime.hooks import hooked
@@ -72,12 +72,12 @@ class ExactCounter:
     Args:
         model: called with images [N, C, H, W] or frames [T, N, C, H, W] (N images either way). Layers inside may see
             [N, ...], [T, N, ...] or [T * N, ...]. Its parts are known by class, subclasses included: convolutions,
-            linear layers, batch norms, pooling, ReLU and spikingjelly's neurons; blocks by an attribute `join` with a
-            `name`, and the accumulation pathway by the model's attribute `aap`.
+            linear layers, batch norms, pooling, ReLU and spikingjelly's neurons; joins by their attributes (see
+            `is_join`), and the accumulation pathway by the model's attribute `aap`.
 
     Raises:
         UserError: a layer has weights and is of no kind that is known here, a convolution pads with other values than
-            zeros, or a block's join is unknown. Its name is in the message.
+            zeros, or a join's cost is unknown. Its name is in the message.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -112,12 +112,12 @@ class ExactCounter:
                 yield module, name, kind, hooks[kind]
             elif module is pathway:
                 yield module, name, "accumulate", self._on_elements("dense")
+            elif is_join(module):
+                field = join_field(name, module)
+                if field is not None:
+                    yield module, name, f"join {module.name}", self._on_elements(field)
             elif next(module.children(), None) is None and not isinstance(module, FREE):
                 self.uncounted.append(f"{name} ({type(module).__name__})")
-            join = join_name(name, module)
-            if join is not None:
-                field = "logic" if join in LOGIC_JOINS else "dense"
-                yield module, f"{name}.join", f"join {join}", self._on_elements(field)
 
     def __enter__(self) -> ExactCounter:
         def call(name: str, kind: str, hook: Any) -> Any:
@@ -213,11 +213,10 @@ class ExactCounter:
 
     @staticmethod
     def _on_elements(field: str) -> Any:
-        """A hook that adds one to `field` for each element of the output; of a block's outputs, the first."""
+        """A hook that adds one to `field` for each element of the output."""
 
-        def hook(tally: _Tally, _module: nn.Module, _inputs: tuple, output: Any) -> None:
-            elements = (output[0] if isinstance(output, tuple) else output).numel()
-            setattr(tally, field, getattr(tally, field) + elements)
+        def hook(tally: _Tally, _module: nn.Module, _inputs: tuple, output: Tensor) -> None:
+            setattr(tally, field, getattr(tally, field) + output.numel())
 
         return hook
 

@@ -29,10 +29,8 @@ _KINDS: list[tuple[Any, str]] = [
     ((*AVG_POOLS, *ADAPTIVE_POOLS), "avg pool"),
     (nn.ReLU, "relu"),
 ]
-# what one element of a block's output costs -> how the block joins its spikes and its shortcut
-LOGIC_JOINS = ("AND", "IAND", "OR", "XOR")
-SUM_JOINS = ("ADD", "membrane")
-NO_JOIN = "none"  # what the join of a block without a shortcut is called
+# what a join says of the cost of one element of its output -> where the counter adds it
+JOIN_COSTS = {"logic": "logic", "addition": "dense"}
 
 
 def layer_kind(name: str, module: nn.Module) -> str | None:
@@ -54,18 +52,27 @@ def layer_kind(name: str, module: nn.Module) -> str | None:
     return kind
 
 
-def join_name(name: str, module: nn.Module) -> str | None:
-    """How a residual block, a module with an attribute `join` that has a `name`, joins its two sides; None for others
-    and where it has one side.
+def is_join(module: nn.Module) -> bool:
+    """Whether a module joins a block and its shortcut, known by its attributes.
+
+    name: for reports. acts_on: "spikes", "current" or "none" (there is no shortcut). cost: one of `JOIN_COSTS`.
+    """
+    return all(hasattr(module, attribute) for attribute in ("name", "acts_on", "cost"))
+
+
+def join_field(name: str, join: Any) -> str | None:
+    """Where the counter adds what a join's output costs; None where there is no shortcut to join.
 
     Raises:
         UserError: its cost is not known.
     """
-    join = getattr(getattr(module, "join", None), "name", None)
-    if isinstance(join, str) and join not in (*LOGIC_JOINS, *SUM_JOINS, NO_JOIN):
-        known = ", ".join(LOGIC_JOINS + SUM_JOINS)
-        raise UserError(f"block {name} joins by {join!r}, which has no known cost: use one of {known}")
-    return join if isinstance(join, str) and join != NO_JOIN else None
+    if join.acts_on == "none":
+        return None
+    if join.cost not in JOIN_COSTS:
+        raise UserError(
+            f"{name} joins by {join.name!r}, whose cost {join.cost!r} is not known: use one of {', '.join(JOIN_COSTS)}"
+        )
+    return JOIN_COSTS[join.cost]
 
 
 def layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -25,6 +25,7 @@ from utils.runtime.errors import UsageError, UserError
 from utils.runtime.rendezvous import meet
 
 _FAILED, _DONE, _WORKING = range(3)  # what the main process tells the others of its work
+_MESSAGE = 1 << 26  # bytes sent at once
 _LONGEST = 1e6  # seconds; torch's clocks overflow far above
 
 
@@ -66,6 +67,19 @@ class World:
         if self.size > 1:
             for buffer in module.buffers():
                 dist.broadcast(buffer, src=0)
+
+    def share(self, content: bytes) -> bytes:
+        """The main process's bytes, in every process; what the others pass in does not matter."""
+        if self.size == 1:
+            return content
+        length = torch.tensor([len(content)])
+        dist.broadcast(length, src=0, group=self.control)
+        shared = torch.empty(int(length), dtype=torch.uint8)
+        if self.is_main:
+            shared.numpy()[:] = memoryview(content)
+        for part in shared.split(_MESSAGE):
+            dist.broadcast(part, src=0, group=self.control)
+        return content if self.is_main else shared.numpy().tobytes()
 
     @contextlib.contextmanager
     def main_only(self, what: str) -> Iterator[bool]:
@@ -129,11 +143,23 @@ class Consensus:
         return int(self._request.item())
 
 
-def _pick_device(name: str, local_rank: int) -> torch.device:
+def named_device(name: str) -> torch.device:
+    """The device of this name.
+
+    Raises:
+        UsageError: it is neither the CPU nor a CUDA device.
+    """
     try:
         device = torch.device(name)
     except RuntimeError:
         raise UsageError(f"--device {name} is unknown: use cuda or cpu") from None
+    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index not in (None, 0)):
+        raise UsageError(f"--device {name} cannot be used: use cuda, cuda:N or cpu")
+    return device
+
+
+def _pick_device(name: str, local_rank: int) -> torch.device:
+    device = named_device(name)
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise UsageError(f"--device {name}: this machine has no CUDA device; use --device cpu")

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from utils.runtime.errors import UsageError, UserError
+from utils.runtime.errors import UserError
 from utils.runtime.files import replacing
 from utils.train import schema
 
@@ -128,104 +128,6 @@ def load(path: Path) -> Any:
         raise UserError(f"{path} is damaged or no checkpoint of torch{reason}: use another one") from None
 
 
-def weights_of(path: Path, content: Any, *, averaged: bool = False) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """(the model's config, or None if the file is a published one; the state dict) of any checkpoint's content.
-
-    Args:
-        averaged: the state dict of the averaged weights.
-
-    Raises:
-        UserError: it is of a newer format, or holds no such weights; `path` is named.
-    """
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint: use another file")
-    if "format" in content:
-        _check_format(path, content["format"])
-        _check_content(path, content, schema.WEIGHTS)
-        return content["config"], _averaged(path, content) if averaged else content["model"]
-    if averaged:
-        raise UserError(f"{path} is no checkpoint of this project, so it has no averaged weights: leave out --ema")
-    state: Any = content.get("model", content.get("net", content))  # SEW-ResNet's CIFAR10-DVS code calls it net
-    wrong = schema.weights(state)
-    if wrong:
-        raise UserError(
-            f"{path} holds no weights (its state dict {wrong}): use a checkpoint of this project or a published one"
-        )
-    return None, state
-
-
-def _averaged(path: Path, content: dict[str, Any]) -> dict[str, Any]:
-    found = content.get("ema")
-    if found is None:
-        raise UserError(f"{path} has no averaged weights: leave out --ema, or train with --ema-decay")
-    wrong = schema.weights(found)
-    if wrong:
-        raise UserError(f"{path} is damaged ('ema' {wrong}): use another one")
-    # torch's AveragedModel: the network below `module`, and a counter
-    return {name.removeprefix("module."): value for name, value in found.items() if name.startswith("module.")}
-
-
-def read_weights(path: Path, *, averaged: bool = False) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """`weights_of` a file; UserError also if it is missing or damaged."""
-    return weights_of(path, load(path), averaged=averaged)
-
-
-def read_settings(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(the model's config, options of the run that saved it) of any checkpoint; empty where it has none, as published.
-
-    Raises:
-        UserError: the file is missing, damaged or of a newer format.
-    """
-    content = load(path)
-    if not isinstance(content, dict) or "format" not in content:
-        return {}, {}
-    _check_format(path, content["format"])
-    _check_content(path, content, schema.WEIGHTS)
-    recipe = content.get("recipe", {})
-    return content["config"], recipe if isinstance(recipe, dict) else {}
-
-
-def different_config(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
-    """The options in which two models differ, in words; empty if they don't."""
-    names = [k for k in {**ours, **theirs} if ours.get(k) != theirs.get(k)]
-    return ", ".join(f"{k}={theirs.get(k)} instead of {ours.get(k)}" for k in names)
-
-
-def check_config(path: Path, model: Any, config: dict[str, Any]) -> None:
-    """Raises UsageError if a checkpoint with this config is of another network than the model."""
-    different = different_config(model.config, config)
-    if different:
-        raise UsageError(f"{path} was saved from another network ({different}): give the same options as then")
-
-
-def set_weights(
-    path: Path,
-    content: Any,
-    model: Any,
-    load_published: Callable[[Any, dict[str, Any]], None],
-    *,
-    averaged: bool = False,
-) -> None:
-    """Put the weights of any checkpoint's content into a model, all or nothing.
-
-    Args:
-        path: where the content is from: of a run, of weights alone, or published.
-        load_published: of (model, state dict); ValueError, and no change, if it does not fit.
-        averaged: take the averaged weights.
-
-    Raises:
-        UserError: it does not fit.
-        UsageError: it was saved from another network; the options that differ are named.
-    """
-    config, state = weights_of(path, content, averaged=averaged)
-    if config is not None:
-        check_config(path, model, config)
-    try:
-        load_published(model, state)  # names of our own pass through it unchanged
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from None
-
-
 def resumable(path: Path, content: Any) -> dict[str, Any]:
     """A checkpoint's content, if a run wrote it with all that it takes to go on.
 
@@ -234,10 +136,10 @@ def resumable(path: Path, content: Any) -> dict[str, Any]:
     """
     if not isinstance(content, dict) or "format" not in content:
         raise UserError(f"{path} is no checkpoint of a run of this project: it can only be evaluated, by --test-only")
-    _check_format(path, content["format"])
+    check_format(path, content["format"])
     if "optimizer" not in content:
         raise UserError(f"{path} holds weights alone, nothing to resume from: evaluate it with --test-only")
-    _check_content(path, content, schema.RUN)
+    check_content(path, content, schema.RUN)
     return content
 
 
@@ -246,7 +148,7 @@ def read(path: Path) -> dict[str, Any]:
     return resumable(path, load(path))
 
 
-def _check_format(path: Path, found: Any) -> None:
+def check_format(path: Path, found: Any) -> None:
     if not isinstance(found, dict) or found.get("name") != FORMAT["name"]:
         raise UserError(f"{path} is a checkpoint of another program: use one of this project")
     version = found.get("version")
@@ -256,7 +158,7 @@ def _check_format(path: Path, found: Any) -> None:
         raise UserError(f"{path} has format version {version}, this program reads up to {LATEST_VERSION}: update it")
 
 
-def _check_content(path: Path, content: dict[str, Any], wanted: Mapping[str, schema.Check]) -> None:
+def check_content(path: Path, content: dict[str, Any], wanted: Mapping[str, schema.Check]) -> None:
     wrong = schema.problem(content, wanted)
     if wrong:
         raise UserError(f"{path} is damaged ({wrong}): use an older checkpoint")

@@ -164,6 +164,12 @@ class Config:
             speed=dataclasses.replace(self.speed, channels_last=self.speed.fused if last is None else last),
         )
 
+    def alike(self) -> dict[str, Any]:
+        """The options that all processes of a run must have been given alike. Paths may differ between machines."""
+        run = dataclasses.asdict(self.run) | {"output_dir": None, "resume": bool(self.run.resume)}
+        groups = {name: dataclasses.asdict(getattr(self, name)) for name in ("network", "recipe", "speed")}
+        return {**groups, "run": run, "--batch-size": self.data.batch_size}
+
     def with_network(self, config: dict[str, Any]) -> Config:
         """With the network's options as the model that was built has them; None for those that it does not have."""
         had: dict[str, Any] = {field.name: config.get(field.name) for field in dataclasses.fields(self.network)}

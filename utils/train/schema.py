@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 MOST_EPOCHS = 10**9  # epochs, and steps of one: more is damage
 
@@ -130,6 +131,39 @@ def problem(content: Mapping[str, Any], schema: Mapping[str, Check]) -> str | No
         wrong = check(content[name])
         if wrong:
             return f"{name!r} {wrong}"
+    return None
+
+
+def misfit(
+    content: Mapping[str, Any], model: nn.Module, optimizer: Optimizer, schedule: Mapping[str, Any]
+) -> str | None:
+    """What of a run's checkpoint is not of this network, this optimizer or a schedule with this state, or None."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    saved = [index for group in content["optimizer"]["param_groups"] for index in group["params"]]
+    if saved != list(range(len(parameters))):
+        return f"its optimizer has {len(saved)} parameters instead of {len(parameters)}"
+    for index, entry in content["optimizer"]["state"].items():
+        if not isinstance(index, int) or not 0 <= index < len(parameters):
+            return f"its optimizer has a state {index!r} of no parameter"
+        shape = parameters[index].shape
+        for name, item in entry.items():
+            if isinstance(item, Tensor) and item.ndim and item.shape != shape:
+                return f"its optimizer's {name} {index} has the shape {tuple(item.shape)} instead of {tuple(shape)}"
+    if content["lr_scheduler"].keys() != schedule.keys():
+        return "its schedule is another one"
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    for what, prefix in (("model", ""), ("ema", "module.")):
+        if content[what] is None:
+            continue
+        found = {
+            name.removeprefix(prefix): tuple(value.shape)
+            for name, value in content[what].items()
+            if name.startswith(prefix)
+        }
+        wrong = [name for name in {**shapes, **found} if shapes.get(name) != found.get(name)]
+        if wrong:
+            then, now = found.get(wrong[0], "missing"), shapes.get(wrong[0], "nothing")
+            return f"its {what}'s {wrong[0]} is {then} instead of {now}"
     return None
 
 

@@ -13,7 +13,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from utils.runtime.distributed import World
-from utils.runtime.errors import UsageError
+from utils.runtime.errors import UsageError, UserError
+from utils.train import schema
 from utils.train.objectives import readouts, streams_loss
 
 
@@ -107,11 +108,15 @@ class Trainer:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Continue from a checkpoint of the same network.
+        """Continue from a checkpoint of the same network, all or nothing.
 
         Raises:
             UsageError: it has no averaged weights and this run keeps some, or the other way round.
+            UserError: it is of another network, optimizer or schedule.
         """
+        wrong = schema.misfit(state, self.model, self.optimizer, self.schedule.state_dict())
+        if wrong:
+            raise UserError(f"the checkpoint does not fit this run ({wrong}): use another one, or the options of then")
         if (state["ema"] is None) != (self.ema is None):
             has, wants = ("no ", "keeps") if state["ema"] is None else ("", "keeps no")
             raise UsageError(f"the checkpoint has {has}averaged weights and this run {wants}: use the same --ema-decay")

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 _POOL = re.compile(r"^(layer\d+\.\d+)\.pool\.(.+)$")
@@ -44,7 +45,12 @@ def from_published(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[str,
 
     Accepts `module.` prefixes, a state dict below a top-level key "model" or "net", and, for a model whose head serves
     both streams, the head `fc_acc` that the release declares and never uses (it is left out).
+
+    Raises:
+        ValueError: it is no mapping of names.
     """
+    if not isinstance(state_dict, Mapping) or not all(isinstance(name, str) for name in state_dict):
+        raise ValueError(f"a {type(state_dict).__name__} is no state dict, which maps names to tensors")
     state_dict = next((state_dict[k] for k in _NESTS if isinstance(state_dict.get(k), Mapping)), state_dict)
     index = _block_index(model)
     converted = {}
@@ -77,6 +83,10 @@ def to_published(model: nn.Module) -> dict[str, Tensor]:
     return published
 
 
+def _is_dense_and_real(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_complex()
+
+
 def _few(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
@@ -85,18 +95,22 @@ def load_published(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
     """Load a state dict in the published naming; all or nothing.
 
     Raises:
-        ValueError: names or shapes do not fit the model; the model is left as it was.
+        ValueError: names, shapes or kinds of values do not fit the model; the model is left as it was.
     """
     converted = from_published(model, state_dict)
     expected = model.state_dict()
-    missing = [name for name in expected if name not in converted]
-    unexpected = [name for name in converted if name not in expected]
-    reshaped = [
-        f"{name} {tuple(converted[name].shape)} instead of {tuple(expected[name].shape)}"
-        for name in expected
-        if name in converted and converted[name].shape != expected[name].shape
-    ]
-    problems = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    common = {name: value for name, value in converted.items() if name in expected}
+    usable = {name for name, value in common.items() if _is_dense_and_real(value)}
+    problems = {
+        "missing": [name for name in expected if name not in converted],
+        "unexpected": [str(name) for name in converted if name not in expected],
+        "no dense tensor of real numbers": [name for name in common if name not in usable],
+        "of another shape": [
+            f"{name} {tuple(value.shape)} instead of {tuple(expected[name].shape)}"
+            for name, value in common.items()
+            if name in usable and value.shape != expected[name].shape
+        ],
+    }
     found = "; ".join(f"{what}: {_few(names)}" for what, names in problems.items() if names)
     if found:
         name = getattr(model, "config", {}).get("model", type(model).__name__)

@@ -1,4 +1,4 @@
-"""Fused spiking layers: what `fused_kernels` computes, as differentiable functions of [T, N, C, H, W]."""
+"""The kernels as one differentiable function of [T, N, C, H, W], batch norm included."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .fused_kernels import MEMBRANE, Operands, Rule, available, backward, call, forward
-
-__all__ = ["MEMBRANE", "Rule", "available", "layer", "spikes"]
+from .compilation import call
+from .kernels import backward, forward
+from .rule import Operands, Rule
 
 
 class _Layout:
@@ -72,8 +72,15 @@ def _affine(weight: Tensor, bias: Tensor, norm: _Norm) -> tuple[Tensor, Tensor]:
     return scale, torch.addcmul(bias.detach().double(), norm.mean.double(), scale.double(), value=-1).to(scale.dtype)
 
 
+def _operands(
+    layout: _Layout, y: Tensor, scale: Any, shift: Any, q: Tensor | None, identity: Tensor | None
+) -> Operands:
+    packed = None if identity is None else layout.pack(identity)
+    return Operands(layout.pack(y), scale, shift, None if q is None else q.detach(), packed)
+
+
 class _Layer(torch.autograd.Function):
-    """(output, own spikes or None) of y; see `layer`."""
+    """(output, own spikes or None) of y."""
 
     @staticmethod
     def forward(
@@ -92,71 +99,37 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, of_output: Tensor | None, of_own: Tensor | None) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad_output: Tensor | None, grad_own: Tensor | None) -> Any:  # type: ignore[override]
         y, weight, q, identity, scale, shift = ctx.saved_tensors
         norm, rule, layout = ctx.norm, ctx.rule, ctx.layout
-        if of_output is None:  # only the own spikes were used
-            of_output = torch.zeros_like(of_own)  # type: ignore[arg-type]
-        of_x, of_identity, of_q = call(
+        if grad_output is None:  # only the own spikes were used
+            grad_output = torch.zeros_like(grad_own)  # type: ignore[arg-type]
+        grad_x, grad_identity, grad_q = call(
             backward, rule, _operands(layout, y, scale, shift, q, identity),
-            layout.pack(of_output), None if of_own is None else layout.pack(of_own),
+            layout.pack(grad_output), None if grad_own is None else layout.pack(grad_own),
         )  # fmt: skip
-        of_x = layout.unpack(of_x)
-        if of_identity is not None:
-            of_identity = layout.unpack(of_identity)
-        elif rule.join == MEMBRANE:
-            of_identity = of_x
-        of_weight = of_bias = None
+        grad_x = layout.unpack(grad_x)
+        if grad_identity is not None:
+            grad_identity = layout.unpack(grad_identity)
+        elif rule.on("current"):
+            grad_identity = grad_x
+        grad_weight = grad_bias = None
         if norm is not None:
-            of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
-                of_x.flatten(0, 1), y.detach().flatten(0, 1), weight, norm.mean, norm.invstd.pow(-2) - norm.eps,
+            grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
+                grad_x.flatten(0, 1), y.detach().flatten(0, 1), weight, norm.mean, norm.invstd.pow(-2) - norm.eps,
                 norm.mean, norm.invstd, norm.of_batch, norm.eps, [True, True, True],
             )  # fmt: skip
-            of_x = of_x.unflatten(0, y.shape[:2])
-        return of_x, of_weight, of_bias, None if of_q is None else of_q.sum().to(q.dtype), of_identity, None, None
+            grad_x = grad_x.unflatten(0, y.shape[:2])
+        grad_q = None if grad_q is None else grad_q.sum().to(q.dtype)
+        return grad_x, grad_weight, grad_bias, grad_q, grad_identity, None, None
 
 
-def _operands(
-    layout: _Layout, y: Tensor, scale: Any, shift: Any, q: Tensor | None, identity: Tensor | None
-) -> Operands:
-    packed = None if identity is None else layout.pack(identity)
-    return Operands(layout.pack(y), scale, shift, None if q is None else q.detach(), packed)
-
-
-def spikes(x: Tensor, rule: Rule, q: Tensor | None = None) -> Tensor:
-    """Spikes of a neuron layer that starts from rest; threshold 1, hard reset to 0.
-
-    Args:
-        x: input current [T, N, *], any floating dtype; half types are integrated in float32.
-        rule: the neuron.
-        q: 1/tau of a PLIF neuron, a tensor of one element that may need a gradient.
-
-    Returns:
-        Spikes 0 and 1, in x's shape, dtype and memory format.
-    """
-    return _Layer.apply(x, None, None, q, None, None, rule)[0]  # type: ignore[no-untyped-call]
-
-
-def layer(
-    y: Tensor, norm: nn.Module, rule: Rule, q: Tensor | None = None, identity: Tensor | None = None
+def run(
+    y: Tensor, norm: nn.BatchNorm2d | None, rule: Rule, q: Tensor | None, identity: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Batch norm, neuron and join of a convolution's output.
-
-    Spikes are those of torch's batch norm and `spikes`, bit for bit for float32 and IF or LIF on a CPU with fused
-    multiply-add; else a membrane within rounding of the threshold may fire differently.
-
-    Args:
-        y: [T, N, C, H, W]; [1, N, C, H, W] for a static input that `rule.T` steps see.
-        norm: a BatchNorm2d, or an Identity where it is folded into the convolution.
-        rule: neuron and join.
-        q: as in `spikes`.
-        identity: the shortcut [T, N, C, H, W], with a join.
-
-    Returns:
-        (output, own spikes), each [T, N, C, H, W]: the same tensor without a connect function.
-    """
-    if isinstance(norm, nn.BatchNorm2d):
-        output, own = _Layer.apply(y, norm.weight, norm.bias, q, identity, _statistics(y.detach(), norm), rule)  # type: ignore[no-untyped-call]
-    else:
-        output, own = _Layer.apply(y, None, None, q, identity, None, rule)  # type: ignore[no-untyped-call]
+    """(output, own spikes) of y [T, *], with a norm [T, N, C, H, W]; see `layer`."""
+    weight = bias = statistics = None
+    if norm is not None:
+        weight, bias, statistics = norm.weight, norm.bias, _statistics(y.detach(), norm)
+    output, own = _Layer.apply(y, weight, bias, q, identity, statistics, rule)  # type: ignore[no-untyped-call]
     return output, output if own is None else own

@@ -1,0 +1,52 @@
+"""What a spiking layer computes, in values: the part of its neuron, and all of it as the kernels are told."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..connect import Join
+
+
+class NeuronSpec(NamedTuple):
+    """What a neuron computes: h_t = charge(v_{t-1}, x_t), s_t = [h_t >= threshold], and then the reset.
+
+    kind: its name in `NEURONS`; for any other class, that class's name.
+    tau: membrane time constant in time steps, for PLIF the one it starts from; None where there is none.
+    surrogate: its name in `SURROGATES`; for any other class, that class's name.
+    alpha: the surrogate's sharpness, if it has one.
+    rate: the learned 1/tau, a tensor of one element; None where nothing is learned.
+    standard: threshold 1, hard reset to 0 that is detached from the graph, and an input that decays with the membrane.
+    """
+
+    kind: str
+    tau: float | None
+    surrogate: str
+    alpha: float | None
+    rate: Tensor | None
+    standard: bool
+
+
+class Rule(NamedTuple):
+    """What one layer computes, but for its tensors."""
+
+    surrogate: str  # "sigmoid" or "atan"
+    alpha: float
+    tau: float | None = None  # in time steps; None: h = v + x, unless the layer gives its learned 1/tau
+    join: Join | None = None
+    T: int | None = None  # a static input, of one step, is shown this often
+
+    def on(self, acts_on: str) -> bool:
+        """Whether a shortcut joins the "spikes", or the "current"."""
+        return self.join is not None and self.join.acts_on == acts_on
+
+
+class Operands(NamedTuple):
+    """The tensors of a layer: x [T, *], scale and shift that broadcast over it, q = 1/tau, identity like x."""
+
+    x: Tensor
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+    q: Tensor | None = None
+    identity: Tensor | None = None
