@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import torch
 from command import ROOT, TORCHRUN, assert_same_run, call, launch, only, refused, run, run_together, succeed
 from images import imagenet_tree
 from PIL import Image
+from processes import run_module
 
 from utils.train import checkpoint
 
@@ -34,10 +34,9 @@ def data(tmp_path_factory):
     return imagenet_tree(tmp_path_factory.mktemp("imagenet"))
 
 
-def free_port():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
+def own_port():
+    """No other process's: neither of those that systems give to connections, nor of another run of the tests."""
+    return 30_000 + os.getpid() % 2_000
 
 
 def test_the_published_command_runs_to_the_letter_and_resumes(data, tmp_path):
@@ -45,7 +44,7 @@ def test_the_published_command_runs_to_the_letter_and_resumes(data, tmp_path):
     launcher = (
         "torch.distributed.launch",
         "--nproc_per_node=2",
-        f"--master_port={free_port()}",
+        f"--master_port={own_port()}",
         "--use_env",
         "train.py",
     )
@@ -230,17 +229,11 @@ def test_another_number_of_processes_is_for_between_epochs(data, tmp_path):
 
 def test_slurms_environment_is_enough(data, tmp_path):
     """Two tasks as `srun` would start them."""
-    port = {"MASTER_PORT": str(free_port())}
-    slurm = {"SLURM_NTASKS": "2", "SLURM_STEP_ID": "0", "SLURM_JOB_NODELIST": "localhost", "SLURM_JOB_ID": "7", **port}
-    command = [sys.executable, "-m", TRAIN, *SMALL, "--data-path", str(data), "--epochs", "1", "--output-dir"]
-    tasks = [
-        subprocess.Popen(
-            [*command, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, **slurm, "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)},
-        )
-        for i in range(2)
-    ]  # fmt: skip
-    outputs = [task.communicate(timeout=120) for task in tasks]
-    assert [task.returncode for task in tasks] == [0, 0], outputs
-    assert "parameters on 2 x cpu" in outputs[0][0]
-    assert outputs[1][0] == ""
+    slurm = {"SLURM_NTASKS": "2", "SLURM_STEP_ID": "0", "SLURM_JOB_NODELIST": "localhost"}
+    slurm["SLURM_JOB_ID"] = str(os.getpid())  # the port is made from it
+    tasks = [{**slurm, "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)} for i in range(2)]
+    args = (*SMALL, "--data-path", data, "--epochs", 1, "--output-dir", tmp_path)
+    first, second = run_module(TRAIN, *args, envs=tasks)
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert "parameters on 2 x cpu" in first.stdout
+    assert second.stdout == ""
