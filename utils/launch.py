@@ -18,6 +18,7 @@ from utils.runtime import distributed
 from utils.runtime.allocator import keep_freed_memory
 from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError, UserError, run_command
+from utils.runtime.lease import held
 from utils.runtime.log import RunLog, table
 from utils.runtime.memory import is_exhausted, require
 from utils.runtime.networks import TrainableNetworks
@@ -25,8 +26,9 @@ from utils.runtime.parser import OptionsParser, to_yaml
 from utils.runtime.seed import seed_everything
 from utils.train import checkpoint, folder, resume
 from utils.train.config import Config, NetworkOptions
+from utils.train.evaluation import evaluate
 from utils.train.optim import make_optimizer, make_schedule
-from utils.train.run import Position, Run, evaluate
+from utils.train.run import Position, Run
 from utils.train.step import Trainer
 from utils.train.weights import check_config, set_weights
 
@@ -202,14 +204,21 @@ def _train(job: _Job) -> None:
             f"warning: --cos_lr_T {recipe.period} ends before --epochs {recipe.epochs}: the learning rate climbs again "
             "from then on, as in the released code"
         )
-    folder.prepare(job.folder, config.run, job.world)  # only now that nothing about the command can be wrong any more
-    if config.run.resume:
-        _resume(config.run.resume, run, job)
+    with held(job.folder, job.world) as run.still_ours:  # only now that nothing about the command can be wrong any more
+        _fit(job, run)
+
+
+def _fit(job: _Job, run: Run) -> None:
+    """Train in the run's folder, from the start or from where it stopped."""
+    options = job.config.run
+    folder.prepare(job.folder, options, job.world)
+    if options.resume:
+        _resume(options.resume, run, job)
     resume.require_alike(run.starting_point(), job.world)
-    folder.keep_config(job.folder, config, job.world)
+    folder.keep_config(job.folder, job.config, job.world)
     job.log.forget_from(run.position.epoch)
-    if config.run.tb:
-        job.log.open_tensorboard(run.position.epoch, to_yaml(config))
+    if options.tb:
+        job.log.open_tensorboard(run.position.epoch, to_yaml(job.config))
     run.fit()
     job.log.close()
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from utils.runtime.agent import end_with_parent
 from utils.runtime.distributed import World
 from utils.runtime.errors import UserError
 from utils.runtime.seed import derive
@@ -100,6 +101,7 @@ def _outlive_the_trainers_save(_worker: int) -> None:
 
     SIGTERM is how Python ends a worker that is left over, too, so it is put off and not ignored.
     """
+    end_with_parent()
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(30))  # seconds; SIGALRM then kills

@@ -48,7 +48,7 @@ def run_name(config: Config, network: dict[str, Any], defaults: dict[str, Any]) 
 
 
 def prepare(folder: Path, run: RunOptions, world: World) -> None:
-    """Make the folder, and refuse to write over a run that is there unless that is asked for.
+    """Refuse to write over a run that is in the folder unless that is asked for.
 
     Raises:
         UsageError: it holds a run that is neither overwritten nor resumed.
@@ -56,7 +56,6 @@ def prepare(folder: Path, run: RunOptions, world: World) -> None:
     with world.main_only("preparing the output folder") as main:
         if not main:
             return
-        folder.mkdir(parents=True, exist_ok=True)
         there = checkpoint.candidates(folder)
         if not there:
             return

@@ -1,62 +1,32 @@
-"""Epochs: training, evaluation, and the checkpoints that a run goes on from."""
+"""Epochs: training, testing, and the checkpoints that a run goes on from."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils.data import DataLoader
 
 from utils.data.loading import Loaders
-from utils.runtime.distributed import World
 from utils.runtime.errors import StopRequestedError, UsageError, UserError
 from utils.runtime.log import RunLog
 from utils.runtime.seed import get_rng_state, set_rng_state
 from utils.runtime.versions import versions
 from utils.train import checkpoint, interrupts
 from utils.train.config import Recipe
-from utils.train.firing_rates import FiringRates
+from utils.train.evaluation import evaluate, readout_names
 from utils.train.folder import discard_overwritten
 from utils.train.metrics import Meter, Score, read_sums
-from utils.train.objectives import DUAL, SINGLE, readouts
 from utils.train.results import EpochResult
 from utils.train.step import Trainer
 
 # what decides which samples the batches of an epoch hold
 DEALING = {"world_size", "batch_size", "accumulate", "seed", "training_samples", "files"}
-
-
-def readout_names(model: nn.Module) -> tuple[str, ...]:
-    return SINGLE if getattr(model, "aap", None) is None else DUAL
-
-
-@torch.no_grad()
-def evaluate(
-    model: nn.Module, loader: DataLoader, world: World, log: RunLog, *, firing_rates: bool = False, title: str = "test"
-) -> tuple[dict[str, Score], dict[str, float]]:
-    """Score every sample of a loader once, over all processes, in the precision of the weights.
-
-    Returns:
-        (score by readout, firing rate by neuron layer, empty unless asked for).
-    """
-    model.eval()
-    world.share_buffers(model)
-    meter = Meter(readout_names(model), world.device)
-    rates = FiringRates(model)
-    with rates if firing_rates else contextlib.nullcontext(), log.progress(title, len(loader)) as progress:
-        for images, target in loader:
-            images = images.to(world.device, non_blocking=True)
-            target = target.to(world.device, non_blocking=True)
-            meter.update(readouts(model(images)), target)
-            progress.advance()
-    return meter.read(world)[1], rates.read(world) if firing_rates else {}
 
 
 @dataclass
@@ -86,6 +56,7 @@ class Run:
     compiles: bool = False  # the first step does: say how long it took
     unit: str = "images"  # what samples are called
     position: Position = field(default_factory=Position)
+    still_ours: Callable[[], None] = lambda: None  # raises UserError if another job has taken the folder
 
     def __post_init__(self) -> None:
         self.world = self.trainer.world
@@ -123,6 +94,8 @@ class Run:
         if self.trainer.ema is not None:
             averaged, _ = evaluate(self.trainer.ema.module, self.loaders.test, self.world, self.log, title="ema")
         self.trainer.schedule.step()
+        with self.world.main_only("reporting the epoch"):
+            self.still_ours()
         self._report(EpochResult(epoch, objective, train, test, averaged, rates, lr, speed))
 
         primary = next(iter((averaged if self.judge_averaged else test).values()))
@@ -209,6 +182,7 @@ class Run:
         random_states = self.world.gather(get_rng_state(self.world.device))
         with self.world.main_only("writing a checkpoint") as main:
             if main:
+                self.still_ours()
                 state = {
                     **self.trainer.state(),
                     **dataclasses.asdict(self.position),

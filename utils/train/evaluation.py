@@ -1,0 +1,41 @@
+"""Scores over a test set, by all processes together."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from utils.runtime.distributed import World
+from utils.runtime.log import RunLog
+from utils.train.firing_rates import FiringRates
+from utils.train.metrics import Meter, Score
+from utils.train.objectives import DUAL, SINGLE, readouts
+
+
+def readout_names(model: nn.Module) -> tuple[str, ...]:
+    return SINGLE if getattr(model, "aap", None) is None else DUAL
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, loader: DataLoader, world: World, log: RunLog, *, firing_rates: bool = False, title: str = "test"
+) -> tuple[dict[str, Score], dict[str, float]]:
+    """Score every sample of a loader once, over all processes, in the precision of the weights.
+
+    Returns:
+        (score by readout, firing rate by neuron layer, empty unless asked for).
+    """
+    model.eval()
+    world.share_buffers(model)
+    meter = Meter(readout_names(model), world.device)
+    rates = FiringRates(model)
+    with rates if firing_rates else contextlib.nullcontext(), log.progress(title, len(loader)) as progress:
+        for images, target in loader:
+            images = images.to(world.device, non_blocking=True)
+            target = target.to(world.device, non_blocking=True)
+            meter.update(readouts(model(images)), target)
+            progress.advance()
+    return meter.read(world)[1], rates.read(world) if firing_rates else {}
