@@ -1,6 +1,12 @@
-"""Runs killed by real signals at random moments, checkpoint writes included, end with the weights of a quiet run."""
+"""Runs that the system ends at random moments, also inside checkpoint writes, end with the weights of a quiet run.
+
+The moments are counted in processor time and in bytes, so that a busy machine shifts none of them.
+"""
 
 import random
+import resource
+import signal
+import sys
 import time
 
 import processes
@@ -17,39 +23,66 @@ ARGS = (
 ).split()
 
 
-def start(args, output):
-    """A run, in a process of its own."""
-    return processes.start(imagenet.train.main, [str(a) for a in args], log=output)
+def train(args, seconds):
+    """A run, which notes how much processor time it took."""
+    began = time.process_time()
+    status = imagenet.train.main(args)
+    seconds.write_text(str(time.process_time() - began))
+    return status
+
+
+def train_until(args, seconds):
+    """A run that is killed after so much processor time."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)  # SIGPROF ends a process that does not handle it
+    return imagenet.train.main(args)
+
+
+def train_until_write(args, number, size):
+    """A run that is killed in its `number`-th write of a checkpoint, when the file has this size."""
+    writes = 0
+
+    def limit(event, arguments):
+        nonlocal writes
+        if event == "open" and str(arguments[0]).endswith(f"{checkpoint.LATEST}.partial") and arguments[1] == "w":
+            writes += 1
+            if writes == number:
+                signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # which Python ignores
+                resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    sys.addaudithook(limit)
+    return imagenet.train.main(args)
+
+
+KILLED = {-signal.SIGPROF, -signal.SIGXFSZ}
 
 
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory):
-    """(the data, how long a run takes, its newest checkpoint), never interrupted."""
+    """(the data, how much processor time a run takes, its newest checkpoint, that one's size), never interrupted."""
     root = tmp_path_factory.mktemp("quiet")
     data = imagenet_tree(root / "data", count=6)
-    args = (*ARGS, "--data-path", data, "--output-dir", root / "out")
-    for seconds in (0.0, 1.0):  # the first one also starts the server
-        began = time.monotonic()
-        process = start((*args, *(["--overwrite"] if seconds else [])), root / "log")
-        process.join(120)
-        assert process.exitcode == 0, (root / "log").read_text()
-        seconds = time.monotonic() - began
+    args = [*ARGS, "--data-path", str(data), "--output-dir", str(root / "out")]
+    process = processes.start(train, args, root / "seconds", log=root / "log")
+    process.join(120)
+    assert process.exitcode == 0, (root / "log").read_text()
+    (path,) = (root / "out").glob(f"*/{checkpoint.LATEST}")
+    return data, float((root / "seconds").read_text()), checkpoint.read(path), path.stat().st_size
+
+
+def attempt(function, data, root, *how):
+    """A run that goes on where the last one was killed; whether it came through."""
+    args = [*ARGS, "--data-path", str(data), "--output-dir", str(root / "out"), "--resume", "auto"]
+    process = processes.start(function, args, *how, log=root / "log")
+    process.join(120)
+    assert process.exitcode in {0, *KILLED}, (root / "log").read_text()
+    for path in (root / "out").glob("*/*.pth"):  # whatever carries a checkpoint's name is whole, at any moment
+        checkpoint.read(path)
+    return process.exitcode == 0
+
+
+def newest(root):
     (folder,) = (root / "out").iterdir()
-    return data, seconds, checkpoint.read(folder / checkpoint.LATEST)
-
-
-def finish(data, out, log, kill, limit=80):
-    """Run, interrupted by `kill(process, attempt)`, and resume until it is through; returns how often that was."""
-    for attempt in range(limit):
-        process = start((*ARGS, "--data-path", data, "--output-dir", out, "--resume", "auto"), log)
-        kill(process, attempt)
-        process.join(120)
-        if process.exitcode == 0:
-            return attempt
-        assert process.exitcode == -9, log.read_text()
-        for path in out.glob("*/*.pth"):  # whatever carries a checkpoint's name is whole, at any moment
-            checkpoint.read(path)
-    raise AssertionError(f"not through after {limit} attempts: {log.read_text()}")
+    return checkpoint.read(folder / checkpoint.LATEST)
 
 
 def assert_equal(ours, theirs):
@@ -63,60 +96,36 @@ def assert_equal(ours, theirs):
 
 
 def test_killed_at_random_moments(quiet, tmp_path):
-    data, seconds, expected = quiet
+    data, seconds, expected, _ = quiet
     chance = random.Random(3)
-
-    def kill(process, attempt):
-        if attempt < 14:
-            process.join(chance.uniform(0.02, 0.4 * seconds))
-            process.kill()
-
-    killed = finish(data, tmp_path / "out", tmp_path / "log", kill)
-    assert killed >= 10
-    (folder,) = (tmp_path / "out").iterdir()
-    assert_equal(checkpoint.read(folder / checkpoint.LATEST), expected)
+    killed = runs = 0
+    while killed < 14:  # a run that comes through before is followed by another one
+        root = tmp_path / str(runs)
+        root.mkdir()
+        runs += 1
+        while killed < 14 and not attempt(train_until, data, root, chance.uniform(0.02, 0.4) * seconds):
+            killed += 1
+        attempt(train_until, data, root, 0.0)
+        assert_equal(newest(root), expected)
 
 
 def test_killed_while_writing_checkpoints(quiet, tmp_path):
-    """The kill comes when the partial file of a checkpoint is there, so inside its write."""
-    data, _, expected = quiet
-    out = tmp_path / "out"
-    left_over = []
-
-    def kill(process, attempt):
-        if attempt >= 14:
-            return
-        for path in out.glob("*/*.partial"):
-            path.unlink()
-        while process.is_alive():
-            if list(out.glob(f"*/{checkpoint.LATEST}.partial")):
-                process.kill()
-                process.join()
-                left_over.extend(out.glob(f"*/{checkpoint.LATEST}.partial"))
-                return
-
-    killed = finish(data, out, tmp_path / "log", kill)
-    assert killed >= 10
-    assert len(left_over) >= 5  # the others were killed just after the rename
-    (folder,) = out.iterdir()
-    assert_equal(checkpoint.read(folder / checkpoint.LATEST), expected)
+    data, _, expected, size = quiet
+    chance = random.Random(4)
+    for killed in range(14):
+        number = chance.randint(1, 2)  # so that a run of fifteen steps is not through too soon
+        assert not attempt(train_until_write, data, tmp_path, number, chance.randrange(size))
+        assert len(list(tmp_path.glob(f"out/*/{checkpoint.LATEST}.partial"))) == 1, killed
+    assert attempt(train_until, data, tmp_path, 0.0)
+    assert_equal(newest(tmp_path), expected)
 
 
 def test_the_log_shows_resuming_inside_and_between_epochs(quiet, tmp_path):
     """Guards the tests above: kills do land inside epochs, and a run goes on from there."""
-    data, _, expected = quiet
-    out = tmp_path / "out"
-
-    def kill(process, attempt):
-        while attempt == 0 and process.is_alive():
-            for path in out.glob(f"*/{checkpoint.LATEST}"):
-                if checkpoint.read(path)["step"] == 2:
-                    process.kill()
-                    return
-
-    assert finish(data, out, tmp_path / "log", kill) == 1
-    log = (tmp_path / "log").read_text()
-    resumed = next(line for line in log.splitlines() if line.startswith("resumed from"))
-    assert not resumed.endswith("batch 0")
-    (folder,) = out.iterdir()
-    assert_equal(checkpoint.read(folder / checkpoint.LATEST), expected)
+    data, _, expected, _ = quiet
+    assert not attempt(train_until_write, data, tmp_path, 3, 1000)
+    assert not attempt(train_until_write, data, tmp_path, 4, 1000)
+    assert attempt(train_until, data, tmp_path, 0.0)
+    resumed = [line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("resumed from")]
+    assert [line.partition(": ")[2] for line in resumed] == ["epoch 1, batch 2", "epoch 2, batch 0"]
+    assert_equal(newest(tmp_path), expected)
