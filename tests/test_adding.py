@@ -9,15 +9,10 @@ import sys
 
 import pytest
 import yaml
+from adding import TEXT, blocks, code
 from command import ROOT, TINY, only
 
 PACKAGES = ("models", "utils", "cifar")
-
-
-def blocks():
-    """The document's pieces of code by the place that their first line names."""
-    text = (ROOT / "docs" / "ADDING.md").read_text()
-    return dict(re.findall(r"```python\n# ([^\n]+)\n(.*?)```", text, re.DOTALL))
 
 
 @pytest.fixture
@@ -31,14 +26,13 @@ def add(project, place):
     """Put a piece of code where it says that it belongs: a file, or the first row of a table in one."""
     path, _, table = place.partition(", in ")
     file = project / path
-    code = blocks()[place]
     if not table:
         file.parent.mkdir(exist_ok=True)
         (file.parent / "__init__.py").touch()
-        file.write_text(code)
+        file.write_text(code(place))
         return
     before, opening, after = re.split(rf"^({table}\b[^\n]*= {{\n)", file.read_text(), maxsplit=1, flags=re.MULTILINE)
-    file.write_text(before + opening + code + after)
+    file.write_text(before + opening + code(place) + after)
 
 
 def train(project, module, *args):
@@ -51,8 +45,7 @@ def train(project, module, *args):
 
 
 def test_every_piece_of_code_is_named():
-    text = (ROOT / "docs" / "ADDING.md").read_text()
-    assert len(blocks()) == text.count("```python")
+    assert len(blocks()) == TEXT.count("```python")
 
 
 def test_a_data_set_is_one_folder(project):

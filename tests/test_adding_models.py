@@ -1,4 +1,4 @@
-"""What the README says of adding to `models`: each addition made in a copy of the package, and used there."""
+"""What docs/ADDING.md says of `models`: each addition made in a copy of the package, and used there."""
 
 import os
 import shutil
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from adding import code
 
 from models import create_model
 from models.connect import Join, JoinLayer
@@ -17,10 +18,10 @@ ROOT = Path(__file__).parents[1]
 
 
 def insert(file, before, line):
-    """Put one line in front of another that occurs once."""
+    """Put a line in front of another that occurs once."""
     text = file.read_text()
     assert text.count(before) == 1, before
-    file.write_text(text.replace(before, line + "\n" + before))
+    file.write_text(text.replace(before, line + before))
 
 
 @pytest.fixture
@@ -93,8 +94,11 @@ def use(package, code):
 
 def test_a_connect_function_is_a_row(package):
     """NAND: counted as logic, an option of every network that has connect functions, compiled like the others."""
-    row = '    Join("NAND", "spikes", "logic", lambda *, identity, residual: 1.0 - residual * identity),'
-    insert(package / "connect.py", '    Join("OR", "spikes", "logic", connect_or),', row)
+    insert(
+        package / "connect.py",
+        '    Join("OR", "spikes", "logic", connect_or),',
+        code("models/connect.py, in _ON_SPIKES"),
+    )
     use(
         package,
         """
@@ -121,7 +125,7 @@ def test_a_join_of_unknown_cost_is_not_counted():
 
 
 def test_a_depth_is_a_row(package):
-    insert(package / "resnet.py", "    18: (BasicBlock, (2, 2, 2, 2)),", "    10: (BasicBlock, (1, 1, 1, 1)),")
+    insert(package / "resnet.py", "    18: (BasicBlock, (2, 2, 2, 2)),", code("models/resnet.py, in DEPTHS"))
     use(
         package,
         """
@@ -136,8 +140,8 @@ print("done")
 
 
 def test_a_layout_is_a_row(package):
-    insert(package / "net_7b.py", '    "7b": Layout((7,), width=32, num_classes=11),',
-           '    "3b": Layout((2, 1), width=16, num_classes=7),')  # fmt: skip
+    first = '    "7b": Layout((7,), width=32, num_classes=11),'
+    insert(package / "net_7b.py", first, code("models/net_7b.py, in LAYOUTS"))
     use(
         package,
         """
@@ -154,7 +158,7 @@ def test_a_neuron_is_a_class_and_a_row(package):
     insert(
         package / "neuron.py",
         "# a new neuron is a class like those above and a row here",
-        'class QIFNode(FromRest, sj_neuron.QIFNode):\n    tau_option = "tau"\n\n',
+        code("models/neuron.py, before NEURONS") + "\n",
     )
     text = (package / "neuron.py").read_text()
     (package / "neuron.py").write_text(text.replace('"PLIF": PLIFNode}', '"PLIF": PLIFNode, "QIF": QIFNode}'))
@@ -172,65 +176,8 @@ print("done")
     )
 
 
-ARCHITECTURE = '''
-from .connect import full_spike_join
-from .firing import SpikingConv
-from .layers import conv3x3
-from .neuron import neuron_factory
-from .registry import register_model
-from .trunk import Block, Trunk
-from torch import nn
-
-
-class TinyBlock(Block):
-    """One 3x3."""
-
-    def __init__(self, channels, join, neuron):
-        super().__init__(join)
-        self.conv = SpikingConv(conv3x3(channels, channels), neuron)
-
-    def spiking_layers(self):
-        return [self.conv.spiking_layer()._replace(join=self.join)]
-
-    def forward(self, x):
-        return self.spiking_layers()[0].fire(x, x)
-
-
-class Tiny(Trunk):
-    def __init__(self, join, aux_head=None, *, num_classes=10, T=4, width=8, in_channels=3):
-        super().__init__(aux_head, T=T, in_channels=in_channels, num_classes=num_classes, width=width)
-        make_neuron = neuron_factory("LIF")
-        self.first = SpikingConv(conv3x3(in_channels, width), make_neuron())
-        self.layers = nn.Sequential(*(TinyBlock(width, join, make_neuron()) for _ in range(3)))
-        self.classify = nn.Linear(width, num_classes)
-        self.complete(aux_head, [])
-
-    @property
-    def classifier(self):
-        return self.classify
-
-    def body(self):
-        return list(self.layers)
-
-    def stem_layer(self):
-        return self.first.spiking_layer()
-
-
-def dsnn_tiny(*, connect_f="XOR", aux_head="shared", **options):
-    return Tiny(full_spike_join(connect_f), aux_head, **options)
-
-
-def fsnn_tiny(*, connect_f="XOR", **options):
-    return Tiny(full_spike_join(connect_f), **options)
-
-
-register_model(dsnn_tiny, trunk=Tiny)
-register_model(fsnn_tiny, trunk=Tiny)
-'''
-
-
 def test_an_architecture_is_a_file_and_an_import(package):
-    (package / "tiny.py").write_text(ARCHITECTURE)
+    (package / "tiny.py").write_text(code("models/tiny.py"))
     text = (package / "__init__.py").read_text()
     (package / "__init__.py").write_text(text.replace("import net_7b, resnet", "import net_7b, resnet, tiny"))
     use(

@@ -2,25 +2,52 @@
 
 import os
 import random
+import signal
+import sys
 import tarfile
 import time
+from functools import partial
+from pathlib import Path
 
 import processes
 import pytest
 from events import gestures, load, tree
 
+import dvsgesture.data
+from utils.data.events.simulated import write_as_gestures
+
 OPTIONS = ("--T", 4, "--frame-size", 32)
 PARTS = ("extract", "full-spike/events", "full-spike/frames_T4_32x32")
 
 
-def prepare(root):
+def prepare(root, kill_at=None):
+    """A preparation; it kills itself when it opens the second file below the folder `kill_at`."""
+    opened = set()
+
+    def watch(event, args):
+        if event == "open" and Path(str(args[0])).is_relative_to(kill_at):
+            opened.add(args[0])
+            if len(opened) == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    if kill_at is not None:
+        sys.addaudithook(watch)
+    dvsgesture.data.write_as_gestures = partial(write_as_gestures, count=24)  # of 1437, where there is no archive
     load("dvsgesture", root, *OPTIONS)
     return 0
 
 
-def start(root, log):
+def start(root, log, **options):
     """A preparation, in a process of its own."""
-    return processes.start(prepare, root, log=log)
+    return processes.start(partial(prepare, root, **options), log=log)
+
+
+def assert_killed(root, log, kill_at):
+    """A preparation is killed in the middle of making that folder."""
+    process = start(root, log, kill_at=kill_at)
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    assert [path for path in kill_at.rglob("*") if path.is_file()]
 
 
 def finish(root, log):
@@ -81,14 +108,7 @@ def test_killed_at_random_moments(quiet, tmp_path):
 def test_killed_in_the_middle_of_each_step(quiet, tmp_path, part):
     archive, files, _ = quiet
     root = begin(tmp_path / "root", archive)
-    partial = root / f"{part}.partial"
-    process = start(root, tmp_path / "log")
-    while process.is_alive() and not (partial.exists() and any(p.is_file() for p in partial.rglob("*"))):
-        time.sleep(0.001)
-    process.kill()
-    process.join()
-    assert process.exitcode == -9
-    assert partial.exists()
+    assert_killed(root, tmp_path / "log", root / f"{part}.partial")
     assert not (root / part).exists()
     assert_whole_or_absent(root, files)
     assert finish(root, tmp_path / "log") == files
@@ -96,15 +116,12 @@ def test_killed_in_the_middle_of_each_step(quiet, tmp_path, part):
 
 def test_digits_that_were_killed_while_they_were_made_are_made_again(tmp_path):
     """Without an archive the originals are made, all of them: killed in the middle, they are not there."""
+    expected = finish(tmp_path / "quiet", tmp_path / "log")
     root = tmp_path / "root"
-    process = start(root, tmp_path / "log")
-    while process.is_alive() and not list(root.glob("extract.partial/DvsGesture/*.aedat")):
-        time.sleep(0.001)
-    process.kill()
-    process.join()
-    assert process.exitcode == -9
+    assert_killed(root, tmp_path / "log", root / "extract.partial")
     assert not (root / "extract").exists()
-    assert list(root.glob("extract.partial/DvsGesture/*.aedat"))
+    assert finish(root, tmp_path / "log") == expected
+    assert sum(path.startswith("extract/") and path.endswith(".aedat") for path in expected) > 2
 
 
 def test_two_at_once_make_it_once(quiet, tmp_path):

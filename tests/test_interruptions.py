@@ -1,17 +1,16 @@
-"""Runs that the system ends at random moments, also inside checkpoint writes, end with the weights of a quiet run.
-
-The moments are counted in processor time and in bytes, so that a busy machine shifts none of them.
-"""
+"""Runs killed by real signals at random moments, checkpoint writes included, end with the weights of a quiet run."""
 
 import random
 import resource
 import signal
 import sys
 import time
+from functools import partial
 
 import processes
 import pytest
 import torch
+from command import only
 from images import imagenet_tree
 
 import imagenet.train
@@ -23,69 +22,61 @@ ARGS = (
 ).split()
 
 
-def train(args, seconds):
-    """A run, which notes how much processor time it took."""
-    began = time.process_time()
-    status = imagenet.train.main(args)
-    seconds.write_text(str(time.process_time() - began))
-    return status
+def run_until(write, size, args):
+    """A run that the kernel kills once its checkpoint number `write` has grown to `size` bytes."""
+    opened = 0
 
-
-def train_until(args, seconds):
-    """A run that is killed after so much processor time."""
-    signal.setitimer(signal.ITIMER_PROF, seconds)  # SIGPROF ends a process that does not handle it
-    return imagenet.train.main(args)
-
-
-def train_until_write(args, number, size):
-    """A run that is killed in its `number`-th write of a checkpoint, when the file has this size."""
-    writes = 0
-
-    def limit(event, arguments):
-        nonlocal writes
-        if event == "open" and str(arguments[0]).endswith(f"{checkpoint.LATEST}.partial") and arguments[1] == "w":
-            writes += 1
-            if writes == number:
-                signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # which Python ignores
+    def watch(event, details):
+        nonlocal opened
+        if event == "open" and str(details[0]).endswith(f"{checkpoint.LATEST}.partial") and "w" in (details[1] or ""):
+            opened += 1
+            if opened == write:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
-    sys.addaudithook(limit)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # which Python ignores
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.RLIM_INFINITY))
+    sys.addaudithook(watch)
     return imagenet.train.main(args)
 
 
-KILLED = {-signal.SIGPROF, -signal.SIGXFSZ}
+def start(args, output, until=None):
+    """A run, in a process of its own, perhaps killed in a write: (number of the checkpoint, bytes)."""
+    function = imagenet.train.main if until is None else partial(run_until, *until)
+    return processes.start(function, [str(a) for a in args], log=output)
 
 
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory):
-    """(the data, how much processor time a run takes, its newest checkpoint, that one's size), never interrupted."""
+    """(the data, how long a run takes, the path of its newest checkpoint), never interrupted."""
     root = tmp_path_factory.mktemp("quiet")
     data = imagenet_tree(root / "data", count=6)
-    args = [*ARGS, "--data-path", str(data), "--output-dir", str(root / "out")]
-    process = processes.start(train, args, root / "seconds", log=root / "log")
-    process.join(120)
-    assert process.exitcode == 0, (root / "log").read_text()
-    (path,) = (root / "out").glob(f"*/{checkpoint.LATEST}")
-    return data, float((root / "seconds").read_text()), checkpoint.read(path), path.stat().st_size
+    args = (*ARGS, "--data-path", data, "--output-dir", root / "out")
+    for seconds in (0.0, 1.0):  # the first one also starts the server
+        began = time.monotonic()
+        process = start((*args, *(["--overwrite"] if seconds else [])), root / "log")
+        process.join(120)
+        assert process.exitcode == 0, (root / "log").read_text()
+        seconds = time.monotonic() - began
+    return data, seconds, only(root / "out") / checkpoint.LATEST
 
 
-def attempt(function, data, root, *how):
-    """A run that goes on where the last one was killed; whether it came through."""
-    args = [*ARGS, "--data-path", str(data), "--output-dir", str(root / "out"), "--resume", "auto"]
-    process = processes.start(function, args, *how, log=root / "log")
+def resume(data, out, log, until=None):
+    return start((*ARGS, "--data-path", data, "--output-dir", out, "--resume", "auto"), log, until)
+
+
+def assert_killed(process, by, out, log):
+    """It was, and whatever carries a checkpoint's name is whole."""
     process.join(120)
-    assert process.exitcode in {0, *KILLED}, (root / "log").read_text()
-    for path in (root / "out").glob("*/*.pth"):  # whatever carries a checkpoint's name is whole, at any moment
+    assert process.exitcode == -by, log.read_text()
+    for path in out.glob("*/*.pth"):
         checkpoint.read(path)
-    return process.exitcode == 0
 
 
-def newest(root):
-    (folder,) = (root / "out").iterdir()
-    return checkpoint.read(folder / checkpoint.LATEST)
-
-
-def assert_equal(ours, theirs):
+def assert_ends_alike(process, out, log, expected):
+    """The run is through, with what one that nothing interrupted has."""
+    process.join(120)
+    assert process.exitcode == 0, log.read_text()
+    ours, theirs = checkpoint.read(only(out) / checkpoint.LATEST), checkpoint.read(expected)
     for part in ("model", "ema"):
         assert all(torch.equal(ours[part][key], theirs[part][key]) for key in theirs[part])
     for key, state in theirs["optimizer"]["state"].items():
@@ -96,36 +87,43 @@ def assert_equal(ours, theirs):
 
 
 def test_killed_at_random_moments(quiet, tmp_path):
-    data, seconds, expected, _ = quiet
+    data, seconds, expected = quiet
     chance = random.Random(3)
     killed = runs = 0
-    while killed < 14:  # a run that comes through before is followed by another one
-        root = tmp_path / str(runs)
-        root.mkdir()
+    while killed < 14:  # where the machine is faster than for the quiet run, it takes another run to kill it so often
         runs += 1
-        while killed < 14 and not attempt(train_until, data, root, chance.uniform(0.02, 0.4) * seconds):
-            killed += 1
-        attempt(train_until, data, root, 0.0)
-        assert_equal(newest(root), expected)
+        out, log = tmp_path / f"out{runs}", tmp_path / f"log{runs}"
+        through = False
+        while killed < 14 and not through:
+            process = resume(data, out, log)
+            process.join(chance.uniform(0.02, 0.4 * seconds))
+            process.kill()
+            process.join()
+            through = process.exitcode == 0
+            if not through:
+                assert_killed(process, signal.SIGKILL, out, log)
+                killed += 1
+        assert_ends_alike(resume(data, out, log), out, log, expected)
 
 
 def test_killed_while_writing_checkpoints(quiet, tmp_path):
-    data, _, expected, size = quiet
-    chance = random.Random(4)
-    for killed in range(14):
-        number = chance.randint(1, 2)  # so that a run of fifteen steps is not through too soon
-        assert not attempt(train_until_write, data, tmp_path, number, chance.randrange(size))
-        assert len(list(tmp_path.glob(f"out/*/{checkpoint.LATEST}.partial"))) == 1, killed
-    assert attempt(train_until, data, tmp_path, 0.0)
-    assert_equal(newest(tmp_path), expected)
+    """At the first byte, at the last one and between, of the first write of a process and of its second one."""
+    data, _, expected = quiet
+    out, log = tmp_path / "out", tmp_path / "log"
+    size = expected.stat().st_size
+    for i, share in enumerate((0.0, 0.01, 0.2, 0.4, 0.6, 0.8, 0.95, 0.99)):
+        written = int(share * size)
+        assert_killed(resume(data, out, log, (1 + i % 2, written)), signal.SIGXFSZ, out, log)
+        left = out.glob(f"*/{checkpoint.LATEST}.partial")
+        assert [path.stat().st_size for path in left] == [written]
+    assert_ends_alike(resume(data, out, log), out, log, expected)
 
 
-def test_the_log_shows_resuming_inside_and_between_epochs(quiet, tmp_path):
+def test_a_run_goes_on_inside_an_epoch(quiet, tmp_path):
     """Guards the tests above: kills do land inside epochs, and a run goes on from there."""
-    data, _, expected, _ = quiet
-    assert not attempt(train_until_write, data, tmp_path, 3, 1000)
-    assert not attempt(train_until_write, data, tmp_path, 4, 1000)
-    assert attempt(train_until, data, tmp_path, 0.0)
-    resumed = [line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("resumed from")]
-    assert [line.partition(": ")[2] for line in resumed] == ["epoch 1, batch 2", "epoch 2, batch 0"]
-    assert_equal(newest(tmp_path), expected)
+    data, _, expected = quiet
+    out, log = tmp_path / "out", tmp_path / "log"
+    assert_killed(resume(data, out, log, (3, 0)), signal.SIGXFSZ, out, log)
+    assert_ends_alike(resume(data, out, log), out, log, expected)
+    (line,) = (line for line in log.read_text().splitlines() if line.startswith("resumed from"))
+    assert line.endswith("epoch 1, batch 2")

@@ -8,7 +8,7 @@ from spikingjelly.activation_based import neuron as stock
 from spikingjelly.activation_based import surrogate as stock_surrogate
 
 from models.connect import BOOLEAN_FUNCTIONS, CONNECT_FUNCTIONS, JoinLayer, get_join
-from models.neuron import NEURONS, SURROGATES, neuron_factory
+from models.neuron import NEURONS, SURROGATES, neuron_factory, use_fused
 
 STOCK = {"IF": stock.IFNode, "LIF": stock.LIFNode, "PLIF": stock.ParametricLIFNode}
 STOCK_SURROGATE = {"sigmoid": stock_surrogate.Sigmoid(4.0), "atan": stock_surrogate.ATan(2.0)}
@@ -96,20 +96,73 @@ def test_the_firing_current_fires_at_every_step(name, tau, dtype):
     assert not node(torch.full((9, 1), 0.98 * node.firing_current(), dtype=dtype))[0].any()
 
 
+def derivative(surrogate, alpha, u):
+    """The surrogate's, at a distance u from the threshold."""
+    if surrogate == "sigmoid":
+        fired = 1.0 / (1.0 + math.exp(-alpha * u))
+        return alpha * fired * (1.0 - fired)
+    return (alpha / 2.0) / (1.0 + (math.pi / 2.0 * alpha * u) ** 2)
+
+
+def in_plain_python(name, surrogate, alpha, rate, x, weights):
+    """(spikes, dL/dx, dL/d(1/tau)) of one neuron and L = sum over t of weights[t] * spikes[t], by the chain rule.
+
+    h_t = v_{t-1} + x_t (IF) or v_{t-1} + (x_t - v_{t-1}) rate, s_t = [h_t >= 1], v_t = (1 - s_t) h_t. No gradient goes
+    through the reset, so dv_t/dh_t = 1 - s_t.
+    """
+    keep, take = (1.0, 1.0) if name == "IF" else (1.0 - rate, rate)
+    v, before, charged, spikes = 0.0, [], [], []
+    for current in x:
+        h = v + current if name == "IF" else v + (current - v) * rate
+        before.append(v)
+        charged.append(h)
+        spikes.append(float(h >= 1.0))
+        v = 0.0 if h >= 1.0 else h
+    grad_v, grad_x, grad_rate = 0.0, [0.0] * len(x), 0.0
+    for t in reversed(range(len(x))):
+        grad_h = weights[t] * derivative(surrogate, alpha, charged[t] - 1.0) + grad_v * (1.0 - spikes[t])
+        grad_x[t] = grad_h * take
+        grad_rate += grad_h * (x[t] - before[t])
+        grad_v = grad_h * keep
+    return spikes, grad_x, grad_rate
+
+
+@pytest.mark.parametrize(("fused", "alpha"), [(False, None), (False, 3.0), (True, None)])
+@pytest.mark.parametrize("surrogate", sorted(SURROGATES))
+@pytest.mark.parametrize("name", sorted(NEURONS))
+def test_spikes_and_gradients_in_plain_python(name, surrogate, alpha, fused):
+    """Written out neuron by neuron, apart from spikingjelly, whose classes ours derive from."""
+    T, tau = (2, 2.0) if fused else (6, 3.7)  # fused: kernels that other tests compile as well
+    torch.manual_seed(4)
+    x, weights = torch.randn(2, T, 40, dtype=torch.float64)
+    x = 3.0 * x
+    node = use_fused(neuron_factory(name, tau=tau, surrogate=surrogate, alpha=alpha)().double(), fused)
+    spikes, grad_x, grad_parameters = run(node, x, weights)
+    alpha = alpha or {"sigmoid": 4.0, "atan": 2.0}[surrogate]
+    rate = 1.0 / (1.0 + math.exp(-node.w.item())) if name == "PLIF" else 1.0 / tau  # w was rounded to float32
+    assert rate == pytest.approx(1.0 / tau, rel=1e-6)
+    columns = [
+        in_plain_python(name, surrogate, alpha, rate, x[:, i].tolist(), weights[:, i].tolist())
+        for i in range(x.shape[1])
+    ]
+    assert 0.1 < spikes.mean() < 0.9
+    assert spikes.T.tolist() == [fired for fired, _, _ in columns]
+    expected = torch.tensor([gradient for _, gradient, _ in columns], dtype=torch.float64).T
+    torch.testing.assert_close(grad_x, expected, rtol=1e-9, atol=1e-12)
+    if name == "PLIF":  # 1/tau = sigmoid(w)
+        grad_w = sum(grad_rate for _, _, grad_rate in columns) * rate * (1.0 - rate)
+        assert [g.item() for g in grad_parameters] == [pytest.approx(grad_w, rel=1e-9)]
+    else:
+        assert grad_parameters == []
+
+
 @pytest.mark.parametrize("alpha", [1.0, 2.0, 4.0])
 @pytest.mark.parametrize("surrogate", sorted(SURROGATES))
 def test_surrogate_gradients_are_their_closed_forms(surrogate, alpha):
     """At T = 1 an IF neuron is a step at 1, and its gradient is the surrogate's alone."""
-
-    def closed_form(u):
-        if surrogate == "sigmoid":
-            s = 1.0 / (1.0 + math.exp(-alpha * u))
-            return alpha * s * (1.0 - s)
-        return (alpha / 2.0) / (1.0 + (math.pi / 2.0 * alpha * u) ** 2)
-
     x = torch.linspace(-2.0, 4.0, 61, dtype=torch.float64).view(1, -1).requires_grad_()
     neuron_factory("IF", surrogate=surrogate, alpha=alpha)()(x).sum().backward()
-    expected = [closed_form(value - 1.0) for value in x.detach().flatten().tolist()]
+    expected = [derivative(surrogate, alpha, value - 1.0) for value in x.detach().flatten().tolist()]
     assert x.grad.flatten().tolist() == pytest.approx(expected, rel=1e-12)
 
 
