@@ -100,6 +100,10 @@ class Interrupts:
                 request, self._announced = SAVE, True
         return self.consensus.exchange(STOP if self.received else request)
 
+    def after_test_batch(self) -> int:
+        """STOP where that was asked for, else NOTHING (or a SAVE of before, which the epoch's end does anyway)."""
+        return self.consensus.exchange(STOP if self.received else NOTHING)
+
     def after_epoch(self) -> int:
         """As `after_step`, at an epoch's end, where nothing may stay under way."""
         return max(
