@@ -17,7 +17,7 @@ from utils.data.events.aedat import SENSOR
 from utils.data.events.archives import unpack
 from utils.data.events.augment import AUGMENTATIONS, make_augmentation
 from utils.data.events.frames import Originals, Preparation, frames_folder
-from utils.data.prepared import read_npz
+from utils.data.prepared import digest, read_npz, read_record
 from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError, UserError
 from utils.runtime.files import cache_home, replacing
@@ -152,6 +152,7 @@ class EventDataset:
                 preparation.frames(T, options.frame_size)
         train, test = self.divide(folder, world)
         shape = (T, 2, options.frame_size, options.frame_size)
+        sizes = read_record(folder)["files"]
         parts = [options.dataset]  # of the run's folder's name: the data set, and what is done to it
         parts += [f"{options.frame_size}px"] if options.frame_size != SENSOR else []
         parts += [f"Ttrain{T_train}"] if T_train != T else []
@@ -169,6 +170,7 @@ class EventDataset:
                 "T_train": T_train,
                 "frame_size": options.frame_size,
                 "augment": options.augment,
+                "files": digest(sorted([name, label, sizes[name]] for name, label in train))[:16],
             },
         )
 
