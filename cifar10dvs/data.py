@@ -83,6 +83,8 @@ def divide(folder: Path, world: World) -> tuple[Split, Split]:
     if stored != expected:
         raise UserError(f"{path} does not divide the samples of {folder} by its rule: delete it; it is made again")
     labels = {label: i for i, label in enumerate(sorted({name.split("/")[0] for name in expected["train"]}))}
+    if len(labels) > len(CLASSES):
+        raise UserError(f"{folder} holds {len(labels)} classes instead of {len(CLASSES)}: delete it; it is made again")
     train, test = ([(name, labels[name.split("/")[0]]) for name in stored[part]] for part in ("train", "test"))
     return train, test
 

@@ -13,6 +13,7 @@ from processes import on_processes
 from spikingjelly.datasets import CIFAR10DVS, DVS128Gesture
 from spikingjelly.datasets.utils import split_to_train_test_set
 
+from utils.data import prepared
 from utils.data.digits import load_digits
 from utils.data.events import frames as event_frames
 from utils.data.events.aedat import read_aedat3, write_aedat3
@@ -173,7 +174,7 @@ def slow_preparation(world, root):
 
     from utils.runtime.distributed import World
 
-    event_frames.PATIENCE = 0.5
+    prepared.PATIENCE = 0.5
     convert = event_frames.write_npz
 
     def slowly(*args, **kwargs):

@@ -13,7 +13,6 @@ import torch
 from command import ROOT, TORCHRUN, assert_same_run, call, launch, only, refused, run, run_together, succeed
 from images import imagenet_tree
 from PIL import Image
-from processes import run_module
 
 from utils.train import checkpoint
 
@@ -225,15 +224,3 @@ def test_another_number_of_processes_is_for_between_epochs(data, tmp_path):
     line = refused(TRAIN, *args, "--epochs", 3, status=1)
     assert "stopped inside epoch 3" in line
     assert "world_size 2 -> 1" in line
-
-
-def test_slurms_environment_is_enough(data, tmp_path):
-    """Two tasks as `srun` would start them."""
-    slurm = {"SLURM_NTASKS": "2", "SLURM_STEP_ID": "0", "SLURM_JOB_NODELIST": "localhost"}
-    slurm["SLURM_JOB_ID"] = str(os.getpid())  # the port is made from it
-    tasks = [{**slurm, "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)} for i in range(2)]
-    args = (*SMALL, "--data-path", data, "--epochs", 1, "--output-dir", tmp_path)
-    first, second = run_module(TRAIN, *args, envs=tasks)
-    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
-    assert "parameters on 2 x cpu" in first.stdout
-    assert second.stdout == ""
