@@ -261,7 +261,8 @@ def load_without_path(name):
     from dvsgesture.data import GESTURE
     from utils.runtime.distributed import World
 
-    {"dvsgesture": GESTURE, "cifar10dvs": CIFAR}[name].load(PARSERS[name].parse_args(["--dataset", name]), World())
+    config = PARSERS[name].parse(["--dataset", name])
+    {"dvsgesture": GESTURE, "cifar10dvs": CIFAR}[name].load(config.data, World(), config.network.T)
 
 
 # Recordings that are not as they should be: before anything was converted, and one clear line

@@ -258,7 +258,7 @@ def test_files_that_cannot_be_shown(tmp_path, name, message):
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [
-        ("--T 0", 2, "--T 0 is out of range: 1 to 256"),
+        ("--T 0", 2, "--T: 0 is below 1"),
         ("--T 2001", 2, "--T 2001 is out of range"),
         ("--frame-size 48", 2, "--frame-size 48 does not divide 128"),
         ("--trial 1", 1, "--trial 1: there is no"),
