@@ -35,6 +35,7 @@ with tempfile.TemporaryDirectory() as folder:
         np.frombuffer(b"".join(names), np.uint8),
         np.cumsum([len(n) for n in names]),
         targets,
+        np.full(len(names), 110_000),
         directories,
         modification_times(root, directories),
     )

@@ -99,7 +99,9 @@ def load(options: ImageOptions, world: World, _T: int | None = None) -> Datasets
     if name == "folder":
         chains = tuple(transforms(size, *CIFAR10, train=train, resize=True) for train in (True, False))
         train, test = load_splits(root, ("train", "test"), chains, world, cache=options.cache_dataset)
-        return Datasets(train, test, len(train.classes), 3, "folder_", recipe=recipe)
+        return Datasets(
+            train, test, len(train.classes), 3, "folder_", recipe=recipe | {"files": train.index.fingerprint()}
+        )
     kind, (mean, std), classes = {
         "cifar10": (datasets.CIFAR10, CIFAR10, 10),
         "cifar100": (datasets.CIFAR100, CIFAR100, 100),

@@ -50,4 +50,5 @@ def load(options: Options, world: World, _T: int | None = None) -> Datasets:
     chains = transforms(options.train_crop_size, options.val_resize_size, options.val_crop_size)
     train, test = load_splits(Path(options.data_path), ("train", "val"), chains, world, cache=options.cache_dataset)
     sizes = ("train_crop_size", "val_resize_size", "val_crop_size")
-    return Datasets(train, test, len(train.classes), recipe={name: getattr(options, name) for name in sizes})
+    recipe = {name: getattr(options, name) for name in sizes} | {"files": train.index.fingerprint()}
+    return Datasets(train, test, len(train.classes), recipe=recipe)

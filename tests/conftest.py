@@ -12,7 +12,7 @@ torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 # Files whose tests share what took long to make: one process runs all of them. Other tests go to whoever is free.
 TOGETHER = {
     "test_cifar", "test_clusters", "test_event_interruptions", "test_event_training", "test_events",
-    "test_interruptions", "test_one_job", "test_one_start",
+    "test_interruptions", "test_one_job", "test_one_start", "test_stops_while_testing",
 }  # fmt: skip
 
 

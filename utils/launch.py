@@ -27,6 +27,7 @@ from utils.runtime.seed import seed_everything
 from utils.train import checkpoint, folder, resume
 from utils.train.config import Config, NetworkOptions
 from utils.train.evaluation import evaluate
+from utils.train.interrupts import stopping_at_once
 from utils.train.optim import make_optimizer, make_schedule
 from utils.train.run import Position, Run
 from utils.train.step import Trainer
@@ -58,17 +59,18 @@ def main(parser: OptionsParser, load_data: LoadData, models: TrainableNetworks, 
 def _main(parser: OptionsParser, load_data: LoadData, models: TrainableNetworks, argv: list[str] | None) -> int:
     config = parser.parse(argv).resolved()
     machines = config.machines
-    world = distributed.start(
-        machines.device, world_size=machines.world_size, dist_url=machines.dist_url, timeout=machines.dist_timeout
-    )
-    with distributed.explain_lost_peers(world), _explain_exhaustion():
-        resume.require_alike({f"options ({group})": values for group, values in config.alike().items()}, world)
-        job = _set_up(config, parser.defaults.network, load_data, models, world)
-        if config.run.test_only:
-            _test_only(job, models)
-        else:
-            _train(job)
-    distributed.stop(world)
+    with stopping_at_once():
+        world = distributed.start(
+            machines.device, world_size=machines.world_size, dist_url=machines.dist_url, timeout=machines.dist_timeout
+        )
+        with distributed.explain_lost_peers(world), _explain_exhaustion():
+            resume.require_alike({f"options ({group})": values for group, values in config.alike().items()}, world)
+            job = _set_up(config, parser.defaults.network, load_data, models, world)
+            if config.run.test_only:
+                _test_only(job, models)
+            else:
+                _train(job)
+        distributed.stop(world)
     return 0
 
 

@@ -92,13 +92,14 @@ def read_npz(folder: Path, name: str, *arrays: str) -> list[np.ndarray]:
     return [found[array] for array in arrays]
 
 
-def _digest(content: Any) -> str:
+def digest(content: Any) -> str:
+    """A word for plain content: the same for the same content alone."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write content with its checksum, whole or not at all; the same content gives the same bytes."""
-    whole = {**content, "checksum": _digest(content)}
+    whole = {**content, "checksum": digest(content)}
     write_file(path, (json.dumps(whole, indent=1, sort_keys=True) + "\n").encode())
 
 
@@ -113,7 +114,7 @@ def read_json(path: Path, made: Path | None = None) -> dict[str, Any]:
         checksum = content.pop("checksum")
     except (OSError, UserError, ValueError, RecursionError, AttributeError, KeyError, TypeError):
         raise UserError(f"{path} is missing or damaged: delete {made or path}; it is made again") from None
-    if checksum != _digest(content):
+    if checksum != digest(content):
         raise UserError(f"{path} was changed (its checksum is wrong): delete {made or path}; it is made again")
     return content
 
@@ -141,7 +142,7 @@ def listing_digest(folder: Path, files: Iterable[Path]) -> str:
     """One word for the names and sizes of some files below a folder."""
     files = list(files)
     names = [path.relative_to(folder).as_posix() for path in files]
-    return _digest(sorted([name, size] for name, size in zip(names, _sizes(files), strict=True)))
+    return digest(sorted([name, size] for name, size in zip(names, _sizes(files), strict=True)))
 
 
 def write_record(folder: Path, made_of: dict[str, Any]) -> None:

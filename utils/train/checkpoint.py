@@ -191,16 +191,3 @@ def newest_whole(folder: Path, say: Callable[[str], None]) -> tuple[Path, dict[s
     if found:
         raise UserError(f"every checkpoint in {folder} is damaged: start anew with --overwrite or another --output-dir")
     return None
-
-
-def find(wanted: str, folder: Path, say: Callable[[str], None]) -> tuple[Path, Any] | None:
-    """The checkpoint that --resume names, with its content: a file, or "auto" for the newest whole one of the folder.
-
-    Returns None if there is none at all in the folder.
-
-    Raises:
-        UserError: the file is missing or damaged, or all of the folder's are.
-    """
-    if wanted == "auto":
-        return newest_whole(folder, say)
-    return Path(wanted), load(Path(wanted))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -21,9 +22,19 @@ def readout_names(model: nn.Module) -> tuple[str, ...]:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, loader: DataLoader, world: World, log: RunLog, *, firing_rates: bool = False, title: str = "test"
+    model: nn.Module,
+    loader: DataLoader,
+    world: World,
+    log: RunLog,
+    *,
+    firing_rates: bool = False,
+    title: str = "test",
+    after_batch: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, Score], dict[str, float]]:
     """Score every sample of a loader once, over all processes, in the precision of the weights.
+
+    Args:
+        after_batch: is called between the batches that all processes have (one may have one more), and may raise.
 
     Returns:
         (score by readout, firing rate by neuron layer, empty unless asked for).
@@ -32,10 +43,13 @@ def evaluate(
     world.share_buffers(model)
     meter = Meter(readout_names(model), world.device)
     rates = FiringRates(model)
+    common = min(int(batches) for batches in world.gather(torch.tensor([len(loader)])))
     with rates if firing_rates else contextlib.nullcontext(), log.progress(title, len(loader)) as progress:
-        for images, target in loader:
+        for batch, (images, target) in enumerate(loader, start=1):
             images = images.to(world.device, non_blocking=True)
             target = target.to(world.device, non_blocking=True)
             meter.update(readouts(model(images)), target)
             progress.advance()
+            if batch < common:
+                after_batch()
     return meter.read(world)[1], rates.read(world) if firing_rates else {}

@@ -6,11 +6,11 @@ import contextlib
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from utils.runtime.distributed import Consensus, World
-from utils.runtime.errors import UsageError
+from utils.runtime.errors import StopRequestedError, UsageError
 
 NOTHING, SAVE, STOP = 0, 1, 2  # ordered: of two requests the larger one counts
 
@@ -28,6 +28,40 @@ def parse_interval(text: str) -> tuple[str, float]:
     if match is None or float(match[1]) <= 0 or (not match[2].startswith("min") and "." in match[1]):
         raise UsageError(f"--checkpoint-every {text!r} is no interval: write steps as 500 or minutes as 10min")
     return ("minutes" if match[2].startswith("min") else "steps"), float(match[1])
+
+
+class _AskedToStopError(BaseException):
+    """Comes from a signal at any place, so it must pass by whatever handles errors."""
+
+
+@contextlib.contextmanager
+def stopping_at_once() -> Iterator[None]:
+    """A block with nothing to save, which a scheduler's signal ends: before training, or testing alone.
+
+    Raises:
+        StopRequestedError: a signal came.
+    """
+    with _handling(_stop_at_once):
+        try:
+            yield
+        except _AskedToStopError as stop:
+            raise StopRequestedError(f"asked to stop by {stop} with nothing to save: start it again") from None
+
+
+def _stop_at_once(number: int, _frame: FrameType | None) -> None:
+    for name in SIGNALS:  # one is enough
+        signal.signal(name, signal.SIG_IGN)
+    raise _AskedToStopError(signal.Signals(number).name)
+
+
+@contextlib.contextmanager
+def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    before = {name: signal.signal(name, handler) for name in SIGNALS}
+    try:
+        yield
+    finally:
+        for name, previous in before.items():
+            signal.signal(name, previous)
 
 
 class Interrupts:
@@ -50,12 +84,8 @@ class Interrupts:
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         """A block in which the scheduler's signals are noted instead of killing the process."""
-        before = {name: signal.signal(name, self._note) for name in SIGNALS}
-        try:
+        with _handling(self._note):
             yield
-        finally:
-            for name, handler in before.items():
-                signal.signal(name, handler)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
@@ -69,6 +99,10 @@ class Interrupts:
             if passed >= self.interval:
                 request, self._announced = SAVE, True
         return self.consensus.exchange(STOP if self.received else request)
+
+    def after_test_batch(self) -> int:
+        """STOP where that was asked for, else NOTHING (or a SAVE of before, which the epoch's end does anyway)."""
+        return self.consensus.exchange(STOP if self.received else NOTHING)
 
     def after_epoch(self) -> int:
         """As `after_step`, at an epoch's end, where nothing may stay under way."""

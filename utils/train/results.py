@@ -20,7 +20,7 @@ class EpochResult:
     train, test, averaged: scores; `averaged` are of the averaged weights on the test set, empty without these.
     rates: firing rate by neuron layer on the test set, empty unless asked for.
     lr: the learning rate that it was trained at.
-    speed: training samples a second, over all processes.
+    speed: training samples a second, over all processes; 0 if all of the epoch was trained before a stop.
     """
 
     epoch: int
@@ -37,9 +37,10 @@ class EpochResult:
         accuracies = _accuracies(self.test)
         if self.averaged:
             accuracies += f"  ema {_accuracies(self.averaged)}"
+        speed = f"  {self.speed:.1f} {unit}/s" if self.speed else ""
         return (
             f"epoch {self.epoch + 1}/{epochs}  loss {self.objective:.4f}  train {_first(self.train).acc1:.2f}  "
-            f"test {accuracies}  lr {self.lr:.5g}  {self.speed:.1f} {unit}/s"
+            f"test {accuracies}  lr {self.lr:.5g}{speed}"
         )
 
     def train_tags(self) -> dict[str, float]:

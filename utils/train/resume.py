@@ -24,7 +24,14 @@ from utils.train import checkpoint
 
 
 def find(wanted: str, folder: Path, say: Callable[[str], None], world: World) -> tuple[Path, Any] | None:
-    """`checkpoint.find` in the main process; every process gets the path and the content that this found.
+    """The checkpoint that --resume names, with its content, as the main process reads it.
+
+    Args:
+        wanted: a file, or "auto" for the newest whole one of the folder.
+        say: hears of each one passed over.
+
+    Returns:
+        None if there is none at all in the folder; the same in every process.
 
     Raises:
         UserError: the file is missing or damaged, or all of the folder's are; or it was damaged on its way.
@@ -32,7 +39,8 @@ def find(wanted: str, folder: Path, say: Callable[[str], None], world: World) ->
     found = None
     with world.main_only("reading the checkpoint") as main:
         if main:
-            found = checkpoint.find(wanted, folder, say)
+            path = Path(wanted)
+            found = checkpoint.newest_whole(folder, say) if wanted == "auto" else (path, checkpoint.load(path))
     if world.size == 1:
         return found
     content = _to_bytes(found[1]) if found else b""

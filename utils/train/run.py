@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from utils.data.loading import Loaders
 from utils.runtime.errors import StopRequestedError, UsageError, UserError
@@ -87,12 +88,10 @@ class Run:
         speed = self._train_epoch()
         objective, train = self._read_meter()
         lr = self.trainer.lr
-        test, rates = evaluate(
-            self.trainer.model, self.loaders.test, self.world, self.log, firing_rates=self.firing_rates
-        )
+        test, rates = self._test(self.trainer.model, firing_rates=self.firing_rates)
         averaged: dict[str, Score] = {}
         if self.trainer.ema is not None:
-            averaged, _ = evaluate(self.trainer.ema.module, self.loaders.test, self.world, self.log, title="ema")
+            averaged, _ = self._test(self.trainer.ema.module, title="ema")
         self.trainer.schedule.step()
         with self.world.main_only("reporting the epoch"):
             self.still_ours()
@@ -110,6 +109,16 @@ class Run:
         self._save([*keep, *([checkpoint.BEST] if best else [])])
         if self.interrupts.after_epoch() == interrupts.STOP and self.position.epoch < self.recipe.epochs:
             raise self._interrupted()
+
+    def _test(self, model: nn.Module, **options: Any) -> tuple[dict[str, Score], dict[str, float]]:
+        """Scores and firing rates; where a stop is asked for meanwhile, what was trained is saved and not tested."""
+
+        def stop_if_asked() -> None:
+            if self.interrupts.after_test_batch() == interrupts.STOP:
+                self._save()
+                raise self._interrupted()
+
+        return evaluate(model, self.loaders.test, self.world, self.log, after_batch=stop_if_asked, **options)
 
     def _train_epoch(self) -> float:
         """Train from the current step to the epoch's end; returns samples per second over all processes."""

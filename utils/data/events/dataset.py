@@ -18,7 +18,7 @@ from utils.data.events.archives import unpack
 from utils.data.events.augment import AUGMENTATIONS, make_augmentation
 from utils.data.events.frames import Originals, Preparation, frames_folder
 from utils.data.machines import on_machines_without
-from utils.data.prepared import read_npz
+from utils.data.prepared import digest, read_npz, read_record
 from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError, UserError
 from utils.runtime.files import cache_home, replacing
@@ -159,6 +159,7 @@ class EventDataset:
         on_machines_without(folder, world, what, lambda: prepare(World(rank=world.rank)))  # alone there, and quiet
         train, test = self.divide(folder, world)
         shape = (T, 2, options.frame_size, options.frame_size)
+        sizes = read_record(folder)["files"]
         parts = [options.dataset]  # of the run's folder's name: the data set, and what is done to it
         parts += [f"{options.frame_size}px"] if options.frame_size != SENSOR else []
         parts += [f"Ttrain{T_train}"] if T_train != T else []
@@ -176,6 +177,7 @@ class EventDataset:
                 "T_train": T_train,
                 "frame_size": options.frame_size,
                 "augment": options.augment,
+                "files": digest(sorted([name, label, sizes[name]] for name, label in train))[:16],
             },
         )
 

@@ -15,8 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
-import torch.distributed as dist
 
 from utils.data.images.listing import ImageIndex, modification_times, scan
 from utils.data.npz import read_arrays, write_npz
@@ -25,9 +23,9 @@ from utils.runtime.distributed import World
 from utils.runtime.files import cache_home, replacing
 from utils.runtime.log import RunLog
 
-VERSION = 1
+VERSION = 2
 # fields of an index, and the kinds of their arrays
-_ARRAYS = {"classes": "U", "names": "u", "ends": "i", "targets": "i", "directories": "U", "modified": "i"}
+_ARRAYS = {"classes": "U", "names": "u", "ends": "i", "targets": "i", "sizes": "i", "directories": "U", "modified": "i"}
 
 
 def cache_path(root: Path) -> Path:
@@ -49,14 +47,19 @@ def unpack(arrays: dict[str, np.ndarray], root: Path) -> ImageIndex:
     """
     if {name: arrays[name].dtype.kind for name in _ARRAYS} != _ARRAYS or any(arrays[n].ndim != 1 for n in _ARRAYS):
         raise ValueError("its arrays are of other types")
-    classes, names, ends, targets, directories, modified = (arrays[name] for name in _ARRAYS)
-    lengths = [len(ends) > 0, len(ends) == len(targets), len(classes) <= len(ends), len(directories) == len(modified)]
+    classes, names, ends, targets, sizes, directories, modified = (arrays[name] for name in _ARRAYS)
+    lengths = [
+        len(ends) > 0,
+        len(ends) == len(targets) == len(sizes),
+        len(classes) <= len(ends),
+        len(directories) == len(modified),
+    ]
     if not all(lengths) or names.dtype.itemsize != 1:
         raise ValueError("its arrays are of other lengths")
     edges = np.diff(ends, prepend=0)
     if edges.min() <= 0 or ends[-1] != len(names) or not 0 <= targets.min() <= targets.max() < len(classes):
         raise ValueError("its arrays do not belong together")
-    return ImageIndex(root, classes.tolist(), names, ends, targets, directories.tolist(), modified)
+    return ImageIndex(root, classes.tolist(), names, ends, targets, sizes, directories.tolist(), modified)
 
 
 def save(path: Path, index: ImageIndex) -> None:
@@ -133,16 +136,5 @@ def share_index(root: Path, world: World, *, cache: bool = False) -> ImageIndex:
                 write_npz(packed, compress=False, **pack(index))
     if index is not None and world.size == 1:
         return index
-    received = _to_all(packed.getvalue(), world)
+    received = world.share(packed.getvalue())
     return unpack(read_arrays(io.BytesIO(received)), root) if index is None else index
-
-
-def _to_all(content: bytes, world: World) -> bytes:
-    """The main process's bytes, in every process."""
-    length = torch.tensor([len(content)])
-    dist.broadcast(length, src=0, group=world.control)
-    data = torch.zeros(int(length), dtype=torch.uint8)
-    if world.is_main:
-        data.numpy()[:] = np.frombuffer(content, np.uint8)
-    dist.broadcast(data, src=0, group=world.control)
-    return data.numpy().tobytes()

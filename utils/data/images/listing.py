@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import numpy as np
 from utils.runtime.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as torchvision's
+THREADS = 16  # that list classes: a network file system takes a while for each answer, and gives many at a time
 TICK = 0.02  # s, more than the clocks of file systems take for a step
 
 
@@ -25,6 +28,7 @@ class ImageIndex:
         names: all paths relative to the folder, one after the other, as the file system's bytes [bytes].
         ends: where each path ends in `names` [images].
         targets: the class of each image [images].
+        sizes: of each file when it was listed, in bytes [images]; -1 where it could not be looked at.
         directories: the folder and all those below, sorted, relative to it.
         modified: when each of them was changed last, in ns [directories].
     """
@@ -34,11 +38,19 @@ class ImageIndex:
     names: np.ndarray
     ends: np.ndarray
     targets: np.ndarray
+    sizes: np.ndarray
     directories: list[str]
     modified: np.ndarray
 
     def __len__(self) -> int:
         return len(self.ends)
+
+    def fingerprint(self) -> str:
+        """A word for the names, classes and sizes of all images."""
+        found = hashlib.sha256("\n".join(self.classes).encode(errors="surrogateescape"))
+        for array in (self.names, self.ends, self.targets, self.sizes):
+            found.update(np.ascontiguousarray(array).data)
+        return found.hexdigest()[:16]
 
     def path(self, index: int) -> str:
         begin = self.ends[index - 1] if index else 0
@@ -53,7 +65,7 @@ class _Directory:
     identity: tuple[int, int]
     modified: int
     folders: list[str]
-    others: list[str]
+    images: list[tuple[str, int]]  # names and sizes in bytes
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
@@ -66,15 +78,25 @@ def _read(path: str) -> _Directory:
     # a change in the same tick of the clock as the last one would not change the time: let the tick pass
     time.sleep(max(0.0, min(TICK, status.st_mtime + TICK - time.time())))
     folders: list[str] = []
-    others: list[str] = []
+    images: list[tuple[str, int]] = []
     with os.scandir(path) as entries:
         for entry in entries:
             try:
                 is_folder = entry.is_dir()
             except OSError:
                 is_folder = False
-            (folders if is_folder else others).append(entry.name)
-    return _Directory(path, _identity(status), status.st_mtime_ns, sorted(folders), sorted(others))
+            if is_folder:
+                folders.append(entry.name)
+            elif entry.name.lower().endswith(SUFFIXES):
+                images.append((entry.name, _size(entry)))
+    return _Directory(path, _identity(status), status.st_mtime_ns, sorted(folders), sorted(images))
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError:  # a link that leads nowhere: reading it will say so
+        return -1
 
 
 def _walk(root: _Directory, name: str, above: frozenset[tuple[int, int]]) -> list[_Directory]:
@@ -95,10 +117,10 @@ def _walk(root: _Directory, name: str, above: frozenset[tuple[int, int]]) -> lis
     return sorted(found)
 
 
-def _images(directory: _Directory, root: Path) -> list[bytes]:
-    """The paths of a directory's images, relative to a root above it."""
+def _images(directory: _Directory, root: Path) -> list[tuple[bytes, int]]:
+    """The paths of a directory's images, relative to a root above it, and their sizes."""
     prefix = os.fsencode(os.path.relpath(directory.path, root))
-    return [os.path.join(prefix, os.fsencode(name)) for name in directory.others if name.lower().endswith(SUFFIXES)]
+    return [(os.path.join(prefix, os.fsencode(name)), size) for name, size in directory.images]
 
 
 def scan(root: Path, keep_alive: Callable[[], None] = lambda: None) -> ImageIndex:
@@ -119,24 +141,28 @@ def scan(root: Path, keep_alive: Callable[[], None] = lambda: None) -> ImageInde
         raise UserError(f"Couldn't find any class folder in {root}: {expected}")
     above = frozenset(_identity(os.stat(folder)) for folder in root.absolute().parents)
     directories = [top]
-    by_class: list[list[bytes]] = []
-    for name in top.folders:
-        below = _walk(top, name, above)
-        directories += below
-        by_class.append([image for directory in below for image in _images(directory, root)])
-        keep_alive()
+    by_class: list[list[tuple[bytes, int]]] = []
+    with ThreadPoolExecutor(THREADS) as pool:
+        try:
+            for below in pool.map(lambda name: _walk(top, name, above), top.folders):
+                directories += below
+                by_class.append([image for directory in below for image in _images(directory, root)])
+                keep_alive()
+        finally:
+            pool.shutdown(cancel_futures=True)
     empty = [name for name, images in zip(top.folders, by_class, strict=True) if not images]
     if empty:
         raise UserError(
             f"Found no valid file for the classes {', '.join(empty)}: {expected}, named {', '.join(SUFFIXES)}"
         )
-    names = [name for images in by_class for name in images]
+    names, sizes = zip(*(image for images in by_class for image in images), strict=True)
     return ImageIndex(
         root,
         top.folders,
         np.frombuffer(b"".join(names), dtype=np.uint8),
         np.cumsum([len(name) for name in names], dtype=np.int64),
         np.repeat(np.arange(len(by_class)), [len(images) for images in by_class]),
+        np.array(sizes, dtype=np.int64),
         [os.path.relpath(directory.path, root) for directory in directories],
         np.array([directory.modified for directory in directories], dtype=np.int64),
     )
