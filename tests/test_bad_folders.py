@@ -71,6 +71,11 @@ IMAGES = {
     "GIFs alone": (lambda folder: image_tree(folder, suffix="gif"), GIFS),
     "no class": (lambda folder: (folder / "train").mkdir(parents=True), "Couldn't find any class folder in .*: images"),
     "a file": (lambda folder: (folder.mkdir(), (folder / "train").touch()), "there is no folder .*train: images are"),
+    "one class": (
+        lambda folder: image_tree(folder, classes=("cat",)),
+        None,
+        "holds one class alone, cat: add another to tell it from",
+    ),
     "a class that is a loop": (
         lambda folder: (image_tree(folder), (folder / "train" / "eel").symlink_to(".")),
         "Found no valid file for the classes eel",
@@ -80,11 +85,11 @@ IMAGES = {
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_folders_of_images(tmp_path, name):
-    make, message = IMAGES[name]
+    make, message, *trained = IMAGES[name]
     make(tmp_path / "data")
-    refused(
-        tmp_path, message, "utils.fullspike", *COUNT, "--data", tmp_path / "data" / "train",
-    )  # fmt: skip
+    if message:
+        refused(tmp_path, message, "utils.fullspike", *COUNT, "--data", tmp_path / "data" / "train")
+    message = trained[0] if trained else message
     if (tmp_path / "data" / "test").exists():
         refused(
             tmp_path, message, "cifar.train", *TRAIN, "--dataset", "folder", "--data-path", tmp_path / "data",

@@ -17,9 +17,11 @@ METRICS = "metrics.jsonl"  # in a run's folder: a line of JSON for each epoch
 
 
 class RunLog:
-    """Args:
-    world: the processes; only the main one writes.
-    folder: the run's folder, or None to write no files.
+    """Tells people and files how a run goes.
+
+    Args:
+        world: the processes; only the main one writes.
+        folder: the run's folder, or None to write no files.
     """
 
     def __init__(self, world: World, folder: Path | None = None) -> None:

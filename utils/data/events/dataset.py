@@ -17,6 +17,7 @@ from utils.data.events.aedat import SENSOR
 from utils.data.events.archives import unpack
 from utils.data.events.augment import AUGMENTATIONS, make_augmentation
 from utils.data.events.frames import Originals, Preparation, frames_folder
+from utils.data.machines import on_machines_without
 from utils.data.prepared import digest, read_npz, read_record
 from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError, UserError
@@ -144,12 +145,18 @@ class EventDataset:
         augment = make_augmentation(options.augment)
         root = Path(options.data_path) if options.data_path is not None else cache_home() / DIGITS / self.name
         folder = frames_folder(root, T, options.frame_size)
-        with world.main_only(f"preparing {options.dataset}") as main:
+
+        def prepare(world: World) -> None:
+            obtain = partial(self._obtain, real=real)
+            Preparation(root, obtain, lambda extract: self.open_originals(extract, real), world).frames(
+                T, options.frame_size
+            )
+
+        what = f"preparing {options.dataset}"
+        with world.main_only(what) as main:
             if main:
-                preparation = Preparation(
-                    root, partial(self._obtain, real=real), lambda extract: self.open_originals(extract, real), world
-                )
-                preparation.frames(T, options.frame_size)
+                prepare(world)
+        on_machines_without(folder, world, what, lambda: prepare(World(rank=world.rank)))  # alone there, and quiet
         train, test = self.divide(folder, world)
         shape = (T, 2, options.frame_size, options.frame_size)
         sizes = read_record(folder)["files"]

@@ -111,7 +111,7 @@ def load_splits(
         cache: keep the list for later starts.
 
     Raises:
-        UserError: a folder is not as expected, or the classes differ.
+        UserError: a folder is not as expected, or the classes differ, or there is only one.
     """
     train, test = (
         ImageFolder(share_index(root / split, world, cache=cache), transform)
@@ -121,4 +121,6 @@ def load_splits(
     if any(only.values()):
         parts = "; ".join(f"only in {folder}: {', '.join(names[:3])}" for folder, names in only.items() if names)
         raise UserError(f"the classes of {train.root} and {test.root} differ ({parts}): make them the same")
+    if len(train.classes) == 1:
+        raise UserError(f"{train.root} holds one class alone, {train.classes[0]}: add another to tell it from")
     return train, test

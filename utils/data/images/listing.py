@@ -6,6 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 from utils.runtime.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as torchvision's
+THREADS = 16  # that list classes: a network file system takes a while for each answer, and gives many at a time
 TICK = 0.02  # s, more than the clocks of file systems take for a step
 
 
@@ -140,11 +142,14 @@ def scan(root: Path, keep_alive: Callable[[], None] = lambda: None) -> ImageInde
     above = frozenset(_identity(os.stat(folder)) for folder in root.absolute().parents)
     directories = [top]
     by_class: list[list[tuple[bytes, int]]] = []
-    for name in top.folders:
-        below = _walk(top, name, above)
-        directories += below
-        by_class.append([image for directory in below for image in _images(directory, root)])
-        keep_alive()
+    with ThreadPoolExecutor(THREADS) as pool:
+        try:
+            for below in pool.map(lambda name: _walk(top, name, above), top.folders):
+                directories += below
+                by_class.append([image for directory in below for image in _images(directory, root)])
+                keep_alive()
+        finally:
+            pool.shutdown(cancel_futures=True)
     empty = [name for name, images in zip(top.folders, by_class, strict=True) if not images]
     if empty:
         raise UserError(
