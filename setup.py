@@ -9,7 +9,7 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
-    python_requires=">=3.11",
+    python_requires=">=3.11.4",  # for the filters of tarfile
     packages=find_packages(include=["models*", "utils*", "cifar*", "cifar10dvs*", "dvsgesture*", "imagenet*"]),
     install_requires=[
         "torch>=2.6",
@@ -23,7 +23,7 @@ setup(
     ],
     extras_require={
         "synops": ["syops==0.0.5", "progress>=1.6"],
-        "test": ["pytest>=8", "pytest-xdist>=3"],
+        "test": ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6.100"],
         "lint": ["ruff", "mypy"],
     },
 )

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.data.images.index import ImageIndex, directories_below, load, modification_times, save
+from utils.data.images.index import load, save
+from utils.data.images.listing import ImageIndex, modification_times
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--images", type=int, default=1_281_167)
@@ -27,12 +28,19 @@ with tempfile.TemporaryDirectory() as folder:
         (root / name).mkdir(parents=True)
     targets = np.sort(np.arange(args.images) % len(classes))
     names = [f"{classes[t]}/{classes[t]}_{i}.JPEG".encode() for i, t in enumerate(targets)]
+    directories = [".", *classes]
     index = ImageIndex(
-        root, classes, np.frombuffer(b"".join(names), np.uint8), np.cumsum([len(n) for n in names]), targets
+        root,
+        classes,
+        np.frombuffer(b"".join(names), np.uint8),
+        np.cumsum([len(n) for n in names]),
+        targets,
+        np.full(len(names), 110_000),
+        directories,
+        modification_times(root, directories),
     )
-    directories = directories_below(root)
     path = Path(folder) / "index.npz"
-    save(path, index, directories, modification_times(root, directories))
+    save(path, index)
     seconds = []
     for _ in range(args.repeats):
         began = time.perf_counter()

@@ -17,7 +17,6 @@ from utils.data.digits import load_digits
 from utils.data.images.folder import load_splits
 from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError, UserError
-from utils.runtime.log import RunLog
 from utils.runtime.memory import require
 from utils.runtime.options import option, positive_int
 
@@ -99,8 +98,10 @@ def load(options: ImageOptions, world: World, _T: int | None = None) -> Datasets
     root = Path(options.data_path)
     if name == "folder":
         chains = tuple(transforms(size, *CIFAR10, train=train, resize=True) for train in (True, False))
-        train, test = load_splits(root, ("train", "test"), chains, cache=options.cache_dataset, say=RunLog(world).say)
-        return Datasets(train, test, len(train.classes), 3, "folder_", recipe=recipe)
+        train, test = load_splits(root, ("train", "test"), chains, world, cache=options.cache_dataset)
+        return Datasets(
+            train, test, len(train.classes), 3, "folder_", recipe=recipe | {"files": train.index.fingerprint()}
+        )
     kind, (mean, std), classes = {
         "cifar10": (datasets.CIFAR10, CIFAR10, 10),
         "cifar100": (datasets.CIFAR100, CIFAR100, 100),

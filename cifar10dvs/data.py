@@ -11,6 +11,7 @@ from utils.data.events.aedat import Events, read_aedat2
 from utils.data.events.dataset import EventDataset, EventOptions, Split, dataset_option
 from utils.data.events.frames import Originals
 from utils.data.events.simulated import write_as_cifar10dvs
+from utils.data.machines import on_machines_without
 from utils.data.prepared import locked, read_json, read_record, write_json
 from utils.runtime.distributed import World
 from utils.runtime.errors import UserError
@@ -75,14 +76,18 @@ def divide(folder: Path, world: World) -> tuple[Split, Split]:
     """
     path = folder.with_name("split.json")
     expected = {"rule": RULE, **split(list(read_record(folder)["files"]))}
-    with world.main_only("dividing the data") as main:
-        if main and not path.exists():
-            with locked(path.parent):
-                write_json(path, expected)
+
+    def write() -> None:
+        with locked(path.parent):
+            write_json(path, expected)
+
+    on_machines_without(path, world, "dividing the data", write)
     stored = read_json(path)
     if stored != expected:
         raise UserError(f"{path} does not divide the samples of {folder} by its rule: delete it; it is made again")
     labels = {label: i for i, label in enumerate(sorted({name.split("/")[0] for name in expected["train"]}))}
+    if len(labels) > len(CLASSES):
+        raise UserError(f"{folder} holds {len(labels)} classes instead of {len(CLASSES)}: delete it; it is made again")
     train, test = ([(name, labels[name.split("/")[0]]) for name in stored[part]] for part in ("train", "test"))
     return train, test
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from utils.data.events.simulated import write_as_gestures
 from utils.data.prepared import read_record
 from utils.runtime.distributed import World
 from utils.runtime.errors import UserError
+from utils.runtime.files import read_text
 
 FOLDER = "DvsGesture"
 CLASSES = 11
@@ -47,7 +49,7 @@ def open_originals(extract: Path, real: bool) -> Originals:
         trials = folder / f"trials_to_{split}.txt"
         if not trials.is_file():
             raise UserError(f"there is no {trials}: {extract} is incomplete; delete it and unpack the archive again")
-        names = trials.read_text(encoding="utf-8").split()
+        names = read_text(trials).split()
         outside = [name for name in names if Path(name).name != name]
         if outside:
             raise UserError(f"{trials} names {outside[0]}, which is not a file beside it: unpack the archive again")
@@ -99,12 +101,13 @@ def cut_trials(recording: Path, split: str, classes: int) -> Iterator[tuple[str,
 
 def divide(folder: Path, world: World) -> tuple[Split, Split]:
     """(training samples, test samples); users are in one or the other."""
-    files = read_record(folder)["files"]
-    train, test = (
-        [(name, int(name.split("/")[1])) for name in sorted(files) if name.startswith(f"{split}/")]
-        for split in ("train", "test")
-    )
-    return train, test
+    found: dict[str, list[tuple[str, int]]] = {"train": [], "test": []}
+    for name in sorted(read_record(folder)["files"]):
+        sample = re.fullmatch(r"(train|test)/([0-9]{1,3})/[^/]+", name)
+        if sample is None or int(sample[2]) >= CLASSES:
+            raise UserError(f"{folder} holds {name!r}, which is no sample of a class: delete it; it is made again")
+        found[sample[1]].append((name, int(sample[2])))
+    return found["train"], found["test"]
 
 
 GESTURE = EventDataset("dvsgesture", CLASSES, 0.75, resources, write_digits, open_originals, divide)

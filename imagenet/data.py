@@ -12,7 +12,6 @@ from utils.data.dataset import DataOptions, Datasets
 from utils.data.images.folder import evaluation_transform, load_splits, normalise
 from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError
-from utils.runtime.log import RunLog
 from utils.runtime.memory import require
 from utils.runtime.options import option, positive_int
 
@@ -49,8 +48,7 @@ def load(options: Options, world: World, _T: int | None = None) -> Datasets:
     need = 4 * options.batch_size * 3 * largest**2
     require(need, torch.device("cpu"), f"a batch of images of {largest} pixels", "take a smaller size")
     chains = transforms(options.train_crop_size, options.val_resize_size, options.val_crop_size)
-    train, test = load_splits(
-        Path(options.data_path), ("train", "val"), chains, cache=options.cache_dataset, say=RunLog(world).say
-    )
+    train, test = load_splits(Path(options.data_path), ("train", "val"), chains, world, cache=options.cache_dataset)
     sizes = ("train_crop_size", "val_resize_size", "val_crop_size")
-    return Datasets(train, test, len(train.classes), recipe={name: getattr(options, name) for name in sizes})
+    recipe = {name: getattr(options, name) for name in sizes} | {"files": train.index.fingerprint()}
+    return Datasets(train, test, len(train.classes), recipe=recipe)

@@ -153,6 +153,10 @@ WEIGHTS = {
     "weight sparse": (weight(lambda w: w.flatten(1).to_sparse()), "not of real numbers"),
     "weight nan": (weight(lambda w: w * float("nan")), "holds numbers that are not finite"),
     "weight inf": (weight(lambda w: w + float("inf")), "holds numbers that are not finite"),
+    "variance nan": (
+        lambda c: c["model"].update({"bn1.running_var": torch.full((4,), float("nan"))}),
+        "which holds numbers that are not finite",
+    ),
     "weight expanded": (weight(lambda w: torch.zeros(1).expand(10**12)), "claims 1,000,000,000,000 numbers"),
     "weight of another shape": (weight(lambda w: w[..., :1]), "conv1.weight"),
     "weight missing": (lambda c: c["model"].pop(next(iter(c["model"]))), "conv1.weight"),
@@ -311,3 +315,12 @@ def test_a_wrong_environment_is_one_line(tmp_path, monkeypatch, variables, messa
     line = refused(TRAIN, *TINY, "--output-dir", tmp_path, status=1)
     assert message in line
     assert not files(tmp_path)
+
+
+def test_weights_that_the_last_step_spoilt_are_not_saved(tmp_path):
+    """One batch is the epoch, so no loss has been seen of them."""
+    options = (*TINY, "-b", 2000, "--epochs", 2, "--lr", "1e38", "--wd", 1000, "--output-dir", tmp_path)
+    line = refused(TRAIN, *options, status=1)
+    assert "not saved after epoch 1, batch 0, since 'model' has" in line
+    assert "lower --lr" in line
+    assert not list(tmp_path.rglob("*.pth*"))

@@ -1,10 +1,13 @@
 """Options as a file: what a run keeps of itself starts it again, and a wrong file is one line."""
 
 import dataclasses
+import shutil
 
 import pytest
+import torch
 import yaml
 from command import TINY, assert_same_run, only, refused, run, succeed
+from images import image_tree
 
 from cifar.train import parser as cifar_parser
 from dvsgesture.train import parser as gesture_parser
@@ -12,6 +15,7 @@ from imagenet.train import parser as imagenet_parser
 from utils.runtime.errors import UsageError
 from utils.runtime.options import option, options_of
 from utils.runtime.parser import OptionsParser, to_yaml
+from utils.train import checkpoint
 from utils.train.config import Config
 
 TRAIN = "cifar.train"
@@ -174,3 +178,26 @@ def test_a_command_of_its_own_process_reads_it(first, tmp_path):
 def test_unreadable_options_are_seen_before_anything_is_made(tmp_path):
     with pytest.raises(UsageError, match="did you mean"):
         cifar_parser.parse(["--config", str(write(tmp_path, "lrr: 1"))])
+
+
+def test_other_files_are_said_between_epochs_and_refused_inside_one(tmp_path):
+    """A checkpoint keeps a fingerprint of the training files: names, classes, sizes."""
+    root = image_tree(tmp_path / "data", count=4)
+    options = (*TINY, "-b", 2, "--dataset", "folder", "--data-path", root, "--output-dir", tmp_path / "out")
+    succeed(TRAIN, *options, "--epochs", 2, "--cos_lr_T", 9)
+    folder = only(tmp_path / "out")
+    kept = checkpoint.load(folder / checkpoint.LATEST)
+    shutil.copy(root / "train/cat/1.jpg", root / "train/cat/2.jpg")  # as many files, of the same names
+    text = succeed(TRAIN, *options, "--epochs", 3, "--cos_lr_T", 9, "--resume", "auto")
+    assert f"warning: options changed since the checkpoint (files {kept['recipe']['files']} -> " in text
+    torch.save({**kept, "step": 1}, folder / checkpoint.LATEST)
+    line = refused(TRAIN, *options, "--epochs", 3, "--cos_lr_T", 9, "--resume", "auto", status=1)
+    assert "stopped inside epoch 3, where the data are dealt out by" in line
+    assert "files" in line
+
+
+@pytest.mark.parametrize("change", [("--image-size", 16), ("--amp",), ("--label-smoothing", 0.1)])
+def test_what_changes_a_step_is_said_on_resuming(first, tmp_path, change):
+    succeed(TRAIN, *TINY, "--epochs", 1, "--cos_lr_T", 3, "--output-dir", tmp_path)
+    text = succeed(TRAIN, *TINY, "--epochs", 2, "--cos_lr_T", 3, "--output-dir", tmp_path, "--resume", "auto", *change)
+    assert f"{change[0].removeprefix('--').replace('-', '_')} " in text.split("options changed")[1]

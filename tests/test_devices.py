@@ -6,6 +6,7 @@ and those of the CPU through a whole step.
 
 import pytest
 import torch
+from processes import on_processes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models import create_model, list_models, model_options
@@ -75,8 +76,29 @@ def test_a_value_that_is_read_would_be_noticed():
         step_without_values("dsnn18", after=lambda loss: loss.item())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_synchronised_batch_norm_runs_on_a_gpu():
-    model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(create_model("dsnn18", num_classes=5, T=2, width=4)).cuda()
-    logits, _ = model.eval()(torch.randn(2, 3, 32, 32, device="cuda"))
-    assert logits.device.type == "cuda"
+def synchronised_steps(world, device, synchronise=torch.nn.SyncBatchNorm.convert_sync_batchnorm):
+    """All weights and statistics after three steps in training mode on 16 samples, dealt out to the processes."""
+    torch.manual_seed(0)
+    model = create_model("dsnn18", num_classes=5, T=2, width=4, stem="cifar").double().to(device)
+    config = model.config
+    model = synchronise(model) if world.size > 1 else model
+    model.config = config
+    options = OptimOptions(epochs=3, lr=0.05)
+    optimizer = make_optimizer(model, options)
+    place = World(world.rank, world.size, world.local_rank, torch.device(device), world.control)
+    trainer = Trainer(model, optimizer, make_schedule(optimizer, options), place)
+    trainer.wrapped.train()
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(3):
+        images = torch.randn(16, 3, 8, 8, generator=generator, dtype=torch.float64).to(device)
+        target = torch.randint(0, 5, (16,), generator=generator).to(device)
+        trainer.step(images[world.rank :: world.size], target[world.rank :: world.size])
+    return {key: value.double().flatten().tolist() for key, value in model.state_dict().items()}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch has synchronised batch norm for GPUs alone")
+def test_synchronised_batch_norm_makes_two_processes_equal_one():
+    """Both on one GPU, over gloo. Each norms by the statistics of all 16 samples, and keeps those."""
+    one = synchronised_steps(World(), "cuda:0")
+    for two in on_processes(2, synchronised_steps, "cuda:0"):
+        assert two == {key: pytest.approx(value, rel=1e-8, abs=1e-10) for key, value in one.items()}

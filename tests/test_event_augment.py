@@ -6,7 +6,7 @@ import torch
 from utils.data.events.augment import AUGMENTATIONS, make_augmentation
 from utils.data.events.dataset import EventFrames, time_first
 from utils.data.loading import SeededSamples
-from utils.data.prepared import write_npz
+from utils.data.npz import write_npz
 from utils.runtime.errors import UsageError
 
 

@@ -4,6 +4,7 @@ import json
 import shutil
 import tarfile
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,12 +14,14 @@ from processes import on_processes
 from spikingjelly.datasets import CIFAR10DVS, DVS128Gesture
 from spikingjelly.datasets.utils import split_to_train_test_set
 
+from utils.data import prepared
 from utils.data.digits import load_digits
 from utils.data.events import frames as event_frames
 from utils.data.events.aedat import read_aedat3, write_aedat3
 from utils.data.events.frames import integrate
 from utils.data.events.simulated import digit_events
 from utils.data.prepared import read_npz
+from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError, UserError
 
 SMALL = ("--T", 4, "--frame-size", 32)
@@ -171,9 +174,7 @@ def slow_preparation(world, root):
 
     import torch.distributed as dist
 
-    from utils.runtime.distributed import World
-
-    event_frames.PATIENCE = 0.5
+    prepared.PATIENCE = 0.5
     convert = event_frames.write_npz
 
     def slowly(*args, **kwargs):
@@ -191,6 +192,32 @@ def test_one_process_prepares_and_the_others_wait_as_long_as_it_takes(tmp_path):
     results = on_processes(2, slow_preparation, gestures(tmp_path, count=24))
     assert all((train, test) == (24, 6) for train, test, _ in results)
     assert min(seconds for *_, seconds in results) > 2.5
+
+
+def prepare_on_two_machines(world, roots):
+    """Two processes that are each the first of a machine with disks of its own."""
+    alone = World(world.rank, 2, 0, world.device, world.control)
+    try:
+        data = load("cifar10dvs", roots[world.rank], *SMALL, world=alone)
+    except UserError as error:
+        return str(error)
+    return len(data.train), len(data.test), [float(data.train[i][0].sum()) for i in range(3)]
+
+
+def test_each_machine_prepares_what_it_has_not(tmp_path):
+    roots = [classes(tmp_path / name, count=40) for name in ("first", "second")]
+    first, second = on_processes(2, prepare_on_two_machines, roots)
+    assert first == second
+    assert first[0] + first[1] == 40
+    assert tree(roots[0] / "full-spike") == tree(roots[1] / "full-spike")
+
+
+def test_what_fails_on_another_machine_stops_all(tmp_path):
+    roots = [classes(tmp_path / name, count=40) for name in ("first", "second")]
+    next((roots[1] / "extract" / "3").iterdir()).write_bytes(b"no recording")
+    first, second = on_processes(2, prepare_on_two_machines, roots)
+    assert first == "preparing digits-dvs failed in process 1: its error says why"
+    assert "is no AEDAT 2.0 file" in second
 
 
 # Archives
@@ -240,6 +267,12 @@ def test_an_archive_cannot_write_outside_its_folder(archived):
         assert not list(root.parent.rglob("escaped"))
 
 
+def test_an_archive_that_the_disk_has_no_room_for(archived, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(UserError, match=r"0.zip takes 0.00 GB unpacked, and .* has 0.00 GB free: make room"):
+        load("cifar10dvs", archived["cifar10dvs"], *SMALL)
+
+
 @pytest.mark.parametrize(("name", "archive"), [("dvsgesture", "DvsGesture.tar.gz"), ("cifar10dvs", "airplane.zip")])
 def test_real_data_must_be_fetched_whole(tmp_path, name, archive):
     with pytest.raises(UserError, match=rf"there is no .*{archive}: fetch it from https://.* \(see {name}/README.md\)"):
@@ -258,9 +291,9 @@ def load_without_path(name):
 
     from cifar10dvs.data import CIFAR10DVS as CIFAR
     from dvsgesture.data import GESTURE
-    from utils.runtime.distributed import World
 
-    {"dvsgesture": GESTURE, "cifar10dvs": CIFAR}[name].load(PARSERS[name].parse_args(["--dataset", name]), World())
+    config = PARSERS[name].parse(["--dataset", name])
+    {"dvsgesture": GESTURE, "cifar10dvs": CIFAR}[name].load(config.data, World(), config.network.T)
 
 
 # Recordings that are not as they should be: before anything was converted, and one clear line

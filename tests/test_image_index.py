@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from images import imagenet_tree
 
-from utils.data.images.index import cache_path, index_images, scan
+from utils.data.images.index import cache_path, index_images
+from utils.data.images.listing import scan
 from utils.runtime.errors import UserError
 
 

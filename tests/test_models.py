@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from spikingjelly.activation_based.neuron import BaseNode
 from torch import nn
 
 import models
@@ -18,11 +17,9 @@ from models import (
     create_model,
     detach_aap,
     list_models,
-    load_published,
     model_options,
 )
 from models import register_model as register
-from models.connect import JoinLayer
 
 SMALL = {"num_classes": 5, "T": 2, "stem": "cifar", "width": 4}
 DUAL = [name for name in list_models() if name.startswith("dsnn")]
@@ -201,30 +198,6 @@ def test_zero_initialised_blocks_are_the_identity(name, options, connect_f, dtyp
     assert torch.equal(block(x)[0], x)
 
 
-@pytest.mark.parametrize("name", list_models())
-def test_every_spiking_layer_is_listed_in_the_order_in_which_it_runs(name):
-    """Against hooks: what ran, one after the other. What is listed no further are projections without a neuron."""
-    model = small(name)
-    layers = model.spiking_layers()
-    kinds = (nn.Conv2d, nn.BatchNorm2d, BaseNode, JoinLayer)
-    ran = []
-    for module_name, module in model.named_modules():
-        if isinstance(module, kinds) and not module_name.startswith("aap."):
-            module.register_forward_hook(lambda _m, _i, _o, name=module_name: ran.append(name))
-    model(images(model))
-    names = {id(module): module_name for module_name, module in model.named_modules()}
-    listed = []
-    for layer in layers:
-        assert layer.name == names[id(layer.neuron)]
-        chain = [layer.conv, layer.norm, layer.neuron]
-        if layer.join is not None and layer.join.acts_on != "none":
-            chain.insert(2 if layer.join.acts_on == "current" else 3, layer.join)
-        listed += [names[id(module)] for module in chain]
-    bare = ".downsample." if name.startswith("spiking_resnet") else "nothing"  # of the membrane's shortcut
-    assert listed == [module_name for module_name in ran if bare not in module_name]
-    assert len({layer.join for layer in layers} - {None}) == len(model.blocks())
-
-
 def test_configs_rebuild_their_model():
     model = small("dsnn50", aux_head="separate", neuron="PLIF", tau=3.0, surrogate="atan", alpha=1.5, in_channels=2)
     again = create_model(**model.config)
@@ -279,31 +252,6 @@ def test_wrong_options_are_named_with_their_remedy(name, options, message):
 def test_inputs_of_another_shape_are_refused(name, shape):
     with pytest.raises(ValueError, match="input of shape"):
         small(name)(torch.randn(shape))
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        (torch.zeros(5, dtype=torch.complex64), "fc.bias"),
-        (torch.zeros(5).to_sparse(), "fc.bias"),
-        ([0.0] * 5, "fc.bias"),
-        (None, "fc.bias"),
-    ],
-)
-def test_weights_that_are_no_dense_real_tensors_are_refused(value, message):
-    model = small("fsnn18")
-    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    with pytest.raises(ValueError, match=message) as error:
-        load_published(model, {**model.state_dict(), "fc.bias": value})
-    assert "\n" not in str(error.value)
-    assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
-
-
-@pytest.mark.parametrize("state", [[1, 2], None, {"model": [1]}, {1: torch.zeros(1)}])
-def test_what_is_no_state_dict_is_refused(state):
-    with pytest.raises(ValueError, match=r"state dict") as error:
-        load_published(small("fsnn18"), state)
-    assert "\n" not in str(error.value)
 
 
 RANKS = [  # a file imports from lower ranks alone, so there is no circle

@@ -15,7 +15,7 @@ from models import create_model
 from utils import show_events
 from utils.data.events.aedat import write_aedat2, write_aedat3
 from utils.data.events.frames import integrate
-from utils.data.prepared import write_npz
+from utils.data.npz import write_npz
 from utils.draw.frames import frames_picture
 from utils.draw.spikes import record_spikes, spikes_figure
 from utils.runtime.errors import UserError
@@ -238,7 +238,7 @@ def bad_files(folder):
         ("none.npz", "holds no events"),
         ("other.npz", "holds weights: t, x, y and p, or frames, are needed"),
         ("wide.npz", "has an event of x=200, outside 0..127"),
-        ("uneven.npz", "are not numbers, or not as many of each"),
+        ("uneven.npz", "are not whole numbers, or not as many of each"),
         ("rgb.npz", "has frames of shape (4, 3, 8, 8)"),
         ("black.npz", "holds no events"),
         ("pickled.npz", "is damaged or no .npz file of numbers"),
@@ -258,14 +258,14 @@ def test_files_that_cannot_be_shown(tmp_path, name, message):
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [
-        ("--T 0", 2, "--T 0 is out of range: 1 to 256"),
+        ("--T 0", 2, "--T: 0 is below 1"),
         ("--T 2001", 2, "--T 2001 is out of range"),
         ("--frame-size 48", 2, "--frame-size 48 does not divide 128"),
         ("--trial 1", 1, "--trial 1: there is no"),
         ("--trial 1 --start-us 5", 2, "leave out --start-us and --end-us"),
         ("--model fsnn_7b", 2, "there is no --checkpoint"),
         ("--checkpoint FOLDER/missing.pth", 1, "there is no checkpoint"),
-        ("--checkpoint FOLDER/images.pth", 1, "2 channels, not 3: use a network that was trained on event data"),
+        ("--checkpoint FOLDER/images.pth", 1, "2 channels, not 3: use a network that was trained on such event data"),
         ("--checkpoint FOLDER/bare.pth", 2, "does not say which network it is of: name it with --model"),
         ("--checkpoint FOLDER/bare.pth --model fsnn_7b", 1, "bare.pth: "),
         ("--checkpoint FOLDER/trained.pth --T 6", 2, "was saved from another network (T=5 instead of 6)"),

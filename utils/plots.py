@@ -8,9 +8,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from utils.draw.curves import firing_rates, learning_curves
+from utils.draw.curves import drawable, firing_rates, learning_curves, rates_of
+from utils.factory import warn
 from utils.runtime.errors import UserError, run_command
-from utils.runtime.log import read_metrics
+from utils.runtime.log import METRICS, read_metrics
 from utils.runtime.options import Parser
 
 
@@ -18,15 +19,19 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(prog="python -m utils.plots", description="Draw a run's learning curves and firing rates.")
     parser.add_argument("folder", type=Path, help="the run's folder, the one with metrics.jsonl")
     folder = parser.parse_args(argv).folder
-    if not (folder / "metrics.jsonl").exists():
-        raise UserError(f"there is no {folder / 'metrics.jsonl'}: name the folder of a run")
-    entries = read_metrics(folder)
+    if not (folder / METRICS).exists():
+        raise UserError(f"there is no {folder / METRICS}: name the folder of a run")
+    entries = read_metrics(folder, warn)
     if not entries:
-        raise UserError(f"{folder / 'metrics.jsonl'} holds no epoch yet: wait for the first one")
-    learning_curves(entries, folder / "learning_curves.png")
+        raise UserError(f"{folder / METRICS} holds no epoch yet: wait for the first one")
+    curves = drawable(entries)
+    if not curves:
+        raise UserError(f"{folder / METRICS} holds no loss and accuracy that could be drawn: name the folder of a run")
+    learning_curves(curves, folder / "learning_curves.png")
     print(f"wrote {folder / 'learning_curves.png'}")
-    if "firing_rate" in entries[-1]:
-        firing_rates(entries[-1]["firing_rate"], folder / "firing_rates.png")
+    rates = rates_of(entries[-1])
+    if rates:
+        firing_rates(rates, folder / "firing_rates.png")
         print(f"wrote {folder / 'firing_rates.png'}")
     return 0
 

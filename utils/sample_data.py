@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from utils.data.images.folder import ImageFolder, evaluation_transform
+from utils.data.images.listing import scan
 from utils.factory import warn
 from utils.measure.layers import NORMS
 from utils.runtime.errors import UsageError, UserError
@@ -55,7 +56,7 @@ def folder_loader(folder: Path, size: int, batch_size: int, images: int | None =
     """
     if (folder / "val").is_dir():
         folder = folder / "val"
-    dataset = ImageFolder(folder, evaluation_transform(round(size * 256 / 224), size))
+    dataset = ImageFolder(scan(folder), evaluation_transform(round(size * 256 / 224), size))
     chosen = list(range(len(dataset)))
     if images is not None and images < len(dataset):
         chosen = [i * len(dataset) // images for i in range(images)]

@@ -22,15 +22,17 @@ import torch
 from utils.data.events.aedat import SENSOR, Events
 from utils.data.events.frames import integrate
 from utils.data.events.recordings import read_file, read_trial
-from utils.draw.frames import Times, frames_gif, frames_picture
+from utils.draw.frames import Times, frames_gif, frames_picture, picture_size
 from utils.draw.spikes import record_spikes, spikes_picture
 from utils.factory import add_network_arguments, build_network
-from utils.runtime.errors import UsageError, UserError, run_command
+from utils.runtime.errors import UsageError, UserError, escaped, run_command
+from utils.runtime.files import check_output_folder
 from utils.runtime.options import Parser, natural, positive_int
 from utils.train.objectives import readouts
 from utils.train.weights import read_settings
 
 MOST_FRAMES = 256  # that one looks at, and that an animation's bar tells apart
+LONGEST_SIDE, MOST_PIXELS = (1 << 16) - 1, 1 << 25  # of a picture: what matplotlib draws, and what is not too much
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,14 @@ def _from_frames(args: argparse.Namespace, frames: np.ndarray) -> Sample:
         if getattr(args, option) is not None:
             raise UsageError(f"--{option.replace('_', '-')} is for events, and {args.file} holds frames: leave it out")
     T, _, height, width = frames.shape
+    if T > MOST_FRAMES:
+        raise UserError(f"{args.file} holds T={T} frames: at most {MOST_FRAMES} can be shown, use a file with fewer")
+    sides = picture_size(T, height, width)
+    if max(sides) > LONGEST_SIDE or sides[0] * sides[1] > MOST_PIXELS:
+        raise UserError(
+            f"{args.file} holds T={T} frames of {height}x{width} pixels, too many for a picture ({sides[0]}x{sides[1]} "
+            "pixels): use a file with fewer or smaller ones"
+        )
     if args.T not in (None, T) or args.frame_size not in (None, height):
         wanted = f"T={args.T or T} of {args.frame_size or height} pixels"
         raise UsageError(
@@ -155,27 +165,29 @@ def prediction(outputs: Any) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
+    check_output_folder(args.output, "--output")
     content = read_file(args.file)
     sample = _from_frames(args, content) if isinstance(content, np.ndarray) else _from_events(args, content)
-    print(f"{args.file.name}: {sample.words}")
-    title = f"{sample.name}: {sample.words}"
+    print(f"{escaped(args.file.name)}: {sample.words}")
+    title = f"{escaped(sample.name)}: {sample.words}"
     pictures: dict[str, Callable[[Path], None]] = {
         "frames.png": lambda path: frames_picture(sample.frames, sample.times, title, path),
         "frames.gif": lambda path: frames_gif(sample.frames, sample.times, path),
     }
     if args.checkpoint:  # first, so that nothing is written where it does not fit
         network: Any = build_network(args)
-        frames = torch.from_numpy(sample.frames).float().unsqueeze(1).to(args.device)  # [T, 1, 2, H, W]
+        frames = torch.from_numpy(sample.frames.astype(np.float32)).unsqueeze(1).to(args.device)  # [T, 1, 2, H, W]
         try:
             layers, outputs = record_spikes(network, frames, args.seed)
-        except ValueError as error:  # it reads something else than two polarities
-            raise UserError(f"{args.checkpoint}: {error}: use a network that was trained on event data") from None
+        except (ValueError, RuntimeError) as error:  # it reads something else than two polarities, or larger frames
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{args.checkpoint}: {reason}: use a network that was trained on such event data") from None
         if not layers:
             raise UserError(f"{args.checkpoint}: the network has no spiking neurons: use one that has")
         words = prediction(outputs)
         print(words + ("" if sample.label is None else f"; class in the table: {sample.label}"))
         pictures["spikes.png"] = lambda path: spikes_picture(
-            layers, sample.times, f"{network.config['model']} at {sample.name}, {words}", path
+            layers, sample.times, f"{network.config['model']} at {escaped(sample.name)}, {words}", path
         )
     args.output.mkdir(parents=True, exist_ok=True)
     for suffix, draw in pictures.items():

@@ -18,6 +18,7 @@ from utils.measure.ann import plain_resnet
 from utils.measure.energy import EnergyModel
 from utils.measure.synops import write_report
 from utils.runtime.errors import run_command
+from utils.runtime.files import check_output_folder
 from utils.runtime.options import Parser
 from utils.sample_data import add_data_arguments, build_loader
 
@@ -37,6 +38,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
+    check_output_folder(args.output, "--output")
     energy = EnergyModel(**{name: getattr(args, f"{name}_pj") for name in vars(EnergyModel())})
     model: Any = build_network(args)
     loader, data, rates_are_real = build_loader(args, model)

@@ -9,21 +9,38 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import io
 import json
+import os
 import time
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import numpy as np
 
+from utils.data.npz import read_arrays
+from utils.runtime.distributed import World
 from utils.runtime.errors import UserError
-from utils.runtime.files import write_file
+from utils.runtime.files import read_text, write_file
 
 RECORD = "record.json"
 VERSION = 1
+THREADS = 32  # that ask for the sizes of files
+PATIENCE = 5.0  # seconds after which processes that wait are told again that the main one is working
+
+
+class KeepAlive:
+    """Tells the processes that wait in `World.main_only` that the main one is working, no oftener than they need."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._told = time.monotonic()
+
+    def __call__(self) -> None:
+        if time.monotonic() - self._told > PATIENCE:
+            self.world.keep_alive()
+            self._told = time.monotonic()
 
 
 @contextlib.contextmanager
@@ -39,7 +56,9 @@ def locked(
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         try:
-            file = stack.enter_context(open(folder / ".lock", "w"))
+            # not blocking, or what is no file would have us wait for a reader
+            flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK
+            file = stack.enter_context(open(folder / ".lock", "w", opener=lambda path, _: os.open(path, flags, 0o666)))
             if not _lock(file):
                 say(f"waiting for another process that prepares {folder}")
                 while not _lock(file):
@@ -60,17 +79,6 @@ def _lock(file: IO[str]) -> bool:
     return True
 
 
-def write_npz(path: Path, **arrays: np.ndarray) -> None:
-    """np.savez_compressed, but the same arrays give the same bytes, whenever they are written."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for name, array in arrays.items():
-            stream = io.BytesIO()
-            np.lib.format.write_array(stream, array, allow_pickle=False)
-            entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(entry, stream.getvalue())
-
-
 def read_npz(folder: Path, name: str, *arrays: str) -> list[np.ndarray]:
     """Arrays of an .npz file in a folder that was made, checksums verified.
 
@@ -78,20 +86,20 @@ def read_npz(folder: Path, name: str, *arrays: str) -> list[np.ndarray]:
         UserError: it is missing, damaged or lacks an array.
     """
     try:
-        with np.load(folder / name, allow_pickle=False) as stored:
-            return [stored[array] for array in arrays]
-    except Exception as error:  # whatever a damaged file makes numpy's, zipfile's and zlib's readers raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{folder / name} is damaged ({reason}): delete {folder}; it is made again") from None
+        found = read_arrays(folder / name, *arrays)
+    except ValueError as error:
+        raise UserError(f"{folder / name} is damaged ({error}): delete {folder}; it is made again") from None
+    return [found[array] for array in arrays]
 
 
-def _digest(content: Any) -> str:
+def digest(content: Any) -> str:
+    """A word for plain content: the same for the same content alone."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write content with its checksum, whole or not at all; the same content gives the same bytes."""
-    whole = {**content, "checksum": _digest(content)}
+    whole = {**content, "checksum": digest(content)}
     write_file(path, (json.dumps(whole, indent=1, sort_keys=True) + "\n").encode())
 
 
@@ -102,18 +110,39 @@ def read_json(path: Path, made: Path | None = None) -> dict[str, Any]:
         UserError: it is missing, or its checksum is wrong.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
         checksum = content.pop("checksum")
-    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+    except (OSError, UserError, ValueError, RecursionError, AttributeError, KeyError, TypeError):
         raise UserError(f"{path} is missing or damaged: delete {made or path}; it is made again") from None
-    if checksum != _digest(content):
+    if checksum != digest(content):
         raise UserError(f"{path} was changed (its checksum is wrong): delete {made or path}; it is made again")
     return content
 
 
+def _sizes(paths: Iterable[Path]) -> list[int | None]:
+    """The size of each file in bytes, None of one that is not there.
+
+    Many at a time: a network file system takes a while for each answer, and answers many at the same time.
+    """
+
+    def size(path: Path) -> int | None:
+        try:
+            return path.stat().st_size
+        except OSError:
+            return None
+
+    paths = list(paths)
+    shares = [paths[i::THREADS] for i in range(THREADS)]
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = list(pool.map(lambda share: [size(path) for path in share], shares))
+    return [found[i % THREADS][i // THREADS] for i in range(len(paths))]
+
+
 def listing_digest(folder: Path, files: Iterable[Path]) -> str:
     """One word for the names and sizes of some files below a folder."""
-    return _digest(sorted([path.relative_to(folder).as_posix(), path.stat().st_size] for path in files))
+    files = list(files)
+    names = [path.relative_to(folder).as_posix() for path in files]
+    return digest(sorted([name, size] for name, size in zip(names, _sizes(files), strict=True)))
 
 
 def write_record(folder: Path, made_of: dict[str, Any]) -> None:
@@ -132,10 +161,13 @@ def read_record(folder: Path, made_of: dict[str, Any] | None = None) -> dict[str
         UserError: something is wrong; the line says what.
     """
     record = read_json(folder / RECORD, folder)
-    if record["version"] != VERSION:
+    if record.get("version") != VERSION:
         raise UserError(
-            f"{folder} has format version {record['version']}, this program uses {VERSION}: delete it; it is made again"
+            f"{folder} has format version {record.get('version')}, this program uses {VERSION}: delete it; it is made "
+            "again"
         )
+    if not _is_record(record):
+        raise UserError(f"{folder / RECORD} is damaged: delete {folder}; it is made again")
     if made_of is None:
         return record
     then = record["made_of"]
@@ -148,11 +180,21 @@ def read_record(folder: Path, made_of: dict[str, Any] | None = None) -> dict[str
             for name in different
         )
         raise UserError(f"{folder} was made {words}: delete it; it is made again")
-    for name, size in record["files"].items():
-        try:
-            found = (folder / name).stat().st_size
-        except OSError:
-            raise UserError(f"{folder / name} is missing: delete {folder}; it is made again") from None
+    files = record["files"]
+    for (name, size), found in zip(files.items(), _sizes(folder / name for name in files), strict=True):
+        if found is None:
+            raise UserError(f"{folder / name} is missing: delete {folder}; it is made again")
         if found != size:
             raise UserError(f"{folder / name} has {found} bytes instead of {size}: delete {folder}; it is made again")
     return record
+
+
+def _is_record(content: dict[str, Any]) -> bool:
+    """Whether it has what `write_record` writes: what it was made of, and files below its folder with their sizes."""
+    files = content.get("files")
+    return (
+        isinstance(content.get("made_of"), dict)
+        and isinstance(files, dict)
+        and all(type(size) is int for size in files.values())
+        and not any(PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts for name in files)
+    )

@@ -10,8 +10,39 @@ from utils.draw.backend import pyplot
 NAMES = {"fsnn": "FSNN (pathway detached)", "aap": "pathway alone", "sum": "DSNN (sum of both)", "output": "network"}
 
 
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _scores(value: Any, *names: str) -> dict[str, dict[str, float]]:
+    """Scores by readout, of the readouts that have a number under each of these names."""
+    scores = value if isinstance(value, dict) else {}
+    whole = {readout: s for readout, s in scores.items() if isinstance(s, dict)}
+    return {readout: s for readout, s in whole.items() if all(_number(s.get(name)) for name in names)}
+
+
+def drawable(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The entries of a run that hold all of what `learning_curves` draws, for the same readouts as the first of them.
+
+    Each has `epoch`, `train_loss`, and by readout `train` (top-1 accuracy) and `test` (loss and top-1 accuracy).
+    """
+    found: list[dict[str, Any]] = []
+    for entry in entries:
+        train, test = _scores(entry.get("train"), "acc1"), _scores(entry.get("test"), "loss", "acc1")
+        same = not found or set(test) == set(found[0]["test"])
+        if test and set(test) <= set(train) and same and _number(entry.get("train_loss")):
+            found.append({**entry, "train": train, "test": test})
+    return found
+
+
+def rates_of(entry: dict[str, Any]) -> dict[str, float]:
+    """The firing rates of an entry by layer; empty if it holds none."""
+    rates = entry.get("firing_rate")
+    return {name: rate for name, rate in rates.items() if _number(rate)} if isinstance(rates, dict) else {}
+
+
 def learning_curves(entries: list[dict[str, Any]], path: Path) -> None:
-    """Loss and top-1 accuracy over epochs, training and test, every readout."""
+    """Loss and top-1 accuracy over epochs, training and test, every readout, of entries that are `drawable`."""
     plt = pyplot()
     epochs = [entry["epoch"] + 1 for entry in entries]
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")

@@ -15,6 +15,7 @@ LEVELS = 15  # of each polarity, besides none: 16 x 16 colours are as many as a 
 FAINTEST = 0.25  # how much of its colour a single event gets, however many the scale ends at
 
 DPI = 100
+FINEST = 1 << 12  # steps of a scale of colours
 COLUMNS = 8
 PICTURE_SIDE = 128  # pixels, about: a frame's pixel is a whole number of them
 GAP = 12  # pixels between frames
@@ -62,16 +63,27 @@ def _captions(count: int, times: Times | None) -> list[str]:
     return [f"{i + 1}: {clock(*time, whole=times[-1][1])}" for i, time in enumerate(times)]
 
 
+def _cells(T: int, height: int, width: int) -> tuple[int, int, int, int]:
+    """(pixels of the picture for each of a frame's, columns, rows, width that the columns take)."""
+    zoom = max(1, PICTURE_SIDE // max(height, width))
+    columns = min(COLUMNS, T)
+    return zoom, columns, -(-T // columns), columns * (zoom * width + GAP) + GAP
+
+
+def picture_size(T: int, height: int, width: int) -> tuple[int, int]:
+    """(width, height) in pixels of what `frames_picture` writes of T frames of this size."""
+    zoom, _, rows, used = _cells(T, height, width)
+    return max(used, NARROWEST), 40 + rows * (zoom * height + 26) + 66
+
+
 def frames_picture(frames: np.ndarray, times: Times | None, title: str, path: Path) -> None:
     """Write a PNG of frames [T, 2, H, W], each pixel a square of whole ones, with a scale for each polarity."""
     plt = pyplot()
     scale = common_scale(frames)
-    zoom = max(1, PICTURE_SIDE // max(frames.shape[2:]))
-    cell_height, cell_width = (zoom * side for side in frames.shape[2:])
-    columns = min(COLUMNS, len(frames))
-    rows = -(-len(frames) // columns)
-    used = columns * (cell_width + GAP) + GAP
-    width, height = max(used, NARROWEST), 40 + rows * (cell_height + 26) + 66
+    T, _, *size = frames.shape
+    zoom, columns, _, used = _cells(T, *size)
+    width, height = picture_size(T, *size)
+    cell_height, cell_width = (zoom * side for side in size)
     figure = plt.figure(figsize=(width / DPI, height / DPI), dpi=DPI)
 
     def place(left: int, top: int, wide: int, high: int) -> Any:
@@ -87,12 +99,18 @@ def frames_picture(frames: np.ndarray, times: Times | None, title: str, path: Pa
         axes.set_title(caption, fontsize=8, pad=4)
         axes.set(xticks=[], yticks=[], facecolor="none")
         axes.spines[:].set(linewidth=0.5, position=("outward", 0.5))
-    counts = np.arange(scale + 1)
+    counts = np.rint(np.linspace(0, scale, min(scale, FINEST) + 1))  # each one, unless there are too many
     for polarity, name in enumerate(("darker", "brighter")):
         only = np.zeros((len(counts), 2, 1, 1))
         only[:, polarity, 0, 0] = counts
         bar = place(width // 2 * polarity + 30, height - 50, width // 2 - 60, 12)
-        bar.imshow(PALETTE[colour_indices(only, scale)].reshape(1, -1, 3), interpolation="nearest", aspect="auto")
+        half = scale / (len(counts) - 1) / 2
+        bar.imshow(
+            PALETTE[colour_indices(only, scale)].reshape(1, -1, 3),
+            interpolation="nearest",
+            aspect="auto",
+            extent=(-half, scale + half, 0, 1),
+        )
         step = -(-scale // 8)
         shown = [*range(0, scale - step + 1, step), scale]
         more = frames.max() > scale

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
+import select
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -28,26 +32,55 @@ class StopRequestedError(UserError):
     label = "stopped"
 
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")  # a file's name may hold them, newlines included
+
+
+def escaped(text: str) -> str:
+    """A text for a line of output: control characters, and what in a file's name is no text, are written as escapes."""
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text).encode("utf-8", "backslashreplace").decode()
+
+
 def one_line(error: BaseException) -> str:
-    """The message of an error; of one that a data-loading worker raised, its last line, without the class."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1].removeprefix(f"{type(error).__module__}.{type(error).__qualname__}: ")
+    """The message of an error, with control characters escaped. Of an error that a data-loading worker raised, the
+    worker's message alone."""
+    text, name = str(error).strip() or type(error).__name__, type(error).__qualname__
+    if text.startswith(f"Caught {name} in "):  # torch puts the worker's traceback into the message
+        text = re.split(rf"\n(?:[\w.]+\.)?{name}: ", text)[-1].strip()
+    return escaped(text)
+
+
+def _reader_is_gone() -> bool:
+    """Whether nobody reads standard output any more, as after `| head -1`."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(state & (select.POLLERR | select.POLLHUP) for _, state in output.poll(0))
 
 
 def run_command(main: Callable[[], int | None]) -> int:
     """Run a command's main function and return its exit status; a user's error is printed as one line.
 
-    In a distributed job every process prints the errors that it met, after its rank.
+    In a distributed job every process prints the errors that it met, after its rank. A command whose output nobody
+    reads any more ends without a word, with the status of a process that SIGPIPE has ended.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     label = UserError.label
     try:
-        return main() or 0
+        try:
+            status = main() or 0
+        except SystemExit as end:  # of --help
+            status = int(end.code or 0)
+        sys.stdout.flush()  # now, and not when Python ends and nothing catches the error
+        return status
     except UserError as error:
         label, message, status = error.label, one_line(error), error.exit_status
         # torch's reraising of a worker's error refers to itself and so would keep the data loader: its workers would
         # be killed at exit instead of ended now
         traceback.clear_frames(error.__traceback__)
     except OSError as error:  # a full disk, a missing permission: as the system names it, with the file
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python writes at its end
+            return 128 + signal.SIGPIPE
         message, status = one_line(error), 1
     except KeyboardInterrupt:
         message, status = "interrupted", 130

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there, whatever moment a process is killed at."""
+"""Files: written whole or not at all, and read only if they are files that end."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ import contextlib
 import os
 import shutil
 import socket
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
+
+from utils.runtime.errors import UsageError, UserError
+
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
 
 
 def cache_home() -> Path:
@@ -70,3 +76,49 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def open_regular(path: Path | str) -> BinaryIO:
+    """Open a file for reading, unless it is something that may have no end: a named pipe or a device.
+
+    Raises:
+        UserError: it is no regular file.
+        OSError: it is missing, or may not be read.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "a device")
+        raise UserError(f"{path} is {kind}, not a regular file: replace it, or name another one")
+    return open(path, "rb")
+
+
+def read_text(path: Path, most: int = 1 << 24) -> str:
+    """A text in UTF-8, without its byte order mark.
+
+    Raises:
+        UserError: it is no regular file, has more than `most` bytes, or is in another encoding.
+        OSError: it is missing, or may not be read.
+    """
+    with open_regular(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise UserError(f"{path} has more than {most} bytes, too many for such a file: fetch it again")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is no text in UTF-8 (byte {error.start}): fetch it again, or save it as UTF-8"
+        ) from None
+
+
+def check_output_folder(folder: Path, option: str) -> None:
+    """Make sure that a folder is there or can be made, before time is spent on what goes into it.
+
+    Raises:
+        UsageError: something else has its name or that of a folder above it, or it may not be written to.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise UsageError(f"{option} {folder}: {there} is no folder: name another one")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"{option} {folder}: {there} may not be written to: name another folder")

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from utils.runtime.distributed import World
-from utils.runtime.files import write_file
+from utils.runtime.files import open_regular, write_file
 
 METRICS = "metrics.jsonl"  # in a run's folder: a line of JSON for each epoch
 
 
 class RunLog:
-    """Args:
-    world: the processes; only the main one writes.
-    folder: the run's folder, or None to write no files.
+    """Tells people and files how a run goes.
+
+    Args:
+        world: the processes; only the main one writes.
+        folder: the run's folder, or None to write no files.
     """
 
     def __init__(self, world: World, folder: Path | None = None) -> None:
@@ -31,6 +34,10 @@ class RunLog:
         if not self.quiet:
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
+
+    def warn(self, text: str) -> None:
+        """A line that says what is not as it should be, and no reason to stop."""
+        self.say(f"warning: {text}")
 
     def open_tensorboard(self, first_epoch: int, options: str) -> None:
         """Write scalars to `<folder>_logs/train` and `<folder>_logs/te`, and the options beside them."""
@@ -54,15 +61,15 @@ class RunLog:
     def record(self, entry: dict[str, Any]) -> None:
         """A line of metrics.jsonl."""
         if not self.quiet and self.folder is not None:
-            with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+            with open(self.folder / METRICS, "a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
 
     def forget_from(self, epoch: int) -> None:
-        """Drop the records of epochs that will be run again, and of a line that a crash cut off."""
-        if self.quiet or self.folder is None or not (self.folder / "metrics.jsonl").exists():
+        """Drop the records of epochs that will be run again, and lines that are damaged or that a crash cut off."""
+        if self.quiet or self.folder is None or not (self.folder / METRICS).exists():
             return
-        kept = [entry for entry in read_metrics(self.folder) if entry["epoch"] < epoch]
-        write_file(self.folder / "metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in kept).encode())
+        kept = [entry for entry in read_metrics(self.folder, self.warn) if entry["epoch"] < epoch]
+        write_file(self.folder / METRICS, "".join(json.dumps(entry) + "\n" for entry in kept).encode())
 
     def progress(self, title: str, total: int, done: int = 0, unit: str = "batch") -> Progress:
         """Progress through `total` batches, or whatever the unit is, `done` of them before."""
@@ -107,15 +114,34 @@ class Progress:
             self.log.say(f"{self.title}  {self.done:>{len(str(self.total))}}/{self.total}  {text}")
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The whole lines of a run's metrics.jsonl."""
-    entries = []
-    for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        try:
-            entries.append(json.loads(line))
-        except ValueError:
-            continue  # a crash can cut off the last line
-    return entries
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """What a line of metrics.jsonl says of an epoch; None if that is nothing."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    whole = isinstance(entry, dict) and type(entry.get("epoch")) is int and entry["epoch"] >= 0
+    return entry if whole else None
+
+
+def read_metrics(folder: Path, say: Callable[[str], None] = lambda _: None) -> list[dict[str, Any]]:
+    """The entries of a run's metrics.jsonl, each a dict with its `epoch`.
+
+    Args:
+        say: is told of damaged lines, which are left out. A last line that a crash has cut off is nothing to tell.
+
+    Raises:
+        UserError: it is no regular file.
+        OSError: it is missing, or may not be read.
+    """
+    path = folder / METRICS
+    with open_regular(path) as file:
+        lines = file.read().split(b"\n")
+    found = [(number, line, _entry(line)) for number, line in enumerate(lines, start=1)]
+    damaged = [str(number) for number, line, entry in found[:-1] if entry is None and line.strip()]
+    if damaged:
+        say(f"{path} is damaged: line {', '.join(damaged[:5])}{' and more' * (len(damaged) > 5)} left out")
+    return [entry for _, _, entry in found if entry is not None]
 
 
 def table(scores: dict[str, Any], unit: str = "images") -> str:

@@ -18,7 +18,7 @@ from utils.runtime.errors import StopRequestedError, UsageError, UserError
 from utils.runtime.log import RunLog
 from utils.runtime.seed import get_rng_state, set_rng_state
 from utils.runtime.versions import versions
-from utils.train import checkpoint, interrupts
+from utils.train import checkpoint, interrupts, schema
 from utils.train.config import Recipe
 from utils.train.evaluation import evaluate, readout_names
 from utils.train.folder import discard_overwritten
@@ -201,6 +201,12 @@ class Run:
                     "recipe": self._fixed(),
                     "versions": versions(),
                 }
+                wrong = schema.problem(state, schema.RUN)
+                if wrong:  # it could not be read back: the last step can spoil weights that no loss has been seen of
+                    raise UserError(
+                        f"not saved after epoch {self.position.epoch}, batch {self.position.step}, since {wrong}: "
+                        "lower --lr, or use --amp-dtype bf16 or no --amp; the checkpoints of the run are untouched"
+                    )
                 latest = checkpoint.write_latest(self.folder, state)
                 for name in also or []:
                     checkpoint.copy(latest, self.folder / name)

@@ -42,15 +42,19 @@ def _config(value: Any) -> str | None:
     return wrong or (None if isinstance(value.get("model"), str) else "names no model")
 
 
-def tensor(value: Any) -> str | None:
-    """What makes a value unfit to be a weight or a buffer; None if nothing does."""
+def tensor(value: Any, *, infinite: bool = False) -> str | None:
+    """What makes a value unfit to be a weight or a buffer; None if nothing does.
+
+    Args:
+        infinite: whether it may hold infinities, as a variance does that has overflowed while the loss stayed finite.
+    """
     if not isinstance(value, Tensor):
         return f"is {_kind(value)}, not a tensor"
     if value.layout is not torch.strided or value.is_complex() or value.is_quantized:
         return f"is a tensor of {str(value.dtype).removeprefix('torch.')} ({value.layout}), not of real numbers"
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
         return f"claims {value.numel():,} numbers and holds fewer"
-    if value.is_floating_point() and not bool(value.isfinite().all()):
+    if value.is_floating_point() and bool((value.isnan() if infinite else ~value.isfinite()).any()):
         return "holds numbers that are not finite"
     return None
 
@@ -63,7 +67,7 @@ def weights(value: Any) -> str | None:
     if not value:
         return "is empty"
     for name, item in value.items():
-        found = tensor(item)
+        found = tensor(item, infinite=name.endswith(("running_mean", "running_var")))
         if found:
             return f"has {name!r}, which {found}"
     return None

@@ -9,16 +9,24 @@ from __future__ import annotations
 
 import itertools
 import struct
+from array import array
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from utils.runtime.errors import UserError
+from utils.runtime.files import open_regular
 
 SENSOR = 128  # pixels on each side of the DVS128
 
 # t in microseconds, x and y in pixels, p is 1 where it became brighter; all [events], ordered as recorded
 Events = dict[str, np.ndarray]
+
+PIECE = 1 << 18  # events that are converted at a time
+# us that the clock may go back between two events: the hardware of that time did not always deliver its advances
+# (https://docs.inivation.com/software/software-advanced-usage/file-formats/aedat-1.0.html, "Ordering")
+SET_BACK = 1_000_000
 
 _POLARITY = 1  # event type of AEDAT 3.1
 _HEADER3 = struct.Struct("<hhiiiiii")  # type, source, size, offset of the time, overflow, capacity, number, valid
@@ -26,19 +34,30 @@ _END3 = b"#!END-HEADER\r\n"
 _HEADER2 = b"#!AER-DAT2.0\r\n# 32-bit address, 32-bit timestamp in microseconds, both big-endian\r\n"
 
 
-def read_aedat3(path: Path) -> Events:
-    """The polarity events of an AEDAT 3.1 file (DVS128 Gesture); packets of other types are passed over.
+def _read(path: Path) -> bytes:
+    with open_regular(path) as file:
+        return file.read()
 
-    Raises:
-        UserError: it is no such file, is cut off, or is of a larger sensor.
-    """
-    data = path.read_bytes()
+
+def _room(count: int) -> Events:
+    """Arrays for so many events."""
+    types = {"t": np.int64, "x": np.int16, "y": np.int16, "p": np.uint8}
+    return {name: np.empty(count, dtype) for name, dtype in types.items()}
+
+
+def _pieces(first: int, count: int) -> Iterator[slice]:
+    """Some events from `first` on, in pieces whose intermediate results are small."""
+    for start in range(first, first + count, PIECE):
+        yield slice(start, min(start + PIECE, first + count))
+
+
+def _packets(path: Path, data: bytes) -> array[int]:
+    """Where the polarity events of an AEDAT 3.1 file are: position, number and overflow count of each packet."""
     end = data.find(_END3)
     if not data.startswith(b"#!AER-DAT3") or end < 0:
         raise UserError(f"{path} is no AEDAT 3.1 file (its header is missing or incomplete): fetch it again")
     position = end + len(_END3)
-    words: list[np.ndarray] = []  # [events, 2]: address, low 31 bits of the time
-    high: list[np.ndarray] = []
+    found = array("q")
     while position < len(data):
         left = len(data) - position - _HEADER3.size
         if left < 0:
@@ -49,37 +68,74 @@ def read_aedat3(path: Path) -> Events:
                 f"{path} is cut off or damaged: the packet at byte {position} says {capacity} events of {size} bytes, "
                 f"and {left} bytes are left; fetch it again"
             )
-        if kind == _POLARITY:
-            if size != 8:
-                raise UserError(f"{path} has events of {size} bytes at byte {position}: those of AEDAT 3.1 have 8")
-            packet = np.frombuffer(data, "<u4", 2 * capacity, position + _HEADER3.size).reshape(-1, 2)
-            words.append(packet)
-            high.append(np.full(capacity, overflow, dtype=np.int64) << 31)
+        if kind == _POLARITY and size != 8:
+            raise UserError(f"{path} has events of {size} bytes at byte {position}: those of AEDAT 3.1 have 8")
+        if kind == _POLARITY and capacity:
+            found.extend((position + _HEADER3.size, capacity, overflow))
         position += _HEADER3.size + size * capacity
-    address, time = np.concatenate([np.empty((0, 2), "<u4"), *words]).T
-    events = {
-        "t": time.astype(np.int64) | np.concatenate([np.empty(0, np.int64), *high]),
-        "x": (address >> 17 & 0x7FFF).astype(np.int16),
-        "y": (address >> 2 & 0x7FFF).astype(np.int16),
-        "p": (address >> 1 & 1).astype(np.uint8),
-    }
-    outside = np.flatnonzero((events["x"] >= SENSOR) | (events["y"] >= SENSOR))
-    if len(outside):
-        i = outside[0]
-        raise UserError(
-            f"{path} has an event at x={events['x'][i]}, y={events['y'][i]}, outside the {SENSOR}x{SENSOR} sensor "
-            "of the DVS128: recordings of another camera cannot be used"
-        )
+    return found
+
+
+def read_aedat3(path: Path) -> Events:
+    """The polarity events of an AEDAT 3.1 file (DVS128 Gesture); packets of other types are passed over.
+
+    Raises:
+        UserError: it is no such file, is cut off, is of a larger sensor, or its clock was set back.
+        OSError: it is missing, or may not be read.
+    """
+    data = _read(path)
+    packets = np.frombuffer(_packets(path, data), np.int64).reshape(-1, 3)
+    events = _room(int(packets[:, 1].sum()))
+    done = 0
+    for position, capacity, overflow in packets.tolist():
+        packet = np.frombuffer(data, "<u4", 2 * capacity, position).reshape(-1, 2)  # address, low 31 bits of the time
+        for piece in _pieces(0, capacity):
+            address, time = packet[piece].T
+            where = slice(done + piece.start, done + piece.stop)
+            events["t"][where] = time
+            events["t"][where] |= overflow << 31
+            events["x"][where] = address >> 17 & 0x7FFF
+            events["y"][where] = address >> 2 & 0x7FFF
+            events["p"][where] = address >> 1 & 1
+        done += capacity
+    for name in "xy":
+        i = int(events[name].argmax()) if done else 0
+        if done and events[name][i] >= SENSOR:
+            raise UserError(
+                f"{path} has an event at x={events['x'][i]}, y={events['y'][i]}, outside the {SENSOR}x{SENSOR} sensor "
+                "of the DVS128: recordings of another camera cannot be used"
+            )
+    check_clock(path, events["t"])
     return events
+
+
+def check_clock(path: Path, t: np.ndarray) -> None:
+    """Check that the times of a recording [events] do not run backwards, but for what the hardware is known for.
+
+    Raises:
+        UserError: they do.
+    """
+    for piece in _pieces(0, len(t) - 1):
+        steps = np.diff(t[piece.start : piece.stop + 1])
+        back = int(steps.argmin()) + piece.start
+        if t[back + 1] < t[back] - SET_BACK:
+            raise UserError(
+                f"{path} has an event at {t[back + 1]} us after one at {t[back]} us: its clock was set back, or it is "
+                "damaged; fetch it again, or cut it there"
+            )
 
 
 def read_aedat2(path: Path) -> Events:
     """The events of an AEDAT 2.0 file of the DVS128 (CIFAR10-DVS), turned upright as spikingjelly turns them.
 
+    Times are returned as they are: files of this format may go back in time, and a data set of one sample for each file
+    has no use for them. `check_clock` is for who has.
+
     Raises:
         UserError: it is no such file, is cut off, or is of another camera.
+        OSError: it is missing, or may not be read.
     """
-    data = path.read_bytes()
+    data = _read(path)
     if not data.startswith(b"#") or (data.startswith(b"#!AER-DAT") and not data.startswith(b"#!AER-DAT2")):
         raise UserError(f"{path} is no AEDAT 2.0 file (it has no such header): fetch it again")
     position = 0
@@ -89,18 +145,19 @@ def read_aedat2(path: Path) -> Events:
     if left % 8:
         raise UserError(f"{path} is cut off: {left} bytes of events are no multiple of 8; fetch it again")
     address, time = np.frombuffer(data, ">u4", left // 4, position).reshape(-1, 2).T
-    wide = np.flatnonzero(address >> 16)
-    if len(wide):
-        raise UserError(
-            f"{path} has the address {address[wide[0]]:#x}, wider than the 16 bits of the {SENSOR}x{SENSOR} sensor of "
-            "the DVS128: recordings of another camera cannot be used"
-        )
-    return {
-        "t": time.astype(np.int64),
-        "x": (127 - (address >> 8 & 0x7F).astype(np.int16)),
-        "y": (127 - (address >> 1 & 0x7F).astype(np.int16)),
-        "p": (1 - (address & 1)).astype(np.uint8),
-    }
+    events = _room(len(address))
+    for piece in _pieces(0, len(address)):
+        pixel = address[piece].astype(np.int64)
+        if pixel.max() >> 16:
+            raise UserError(
+                f"{path} has the address {pixel.max():#x}, wider than the 16 bits of the {SENSOR}x{SENSOR} sensor of "
+                "the DVS128: recordings of another camera cannot be used"
+            )
+        events["t"][piece] = time[piece]
+        events["x"][piece] = 127 - (pixel >> 8 & 0x7F)
+        events["y"][piece] = 127 - (pixel >> 1 & 0x7F)
+        events["p"][piece] = 1 - (pixel & 1)
+    return events
 
 
 def write_aedat3(path: Path, events: Events, packet: int = 4096) -> None:

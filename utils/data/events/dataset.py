@@ -17,7 +17,8 @@ from utils.data.events.aedat import SENSOR
 from utils.data.events.archives import unpack
 from utils.data.events.augment import AUGMENTATIONS, make_augmentation
 from utils.data.events.frames import Originals, Preparation, frames_folder
-from utils.data.prepared import read_npz
+from utils.data.machines import on_machines_without
+from utils.data.prepared import digest, read_npz, read_record
 from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError, UserError
 from utils.runtime.files import cache_home, replacing
@@ -34,6 +35,7 @@ class EventFrames(Dataset):
     Args:
         folder: of frames, as `Preparation` makes it.
         samples: which of them, and their classes.
+        shape: of a sample, (T, 2, H, W); by default any.
         T_train: only so many frames of each sample, drawn at random each time, in their order; all by default.
         augment: of the frames, afterwards.
     """
@@ -43,11 +45,13 @@ class EventFrames(Dataset):
         folder: Path,
         samples: Split,
         *,
+        shape: tuple[int, int, int, int] | None = None,
         T_train: int | None = None,
         augment: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.folder = folder
         self.samples = samples
+        self.shape = shape
         self.T_train = T_train
         self.augment = augment
 
@@ -57,6 +61,11 @@ class EventFrames(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         name, target = self.samples[index]
         (counts,) = read_npz(self.folder, name, "frames")
+        if counts.shape != (self.shape or counts.shape) or counts.dtype.kind not in "iu" or not counts.dtype.isnative:
+            raise UserError(
+                f"{self.folder / name} holds {counts.dtype} of shape {counts.shape}, not counts of shape {self.shape}: "
+                f"delete {self.folder}; it is made again"
+            )
         frames = torch.from_numpy(counts)
         if self.T_train is not None:
             frames = frames[torch.randperm(len(frames))[: self.T_train].sort().values]
@@ -136,20 +145,28 @@ class EventDataset:
         augment = make_augmentation(options.augment)
         root = Path(options.data_path) if options.data_path is not None else cache_home() / DIGITS / self.name
         folder = frames_folder(root, T, options.frame_size)
-        with world.main_only(f"preparing {options.dataset}") as main:
+
+        def prepare(world: World) -> None:
+            obtain = partial(self._obtain, real=real)
+            Preparation(root, obtain, lambda extract: self.open_originals(extract, real), world).frames(
+                T, options.frame_size
+            )
+
+        what = f"preparing {options.dataset}"
+        with world.main_only(what) as main:
             if main:
-                preparation = Preparation(
-                    root, partial(self._obtain, real=real), lambda extract: self.open_originals(extract, real), world
-                )
-                preparation.frames(T, options.frame_size)
+                prepare(world)
+        on_machines_without(folder, world, what, lambda: prepare(World(rank=world.rank)))  # alone there, and quiet
         train, test = self.divide(folder, world)
+        shape = (T, 2, options.frame_size, options.frame_size)
+        sizes = read_record(folder)["files"]
         parts = [options.dataset]  # of the run's folder's name: the data set, and what is done to it
         parts += [f"{options.frame_size}px"] if options.frame_size != SENSOR else []
         parts += [f"Ttrain{T_train}"] if T_train != T else []
         parts += [options.augment.replace(",", "+").replace(" ", "")] if options.augment else []
         return Datasets(
-            EventFrames(folder, train, T_train=T_train if T_train != T else None, augment=augment),
-            EventFrames(folder, test),
+            EventFrames(folder, train, shape=shape, T_train=T_train if T_train != T else None, augment=augment),
+            EventFrames(folder, test, shape=shape),
             self.classes if real else 10,
             in_channels=2,
             name="_".join(parts) + "_",
@@ -160,6 +177,7 @@ class EventDataset:
                 "T_train": T_train,
                 "frame_size": options.frame_size,
                 "augment": options.augment,
+                "files": digest(sorted([name, label, sizes[name]] for name, label in train))[:16],
             },
         )
 

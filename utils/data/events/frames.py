@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 
 from utils.data.events.aedat import SENSOR, Events
-from utils.data.prepared import listing_digest, locked, read_npz, read_record, write_npz, write_record
+from utils.data.events.recordings import check_events
+from utils.data.npz import write_npz
+from utils.data.prepared import KeepAlive, listing_digest, locked, read_npz, read_record, write_record
 from utils.runtime.distributed import World
 from utils.runtime.errors import UserError
 from utils.runtime.files import replacing
 from utils.runtime.log import RunLog
-
-PATIENCE = 5.0  # seconds after which the processes that wait are told again that this one is working
 
 
 @dataclass(frozen=True)
@@ -90,15 +90,8 @@ class Preparation:
         self.root = root
         self.obtain = obtain
         self.open_originals = open_originals
-        self.world = world
         self.log = RunLog(world)
-        self._told = time.monotonic()
-
-    def keep_alive(self) -> None:
-        """Tell the processes that wait that this one is working; not oftener than they need to hear it."""
-        if time.monotonic() - self._told > PATIENCE:
-            self.world.keep_alive()
-            self._told = time.monotonic()
+        self.keep_alive = KeepAlive(world)
 
     def frames(self, T: int, size: int) -> None:
         """Have the frames of every sample, complete and checked, in their folder.
@@ -116,18 +109,18 @@ class Preparation:
             if extract.exists():  # else it was deleted to save space, and what was made of it is taken as it is
                 originals = self.open_originals(extract)
                 source = listing_digest(extract, [*originals.recordings, *originals.labels])
-            made_of: dict[str, Any] = {"sensor": SENSOR}
+            made_of = {"sensor": SENSOR}
+            of_frames = {**made_of, "T": T, "split_by": "number", "frame_size": size}
+            if frames.exists():  # the events are not needed then, so nobody looks at their files
+                source = source or read_record(frames)["made_of"].get("source")
+                read_record(frames, {**of_frames, "source": source})
+                return
             if events.exists():
                 source = source or read_record(events)["made_of"].get("source")
                 read_record(events, {**made_of, "source": source})
-            elif not frames.exists():
-                self._make_events(events, originals, {**made_of, "source": source})
-            made_of |= {"T": T, "split_by": "number", "frame_size": size}
-            if frames.exists():
-                source = source or read_record(frames)["made_of"].get("source")
-                read_record(frames, {**made_of, "source": source})
             else:
-                self._make_frames(frames, events, T, size, {**made_of, "source": source})
+                self._make_events(events, originals, {**made_of, "source": source})
+            self._make_frames(frames, events, T, size, {**of_frames, "source": source})
 
     def _make_events(self, target: Path, originals: Originals, made_of: dict[str, Any]) -> None:
         def convert(folder: Path, recording: Path) -> None:
@@ -140,9 +133,9 @@ class Preparation:
 
     def _make_frames(self, target: Path, source: Path, T: int, size: int, made_of: dict[str, Any]) -> None:
         def convert(folder: Path, name: str) -> None:
-            t, x, y, p = read_npz(source, name, "t", "x", "y", "p")
+            arrays = dict(zip("txyp", read_npz(source, name, *"txyp"), strict=True))
             try:
-                frames = integrate({"t": t, "x": x, "y": y, "p": p}, T, size)
+                frames = integrate(check_events(source / name, arrays), T, size)
             except ValueError as error:
                 raise UserError(f"{source / name}: {error}: use a smaller --T") from None
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.runtime.errors import UserError
+from utils.runtime.files import read_text
 
 HEADER = "class,startTime_usec,endTime_usec"
 
@@ -35,10 +36,11 @@ def read_trials(table: Path) -> list[Trial]:
     """The rows of a table, in their order.
 
     Raises:
-        UserError: the header is another one, or a row is not three whole numbers.
+        UserError: it is no text, its header is another one, or a row is not three whole numbers, or
+            no span of time.
         OSError: the file cannot be read.
     """
-    lines = table.read_text(encoding="utf-8-sig").splitlines()
+    lines = read_text(table).splitlines()
     if not lines or lines[0].replace(" ", "") != HEADER:
         raise UserError(f"{table} does not begin with {HEADER}: fetch it again")
     trials = []
@@ -48,6 +50,8 @@ def read_trials(table: Path) -> list[Trial]:
                 label, start, end = map(int, line.split(","))
             except ValueError:
                 raise UserError(f"{table}, row {row}: {line!r} is not three whole numbers: fetch it again") from None
+            if not 0 <= start < end:
+                raise UserError(f"{table}, row {row}: {start} to {end} us is no span of time: fetch it again")
             trials.append(Trial(label, start, end, row))
     return trials
 

@@ -2,30 +2,59 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from utils.data.images.index import index_images
+from utils.data.images.index import share_index
+from utils.data.images.listing import ImageIndex
+from utils.runtime.distributed import World
 from utils.runtime.errors import UserError
+from utils.runtime.files import open_regular
+
+# what Pillow may take a file for, whatever its name; for others, such as EPS, it would start another program
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what it has to say of a damaged image is raised as well
 
 
 def load_image(path: str | Path) -> Image.Image:
-    """An image as RGB, whatever it was (grey, CMYK, palette).
+    """An image as RGB with 8 bits, whatever it was: grey, CMYK, with a palette, or grey with 16 bits.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: it cannot be read, is of another format, or has pixels of an unknown range.
     """
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read the image {path} ({error}): replace it or take it out") from None
+        with open_regular(path) as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, of oddities beside the pixels
+            with Image.open(file, formats=FORMATS) as image:
+                return _as_rgb(image)
+    except UserError:
+        raise
+    except UnidentifiedImageError:
+        reason = f"no {', '.join(FORMATS)}"
+    except Exception as error:  # whatever a damaged file makes Pillow's readers raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    raise UserError(f"cannot read the image {path} ({reason}): replace it or take it out")
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    """Pixels of 16 bits by their range: Pillow itself would cut off all that is above 255."""
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+        return image.convert("RGB")
+    pixels = np.asarray(image)
+    wide = image.mode == "I" and image.format not in ("PNG", "PPM")  # of those Pillow makes 0..65535
+    if image.mode == "F" or wide or pixels.min() < 0 or pixels.max() > 0xFFFF:
+        raise ValueError("its pixels are numbers of an unknown range; save it with 8 or 16 bits")
+    return Image.fromarray(((pixels.astype(np.uint32) * 255 + 0x7FFF) // 0xFFFF).astype(np.uint8)).convert("RGB")
 
 
 # ImageNet's channel means and standard deviations, as torchvision's reference training normalises
@@ -43,26 +72,15 @@ def evaluation_transform(resize: int, crop: int) -> v2.Compose:
 
 
 class ImageFolder(Dataset):
-    """Images below `root/<class>/`, at any depth, in sorted order; classes are numbered in sorted order.
+    """Images of an index, each with the number of its class.
 
     Args:
-        root: the folder.
+        index: see `scan` and `share_index`.
         transform: of a PIL image.
-        cache, say: see `index_images`.
-
-    Raises:
-        UserError: the folder is missing, holds no class, or a class holds no image.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        transform: Callable[[Image.Image], Any],
-        *,
-        cache: bool = False,
-        say: Callable[[str], None] = lambda _: None,
-    ) -> None:
-        self.index = index_images(root, cache=cache, say=say)
+    def __init__(self, index: ImageIndex, transform: Callable[[Image.Image], Any]) -> None:
+        self.index = index
         self.transform = transform
 
     @property
@@ -81,24 +99,28 @@ class ImageFolder(Dataset):
 
 
 def load_splits(
-    root: Path,
-    splits: tuple[str, str],
-    transforms: tuple[Callable, Callable],
-    *,
-    cache: bool,
-    say: Callable[[str], None],
+    root: Path, splits: tuple[str, str], transforms: tuple[Callable, Callable], world: World, *, cache: bool
 ) -> tuple[ImageFolder, ImageFolder]:
     """The training and the test folder below `root`, with the same classes, since they are numbered by name.
 
+    Args:
+        root: the folder.
+        splits: the two folders' names.
+        transforms: of a PIL image, in either.
+        world: the processes, all of which call this; the main one lists the images.
+        cache: keep the list for later starts.
+
     Raises:
-        UserError: a folder is not as expected, or the classes differ.
+        UserError: a folder is not as expected, or the classes differ, or there is only one.
     """
     train, test = (
-        ImageFolder(root / split, transform, cache=cache, say=say)
+        ImageFolder(share_index(root / split, world, cache=cache), transform)
         for split, transform in zip(splits, transforms, strict=True)
     )
     only = {f.root: sorted(set(f.classes) - set(g.classes)) for f, g in ((train, test), (test, train))}
     if any(only.values()):
         parts = "; ".join(f"only in {folder}: {', '.join(names[:3])}" for folder, names in only.items() if names)
         raise UserError(f"the classes of {train.root} and {test.root} differ ({parts}): make them the same")
+    if len(train.classes) == 1:
+        raise UserError(f"{train.root} holds one class alone, {train.classes[0]}: add another to tell it from")
     return train, test

@@ -1,0 +1,74 @@
+"""Files that are cut, flipped or grown at any byte, and what a reader makes of them."""
+
+import tracemalloc
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+from utils.runtime.errors import UserError
+
+EXTREMES = [b"\x00" * 4, b"\xff" * 4, b"\xff\xff\xff\x7f", b"\x00\x00\x00\x80", b"\xff" * 8, b"\n", b"9" * 20, b"["]
+bounded = settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+@st.composite
+def damages(draw):
+    """Up to three changes of a content, each at some part of its length: a function of it."""
+    kinds = st.sampled_from(["cut", "flip", "grow", "overwrite", "repeat"])
+    changes = draw(
+        st.lists(st.tuples(kinds, st.floats(0, 1), st.integers(0, 7), st.sampled_from(EXTREMES)), max_size=3)
+    )
+
+    def apply(content):
+        for kind, part, bit, extreme in changes:
+            at = min(int(part * len(content)), max(0, len(content) - 1))
+            if kind == "cut":
+                content = content[:at]
+            elif kind == "flip" and content:
+                content = content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :]
+            elif kind == "grow":
+                content = content[:at] + extreme + content[at:]
+            elif kind == "overwrite":
+                content = content[:at] + extreme + content[at + len(extreme) :]
+            elif kind == "repeat":
+                content = content + content[at:]
+        return content
+
+    return apply
+
+
+def outcome(read, path):
+    """What a reader returns, or None if it says one line; memory is bounded either way."""
+    said = None
+    tracemalloc.start()
+    try:
+        result = read(path)
+    except (UserError, ValueError) as error:
+        result, said = None, error
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak <= 3 * path.stat().st_size + (256 << 20)
+    if said is not None:
+        assert len(str(said).splitlines()) == 1
+        assert isinstance(said, UserError) == (str(path.parent) in str(said))
+    return result
+
+
+def written(write, name="file"):
+    """The content of a file that is written once."""
+    kept = {}
+
+    def content(folder):
+        if not kept:
+            write(folder / name)
+            kept[0] = (folder / name).read_bytes()
+        return kept[0]
+
+    return content

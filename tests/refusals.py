@@ -1,0 +1,59 @@
+"""A command that is given something bad: one line on standard error, an exit status, and nothing changed."""
+
+import contextlib
+import importlib
+import io
+import os
+import re
+import stat
+import zipfile
+from types import SimpleNamespace
+
+from events import noise
+
+from utils.runtime.errors import run_command
+
+ROWS = b"class,startTime_usec,endTime_usec\n1,0,1000000\n"
+
+
+def command(module, *args):
+    """A command's exit status and what it printed, run here."""
+    main = importlib.import_module(module).main
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = run_command(lambda: main([str(arg) for arg in args]))
+    return SimpleNamespace(status=status, out=out.getvalue(), err=err.getvalue())
+
+
+def snapshot(folder):
+    """Every path below a folder, with the content of those that are files."""
+    found = {}
+    for path in folder.rglob("*"):
+        regular = stat.S_ISREG(os.lstat(path).st_mode)
+        found[os.fsencode(path)] = path.read_bytes() if regular and path.stat().st_size < 1 << 22 else None
+    return {path: content for path, content in found.items() if b"full-spike" not in path and b"/out" not in path}
+
+
+def refused(folder, message, *args):
+    """A command must say one line and change nothing in a folder."""
+    before = snapshot(folder)
+    done = command(*args)
+    assert done.status in (1, 2), done.err
+    said = [line for line in done.err.splitlines() if not line.startswith("warning: firing rates are not real")]
+    assert len(said) == 1, done.err
+    assert re.search(rf"^error: .*(?:{message})", said[0]), said[0]
+    assert ": " in said[0].removeprefix("error: "), said[0]
+    assert snapshot(folder) == before
+    return said[0]
+
+
+def zip_of(path, name, content, method=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr(name, content)
+
+
+def backwards(write, path):
+    events = noise(1000, longest=10**6)
+    events["t"][500:] -= 2 * 10**6
+    events["t"] += 2 * 10**6
+    write(path, events)
