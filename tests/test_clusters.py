@@ -5,7 +5,9 @@ import signal
 
 import pytest
 from command import assert_same_run, only
-from jobs import DIGITS, OWN_STORES, Jobs, children, latest, wait_for
+from jobs import DIGITS, latest
+
+from benchmarks.jobs import OWN_STORES, Jobs, children, wait_for
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ from pathlib import Path
 import processes
 import pytest
 from command import ROOT, assert_same_run, only
-from jobs import DIGITS, Jobs, children, latest, wait_for
+from jobs import DIGITS, latest
 
 import cifar.train
+from benchmarks.jobs import Jobs, children, wait_for
 from utils.runtime import lease
 from utils.runtime.errors import UserError
 from utils.runtime.holder import is_over, this_process

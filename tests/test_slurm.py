@@ -10,10 +10,11 @@ import processes
 import pytest
 from command import assert_same_run, only
 from images import imagenet_tree
-from jobs import Jobs, latest, wait_for
+from jobs import latest
 
 import imagenet.train
 import models
+from benchmarks.jobs import Jobs, wait_for
 from imagenet.data import load
 from utils import launch
 from utils.runtime import slurm
