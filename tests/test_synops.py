@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -643,3 +644,13 @@ def test_a_network_with_an_unknown_layer_is_refused_by_the_command(command, tmp_
     status, error = command("--model", "net", "--factory", "other_factory", "--size", 8, "--output", tmp_path)
     assert status == 1
     assert error.startswith("error: layer 1 (GroupNorm) has weights and is of a kind that cannot be counted")
+
+
+def test_a_join_that_no_hook_can_see_is_refused():
+    """Networks of others may keep theirs as a plain object; its operations would be missing in silence."""
+    model = create_model("fsnn18", num_classes=5, width=4)
+    block = model.blocks()[0]
+    del block.join
+    object.__setattr__(block, "join", types.SimpleNamespace(name="OR"))
+    with pytest.raises(UserError, match=r"the join of block layer1\.0 is no module, so it cannot be counted"):
+        ExactCounter(model)

@@ -24,7 +24,16 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from utils.measure.energy import LayerCount
-from utils.measure.layers import CONVOLUTIONS, FREE, is_join, join_field, layer_kind, layers, spatial_dims
+from utils.measure.layers import (
+    CONVOLUTIONS,
+    FREE,
+    check_join_is_a_module,
+    is_join,
+    join_field,
+    layer_kind,
+    layers,
+    spatial_dims,
+)
 from utils.measure.reach import reach
 from utils.runtime.errors import UserError
 from utils.runtime.hooks import hooked
@@ -107,6 +116,7 @@ class ExactCounter:
         }
         pathway = getattr(self.model, "aap", None)
         for name, module in layers(self.model):
+            check_join_is_a_module(name, module)
             kind = layer_kind(name, module)
             if kind is not None:
                 yield module, name, kind, hooks[kind]

@@ -60,6 +60,16 @@ def is_join(module: nn.Module) -> bool:
     return all(hasattr(module, attribute) for attribute in ("name", "acts_on", "cost"))
 
 
+def check_join_is_a_module(name: str, block: nn.Module) -> None:
+    """Raises UserError for a block whose join no hook can see: its operations would be missing in silence."""
+    join = getattr(block, "join", None)
+    if isinstance(getattr(join, "name", None), str) and not isinstance(join, nn.Module | tuple):
+        raise UserError(
+            f"the join of block {name} is no module, so it cannot be counted: make it one with the attributes "
+            "name, acts_on and cost"
+        )
+
+
 def join_field(name: str, join: Any) -> str | None:
     """Where the counter adds what a join's output costs; None where there is no shortcut to join.
 
