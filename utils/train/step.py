@@ -16,6 +16,7 @@ from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError, UserError
 from utils.train import schema
 from utils.train.objectives import readouts, streams_loss
+from utils.train.parallel import data_parallel
 
 
 class Trainer:
@@ -51,8 +52,7 @@ class Trainer:
         self.label_smoothing = label_smoothing
         self.wrapped: Any = torch.compile(model) if compiled else model
         if world.size > 1:
-            devices = [world.device] if world.device.type == "cuda" else None
-            self.wrapped = DistributedDataParallel(self.wrapped, device_ids=devices)
+            self.wrapped = data_parallel(self.wrapped, world)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=amp_dtype is torch.float16)
         self.ema: AveragedModel | None = None
         if ema_decay is not None:
