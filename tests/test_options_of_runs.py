@@ -1,0 +1,260 @@
+"""What each option does that leaves the weights of a run as they are; those that change them are in test_options.py."""
+
+import ctypes
+import platform
+import re
+import resource
+import sys
+from functools import partial
+
+import processes
+import pytest
+import torch
+from command import call, refused, succeed
+from short_runs import EVENTS, FOLDER, IMAGENET, same_weights
+from torch import nn
+
+from utils.train import checkpoint
+
+
+def test_dataset(short_run):
+    """Two readings of one folder."""
+    line = refused(FOLDER, *short_run(FOLDER).command, "--overwrite", "--dataset", "cifar10", status=1)
+    assert "does not hold cifar10" in line
+    assert "of 10 classes" in short_run(EVENTS).text
+    assert "of 11 classes" in short_run(EVENTS, "--dataset dvsgesture").text
+
+
+def test_workers(short_run):
+    """As many processes are started to load training images, and as many to load test images."""
+    forks = 0
+
+    def count(event, _):
+        nonlocal forks
+        forks += event == "os.fork"
+
+    alone = short_run(FOLDER)
+    sys.addaudithook(count)
+    assert same_weights(short_run(FOLDER, "-j 2"), alone)
+    assert forks == 4
+    short_run(FOLDER, fresh=True)
+    assert forks == 4
+
+
+def test_cache_dataset(short_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first, second = (short_run(FOLDER, "--cache-dataset", fresh=True) for _ in range(2))
+    assert "from the index" not in first.text
+    assert "from the index" in second.text
+    assert same_weights(first, second)
+    assert "from the index" not in short_run(FOLDER, fresh=True).text
+
+
+def test_download(tmp_path, monkeypatch):
+    """It is tried: here by way of a proxy that is not there."""
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    options = ("--dataset", "cifar10", "--data-path", tmp_path / "data", "--device", "cpu", "--output-dir", tmp_path)
+    assert "add --download to fetch it there" in refused(FOLDER, *options, status=1)
+    assert "cannot download to" in refused(FOLDER, *options, "--download", status=1)
+
+
+@pytest.mark.parametrize("option", ["--val-resize-size 20", "--val-crop-size 12"])
+def test_how_test_images_are_cut(short_run, option):
+    one, other = short_run(IMAGENET), short_run(IMAGENET, option)
+    assert same_weights(one, other)
+    assert one.entries[0]["test"] != other.entries[0]["test"]
+
+
+test_val_resize_size = test_val_crop_size = test_how_test_images_are_cut
+
+
+def test_ema_decay(short_run):
+    plain, averaged, slower = (short_run(FOLDER, option) for option in ("", "--ema-decay 0.5", "--ema-decay 0.9"))
+    assert same_weights(plain, averaged)
+    assert plain.state["ema"] is None
+    assert "ema" not in plain.entries[0]
+    assert averaged.entries[0]["ema"] != slower.entries[0]["ema"]
+
+
+def test_output_dir(short_run, tmp_path):
+    there = short_run(FOLDER, out=tmp_path / "there")
+    assert there.folder.parent == tmp_path / "there"
+    assert same_weights(there, short_run(FOLDER))
+
+
+def test_start_epoch(short_run):
+    """The first epoch's number, the learning rate of that epoch and its order of the images."""
+    first, second = (
+        short_run(FOLDER, f"--epochs 2 --lr-scheduler step --step-size 1 {x}") for x in ("", "--start-epoch 1")
+    )
+    assert [entry["epoch"] for entry in second.entries] == [1]
+    assert second.entries[0]["lr"] == first.entries[1]["lr"] != first.entries[0]["lr"]
+
+
+def test_resume(short_run, tmp_path):
+    whole = short_run(FOLDER, "--epochs 2 --cos_lr_T 2")
+    half = short_run(FOLDER, "--cos_lr_T 2", out=tmp_path)
+    assert "holds a run already" in refused(FOLDER, *half.command, status=2)
+    on = short_run(FOLDER, "--epochs 2 --cos_lr_T 2 --resume auto", out=tmp_path)
+    assert "epoch 2, batch 0" in on.text
+    assert same_weights(on, whole)
+    assert on.entries == whole.entries
+
+
+def test_overwrite(short_run, tmp_path):
+    first = short_run(FOLDER, "--seed 3 --epochs 2 --cos_lr_T 1", out=tmp_path)
+    assert "holds a run already" in refused(FOLDER, *first.command, status=2)
+    second = short_run(FOLDER, "--overwrite --epochs 1", out=tmp_path)
+    assert same_weights(second, short_run(FOLDER))
+    assert [entry["epoch"] for entry in second.entries] == [0]
+
+
+def test_checkpoint_every(short_run):
+    """The one before the last was written inside the epoch, which has three steps."""
+    plain, often = short_run(FOLDER), short_run(FOLDER, "--checkpoint-every 1")
+    assert not (plain.folder / checkpoint.PREVIOUS).exists()
+    assert checkpoint.read(often.folder / checkpoint.PREVIOUS)["step"] == 2
+    assert same_weights(plain, often)
+
+
+def scores(text):
+    """The rows of the table that --test-only prints: loss by readout."""
+    return {found[1]: float(found[2]) for found in re.finditer(r"(?m)^(\w+) +[\d.]+ +[\d.]+ +([\d.]+) +\d+$", text)}
+
+
+def test_test_only(short_run):
+    trained = short_run(FOLDER)
+    before = {path: path.read_bytes() for path in trained.folder.iterdir()}
+    text = succeed(FOLDER, *trained.command, "--resume", "auto", "--test-only", "--epochs", 5, "--cos_lr_T", 1)
+    losses = {name: score["loss"] for name, score in trained.entries[0]["test"].items()}
+    assert scores(text) == pytest.approx(losses, abs=1e-4)
+    assert {path: path.read_bytes() for path in trained.folder.iterdir()} == before
+
+
+def test_ema(short_run):
+    trained = short_run(FOLDER, "--ema-decay 0.5")
+    command = (FOLDER, *trained.command, "--resume", "auto", "--test-only")
+    for option, part in (("", "test"), ("--ema", "ema")):
+        losses = {name: score["loss"] for name, score in trained.entries[0][part].items()}
+        assert scores(succeed(*command, *option.split())) == pytest.approx(losses, abs=1e-4)
+    assert trained.entries[0]["test"] != trained.entries[0]["ema"]
+
+
+def test_detach(short_run, tmp_path):
+    trained = short_run(FOLDER, out=tmp_path)
+    command = (FOLDER, *trained.command, "--resume", "auto", "--test-only")
+    assert scores(succeed(*command)).keys() == {"fsnn", "aap", "sum"}
+    assert not (trained.folder / "fsnn.pth").exists()
+    assert scores(succeed(*command, "--detach")).keys() == {"output"}
+    assert (trained.folder / "fsnn.pth").exists()
+
+
+def test_synops(short_run, tmp_path):
+    """With and without --no-syops, which is about the package of that name."""
+    trained = short_run(FOLDER, out=tmp_path)
+    command = (FOLDER, *trained.command, "--resume", "auto", "--test-only")
+    succeed(*command)
+    assert not (trained.folder / "synops").exists()
+    assert "syops: AC" in succeed(*command, "--synops")
+    assert (trained.folder / "synops" / "synops.json").exists()
+    alone = succeed(*command, "--synops", "--no-syops")
+    assert "AC" in alone
+    assert "syops: AC" not in alone
+
+
+test_no_syops = test_synops
+
+
+def test_print_freq(short_run):
+    counts = [len(re.findall(r"(?m)^epoch 1/1 +\d/3 ", short_run(FOLDER, f"--print-freq {n}").text)) for n in (1, 2, 4)]
+    assert counts == [3, 1, 0]
+
+
+def test_tb(short_run):
+    plain, logged = short_run(FOLDER), short_run(FOLDER, "--tb")
+    assert not plain.folder.with_name(f"{plain.folder.name}_logs").exists()
+    assert list(logged.folder.with_name(f"{logged.folder.name}_logs").glob("te/events.out.tfevents.*"))
+    assert "firing_rate" in logged.entries[0]
+    assert "firing_rate" not in plain.entries[0]
+
+
+def test_device(short_run):
+    command = (FOLDER, *short_run(FOLDER).command, "--overwrite")
+    assert "--device abacus is unknown" in refused(*command, "--device", "abacus", status=2)
+    if not torch.cuda.is_available():
+        assert "this machine has no CUDA device" in refused(*command, "--device", "cuda", status=2)
+
+
+def test_world_size(short_run):
+    command = (FOLDER, *short_run(FOLDER).command, "--overwrite")
+    assert "--world-size 2, but this is a single process" in refused(*command, "--world-size", 2, status=2)
+
+
+def test_channels_last(short_run):
+    def strides(outcome):
+        return outcome.state["model"]["layer1.0.conv1.0.weight"].stride()
+
+    assert strides(short_run(FOLDER)) == (18, 9, 3, 1)
+    assert (
+        strides(short_run(FOLDER, "--channels-last"))
+        == strides(short_run(FOLDER, "--channels-last --no-fused"))
+        == (18, 1, 6, 2)
+    )
+    assert strides(short_run(FOLDER, "--no-channels-last")) == (18, 9, 3, 1)
+
+
+def faults_after(command):
+    """Page faults of taking a large block again and again, once a run has ended; without transparent huge pages."""
+    assert ctypes.CDLL(None).prctl(41, 1, 0, 0, 0) == 0  # PR_SET_THP_DISABLE
+    assert call(FOLDER, *command).returncode == 0
+    for _ in range(30):
+        torch.ones(2**24)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc's")
+def test_keep_memory(short_run, tmp_path):
+    """What a run leaves its process with."""
+    command = (*short_run(FOLDER).command, "--overwrite")
+    shares = []
+    for option in ((), ("--no-keep-memory",)):
+        log = tmp_path / "".join(("log", *option))
+        process = processes.start(partial(faults_after, (*command, *option)), log=log)
+        process.join(120)
+        assert process.exitcode == 0, log.read_text()
+        shares.append(int(log.read_text()) * resource.getpagesize() / 2**26)
+    assert shares[0] < 0.01
+    assert shares[1] > 0.9
+    assert same_weights(short_run(FOLDER), short_run(FOLDER, "--no-keep-memory"))
+
+
+def test_compile(short_run):
+    """Compiling is begun, and refused here because it takes minutes; test_training.py compiles a smaller network."""
+    command = (FOLDER, *short_run(FOLDER).command, "--overwrite")
+    with torch.compiler.set_stance("fail_on_recompile"):
+        succeed(*command)
+        with pytest.raises(RuntimeError, match="fail_on_recompile"):
+            call(*command, "--compile")
+
+
+def test_memory_saving(short_run):
+    """Some convolutions are computed twice, and nothing changes."""
+
+    def convolutions(option):
+        calls = 0
+
+        def count(module, *_):
+            nonlocal calls
+            calls += isinstance(module, nn.Conv2d)
+
+        handle = nn.modules.module.register_module_forward_hook(count)
+        outcome = short_run(FOLDER, option, fresh=True)
+        handle.remove()
+        return calls, outcome
+
+    (plain, outcome), (saving, same) = convolutions(""), convolutions("--memory-saving")
+    assert plain < saving < 2 * plain
+    assert same_weights(outcome, same)
