@@ -15,12 +15,31 @@ def over_time(module: Any, x: Tensor) -> Tensor:
     return module(x.flatten(0, 1)).unflatten(0, x.shape[:2])  # [T*N, C, H, W] inside
 
 
+class StridedConv2d(nn.Conv2d):
+    """A convolution of stride 2 whose weights' gradient is right on maps of one column as well.
+
+    There oneDNN's in bfloat16 reads memory that nobody wrote (torch 2.14.1, on the CPU): gradients of any size, another
+    one in each run. Along an axis of one position every stride gives the same output, so it is taken with stride 1.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not x.is_cpu or min(x.shape[-2:]) > 1:
+            return super().forward(x)
+        stride = tuple(s if size > 1 else 1 for s, size in zip(self.stride, x.shape[-2:], strict=True))
+        return F.conv2d(x, self.weight, self.bias, stride, self.padding, self.dilation, self.groups)
+
+
+def _convolution(in_channels: int, out_channels: int, kernel: int, stride: int) -> nn.Conv2d:
+    kind = nn.Conv2d if stride == 1 else StridedConv2d
+    return kind(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False)
+
+
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+    return _convolution(in_channels, out_channels, 3, stride)
 
 
 def conv1x1(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
+    return _convolution(in_channels, out_channels, 1, stride)
 
 
 class _DepthwiseOnCPU(torch.autograd.Function):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.layers import HalvingDepthwise
+from models.layers import HalvingDepthwise, conv1x1, conv3x3
 
 
 @pytest.mark.parametrize("size", [(8, 6), (7, 7), (1, 1), (2, 5)])
@@ -34,3 +34,34 @@ def test_the_halving_depthwise_convolution_under_autocast():
     assert torch.equal(y, expected)
     y.float().square().sum().backward()
     assert x.grad.dtype == layer.weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("make", [conv1x1, conv3x3])
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (3, 1), (4, 1), (1, 2), (1, 4), (2, 2)])
+def test_gradients_on_maps_of_one_column_in_bfloat16(make, size):
+    """torch's own are whatever memory held before: here it holds large numbers."""
+    torch.manual_seed(0)
+    for channels in (8, 16, 32, 64):
+        layer = make(channels, 2 * channels, 2)
+        exact = torch.nn.Conv2d(channels, 2 * channels, layer.kernel_size, 2, layer.padding, bias=False).double()
+        exact.load_state_dict({name: value.bfloat16().double() for name, value in layer.state_dict().items()})
+        layer = layer.bfloat16()
+        for _ in range(4):
+            blocks = [torch.full((count,), 1e30) for count in (1000, 2304, 4608, 9216, 18432, 73728)]
+            del blocks
+            x, exact.weight.grad, layer.weight.grad = torch.rand(60, channels, *size).bfloat16(), None, None
+            y, expected = layer(x), exact(x.double())
+            torch.testing.assert_close(y.double(), expected, rtol=0.02, atol=0.02)
+            gradient = torch.rand_like(y)
+            y.backward(gradient)
+            expected.backward(gradient.double())
+            largest = exact.weight.grad.abs().max().item()
+            torch.testing.assert_close(layer.weight.grad.double(), exact.weight.grad, rtol=0.0, atol=0.02 * largest)
+
+
+def test_a_stride_along_one_position_changes_nothing_in_double_precision():
+    layer = conv3x3(3, 5, 2).double()
+    for size in ((1, 1), (4, 1), (1, 5)):
+        x = torch.rand(2, 3, *size, dtype=torch.float64)
+        expected = torch.nn.functional.conv2d(x, layer.weight, stride=2, padding=1)
+        torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
