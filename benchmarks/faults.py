@@ -9,6 +9,7 @@ jobs are kept in the folder: the same command goes on where it was interrupted.
 """
 
 import argparse
+import contextlib
 import ctypes
 import itertools
 import json
@@ -19,6 +20,7 @@ import select
 import shutil
 import signal
 import struct
+import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -126,7 +128,10 @@ class Runner:
         """Wait until the run is through and its processes are gone."""
         wait_for(self.through, f"a job of {self.record.agents} x {self.record.processes}", limit=600)
         self.record.left_over = len(surviving(self._workers_and_below))
-        self.jobs.close()  # also an agent whose peer was killed at the very end, for which it waits some minutes
+
+    def close(self) -> None:
+        """End what is left, also an agent whose peer was killed at the very end, for which it waits some minutes."""
+        self.jobs.close()
 
     def _workers_and_below(self) -> list[int]:
         agents = {agent.pid for agent in self.jobs.started}
@@ -197,8 +202,8 @@ def quiet_run(folder: Path, agents: int, processes: int) -> tuple[dict, float]:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         began = time.monotonic()
-        runner = Runner(Job(agents, processes), folder)
-        runner.finish()
+        with contextlib.closing(Runner(Job(agents, processes), folder)) as runner:
+            runner.finish()
         took.write_text(str(time.monotonic() - began))
     return outcome(folder / "out"), float(took.read_text())
 
@@ -208,8 +213,7 @@ def disturbed_run(folder: Path, record: Job, kills: int, writes: int, seed: str,
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     chance = random.Random(seed)
-    runner = Runner(record, folder)
-    try:
+    with contextlib.closing(Runner(record, folder)) as runner:
         while not runner.through():
             killed = record.agents_killed + record.workers_killed
             left = {"kills": kills - killed, "writes": writes - record.in_writes}
@@ -220,8 +224,6 @@ def disturbed_run(folder: Path, record: Job, kills: int, writes: int, seed: str,
             else:
                 runner.kill_anything(chance, chance.uniform(0.0, seconds))
         runner.finish()
-    finally:
-        runner.jobs.close()
     found = outcome(runner.out)
     record.differing = {part: differing_bits(found[part], expected[part]) for part in PARTS}
 
@@ -249,6 +251,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=Path("faults"), help="where it works and keeps finished jobs")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and so end what was started
     args.folder.mkdir(parents=True, exist_ok=True)
     results = args.folder / f"jobs_seed{args.seed}.json"
     jobs = [Job(**entry) for entry in json.loads(results.read_text())] if results.exists() else []

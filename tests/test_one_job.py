@@ -10,7 +10,7 @@ from pathlib import Path
 
 import processes
 import pytest
-from command import ROOT, assert_same_run, only
+from command import assert_same_run, only
 from jobs import DIGITS, latest
 
 import cifar.train
@@ -57,17 +57,32 @@ def test_workers_end_with_their_agent_and_a_new_job_takes_over(quiet, jobs, tmp_
     assert_same_run(quiet, only(tmp_path / "out"))
 
 
-def test_a_worker_whose_agent_is_gone_before_it_begins(tmp_path):
-    """Its parent is then another process, here a shell."""
-    command = [sys.executable, "-m", *DIGITS, "--output-dir", str(tmp_path / "out")]
-    done = subprocess.run(
-        ["sh", "-c", '"$@"; exit $?', "-", *command],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
-        env={**os.environ, "TORCHELASTIC_RUN_ID": "job", "RANK": "0", "WORLD_SIZE": "1"},
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert "error: the torchrun agent that started this process is gone" in done.stderr
+def as_worker(jobs, script, *options):
+    """A worker of torchrun, so its environment says, that a shell starts."""
+    env = {"TORCHELASTIC_RUN_ID": "job", "RANK": "0", "WORLD_SIZE": "1"}
+    return jobs.start("sh", "-c", script, "-", sys.executable, "-m", *DIGITS, *options, env=env)
+
+
+def test_a_worker_whose_agent_is_gone_before_it_begins(jobs, tmp_path):
+    status = tmp_path / "status"
+    shell = as_worker(jobs, f'("$@"; echo $? > {status}) &', "--output-dir", tmp_path / "out")  # an orphan
+    wait_for(lambda: status.exists() and status.read_text(), "its end")
+    assert status.read_text() == "1\n"
+    assert "error: the torchrun agent that started this process is gone" in jobs.printed(shell)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_worker_that_a_script_starts_ends_with_the_agent_too(jobs, tmp_path):
+    """The agent is what has torch loaded; the script goes on."""
+    script = ["sh", "-c", '"$@"; exit $?', "-", sys.executable, "-m", *DIGITS, "--output-dir", str(tmp_path / "out")]
+    agent = jobs.start(
+        sys.executable, "-c", f"import torch, subprocess; subprocess.run({script!r})",
+        env={"TORCHELASTIC_RUN_ID": "job", "RANK": "0", "WORLD_SIZE": "1"},
+    )  # fmt: skip
+    wait_for(lambda: latest(tmp_path / "out"), "a checkpoint")
+    agent.kill()
+    agent.wait()
+    wait_for(lambda: not jobs.living(), "the end of all processes", limit=30)
 
 
 def test_a_second_job_is_told_and_the_first_one_is_not_disturbed(quiet, tmp_path):

@@ -10,6 +10,8 @@ import ctypes
 import os
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 import torch.distributed as dist
@@ -26,21 +28,47 @@ def end_with_parent() -> None:
 
 
 def end_with_agent() -> None:
-    """In a worker of torchrun (or torch.distributed.launch): end with the agent that started it.
+    """In a worker of torchrun (or torch.distributed.launch): end with the agent that started it. On Linux.
 
     Raises:
         UserError: the agent is gone already.
     """
-    if not dist.is_torchelastic_launched():
+    if not dist.is_torchelastic_launched() or sys.platform != "linux":
         return
     end_with_parent()
-    if sys.platform == "linux" and not _runs_torch(os.getppid()):  # it may have ended before the line above
+    agent = _agent()  # looked for afterwards: it may have ended before
+    if agent is None:
         raise UserError("the torchrun agent that started this process is gone: start the job again")
+    if agent != os.getppid():  # a script between them may live on
+        threading.Thread(target=_end_with, args=(agent,), daemon=True).start()
 
 
-def _runs_torch(process: int) -> bool:
-    """Whether a process has torch's library loaded: an agent has; what adopts orphans (init, systemd, tini) has not."""
+def _agent() -> int | None:
+    """The nearest ancestor that has torch loaded, as agents have; what adopts orphans (init, systemd) has not."""
+    process = os.getppid()
+    while process > 0:
+        try:
+            if "libtorch" in Path(f"/proc/{process}/maps").read_text(encoding="utf-8", errors="replace"):
+                return process
+        except PermissionError:
+            if process != 1:
+                return process  # it cannot be told; init is no agent of another user
+        except OSError:
+            return None
+        process = _parent(process)
+    return None
+
+
+def _parent(process: int) -> int:
+    """0 where there is none."""
     try:
-        return "libtorch" in Path(f"/proc/{process}/maps").read_text(encoding="utf-8", errors="replace")
+        stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return False
+        return 0
+    return int(stat.rpartition(")")[2].split()[1])
+
+
+def _end_with(process: int) -> None:
+    while Path(f"/proc/{process}").exists():
+        time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGKILL)

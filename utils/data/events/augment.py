@@ -7,6 +7,7 @@ Extents are those of its released code for CIFAR10-DVS, as fractions of the side
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -71,12 +72,10 @@ def make_augmentation(names: str) -> Callable[[Tensor], Tensor] | None:
     unknown = [name for name in chosen if name not in AUGMENTATIONS]
     if unknown:
         raise UsageError(f"--augment {unknown[0]!r} is unknown: choose some of {', '.join(AUGMENTATIONS)}")
-    if not chosen:
-        return None
+    return partial(_in_turn, chosen) if chosen else None  # a partial can be sent to loading processes
 
-    def augment(frames: Tensor) -> Tensor:
-        for name in chosen:
-            frames = AUGMENTATIONS[name](frames)
-        return frames
 
-    return augment
+def _in_turn(names: list[str], frames: Tensor) -> Tensor:
+    for name in names:
+        frames = AUGMENTATIONS[name](frames)
+    return frames
