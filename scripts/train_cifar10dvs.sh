@@ -11,6 +11,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 data="${1:?usage: scripts/train_cifar10dvs.sh DATA_PATH [options]}"
 shift
+# the agent hands SIGUSR1 on to its workers, which save; by default it would end by it, and they with it
 exec "${PYTHON:-python}" -m torch.distributed.run --standalone --nproc-per-node="${NPROC:-1}" --max-restarts=3 \
+  --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 \
   -m cifar10dvs.train --dataset cifar10dvs --data-path "$data" --model dsnn_wide7b --connect_f OR --T 16 -b 16 \
   --lr 0.01 --epochs 64 --cos_lr_T 64 --amp --tb --checkpoint-every 30min --output-dir logs --resume auto "$@"

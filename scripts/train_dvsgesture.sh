@@ -11,7 +11,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 data="${1:?usage: scripts/train_dvsgesture.sh DATA_PATH [options]}"
 shift
+# the agent hands SIGUSR1 on to its workers, which save; by default it would end by it, and they with it
 exec "${PYTHON:-python}" -m torch.distributed.run --standalone --nproc-per-node="${NPROC:-1}" --max-restarts=3 \
+  --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 \
   -m dvsgesture.train --dataset dvsgesture --data-path "$data" --model dsnn_7b --connect_f OR --T 16 --T-train 12 -b 16 \
   --lr 0.001 --lr-scheduler step --step-size 64 --gamma 0.1 --epochs 192 --amp --tb --checkpoint-every 30min \
   --output-dir logs --resume auto "$@"

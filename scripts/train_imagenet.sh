@@ -13,6 +13,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 data="${1:?usage: scripts/train_imagenet.sh DATA_PATH [options]}"
 shift
+# the agent hands SIGUSR1 on to its workers, which save; by default it would end by it, and they with it
 exec "${PYTHON:-python}" -m torch.distributed.run --standalone --nproc-per-node="${NPROC:-8}" --max-restarts=3 \
+  --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 \
   -m imagenet.train --data-path "$data" --model dsnn18 --connect_f OR --T 4 -b 64 --lr 0.1 --epochs 320 --cos_lr_T 320 \
   --amp --tb --cache-dataset --print-freq 500 --checkpoint-every 30min --output-dir logs --resume auto "$@"

@@ -14,8 +14,10 @@ data="${1:?usage: NNODES=2 NPROC=4 RDZV=host:port scripts/train_imagenet_nodes.s
 shift
 # without this torchrun does not let another machine take the place of a lost one
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+# the agent hands SIGUSR1 on to its workers, which save; by default it would end by it, and they with it
 exec "${PYTHON:-python}" -m torch.distributed.run --nnodes="${NNODES:?how many machines}" \
   --nproc-per-node="${NPROC:?GPUs of each machine}" --rdzv-backend=c10d --rdzv-endpoint="${RDZV:?host:port}" \
   --rdzv-id="${RDZV_ID:-dsnn18}" --max-restarts=3 \
+  --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 \
   -m imagenet.train --data-path "$data" --model dsnn18 --connect_f OR --T 4 -b 64 --lr 0.1 --epochs 320 --cos_lr_T 320 \
   --amp --tb --cache-dataset --print-freq 500 --checkpoint-every 30min --output-dir logs --resume auto "$@"

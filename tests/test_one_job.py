@@ -11,6 +11,7 @@ from pathlib import Path
 import processes
 import pytest
 from command import assert_same_run, only
+from images import imagenet_tree
 from jobs import DIGITS, latest
 
 import cifar.train
@@ -83,6 +84,24 @@ def test_a_worker_that_a_script_starts_ends_with_the_agent_too(jobs, tmp_path):
     agent.kill()
     agent.wait()
     wait_for(lambda: not jobs.living(), "the end of all processes", limit=30)
+
+
+def test_a_signal_to_the_agent_has_its_workers_save(jobs, tmp_path):
+    """scripts/train_imagenet.sh: by SIGUSR1, which schedulers send, torchrun's agent would end, and so its workers."""
+    data = imagenet_tree(tmp_path / "data")
+    options = (
+        "--device cpu --train-crop-size 32 --val-resize-size 32 --val-crop-size 32 --width 4 --T 2 -b 4 -j 0 "
+        "--epochs 50 --checkpoint-every 1"
+    ).split()
+    agent = jobs.start(
+        "bash", "scripts/train_imagenet.sh", data, *options, "--output-dir", tmp_path / "out",
+        env={"NPROC": "2", "PYTHON": sys.executable, "XDG_CACHE_HOME": str(tmp_path / "cache")},
+    )  # fmt: skip
+    wait_for(lambda: latest(tmp_path / "out"), "a checkpoint")
+    os.kill(agent.pid, signal.SIGUSR1)
+    agent.wait(120)
+    assert "stopped: asked to stop; saved epoch" in jobs.printed(agent)
+    assert not jobs.living()
 
 
 def test_a_second_job_is_told_and_the_first_one_is_not_disturbed(quiet, tmp_path):
