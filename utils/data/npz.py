@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import zipfile
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 import numpy as np
 
@@ -19,7 +20,10 @@ from utils.runtime.errors import UserError
 from utils.runtime.files import open_regular
 
 ROOM = 128 << 20  # bytes that the arrays of any file may take, besides twice the file's own size
-_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_CHUNK = 1 << 20  # bytes that are read at a time
+_LENGTHS = {(1, 0): 2, (2, 0): 4}  # bytes of the number that says how long the header is, by version of the format
+_LONGEST = 10_000  # bytes of a header, as in numpy's own reader
+_ENTRY = re.compile(r"\s*'(descr|fortran_order|shape)'\s*:\s*('[^']*'|True|False|\([\d\s,]*\))\s*,?\s*")
 
 
 def write_npz(target: Path | IO[bytes], *, compress: bool = True, **arrays: np.ndarray) -> None:
@@ -74,17 +78,45 @@ def _read(file: IO[bytes], names: tuple[str, ...]) -> dict[str, np.ndarray]:
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> np.ndarray:
     """One array. Its member is known not to be too large; the array is as large as the member."""
     with archive.open(member) as stream:
-        version = np.lib.format.read_magic(stream)
-        if version not in _HEADERS:
-            raise ValueError(f"{name} is of version {version[0]}.{version[1]} of the .npy format: 1.0 and 2.0 are read")
-        shape, _, dtype = _HEADERS[version](stream)
-        content = member.file_size - stream.tell()
+        shape, dtype, order = _header(stream, name)
+        declared, content = math.prod(shape) * dtype.itemsize, member.file_size - stream.tell()
+        if declared != content:
+            raise ValueError(f"{name} declares {declared} bytes, and has {content}")
+        buffer = bytearray(content)
+        at = 0
+        while chunk := stream.read(_CHUNK):
+            buffer[at : at + len(chunk)] = chunk
+            at += len(chunk)
+    if at < content:
+        raise ValueError(f"{name} ends {content - at} bytes early")
+    return np.ndarray(shape, dtype, buffer, order=order)
+
+
+def _header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype, Literal["C", "F"]]:
+    """Shape, type and order that the header of a .npy file declares.
+
+    numpy reads the header, a dict as Python writes it, with the parser of Python's own source. In Python 3.11 that
+    parser fails now and then when several threads use it ("AST constructor recursion depth mismatch"), and samples are
+    read by several threads.
+    """
+    version = np.lib.format.read_magic(stream)
+    if version not in _LENGTHS:
+        raise ValueError(f"{name} is of version {version[0]}.{version[1]} of the .npy format: 1.0 and 2.0 are read")
+    length = _LENGTHS[version]
+    size = int.from_bytes(stream.read(length), "little")
+    if size > _LONGEST:
+        raise ValueError(f"{name} has a header of {size} bytes: {_LONGEST} at most are read")
+    text = stream.read(size).decode("latin1").strip()
+    entries = dict(_ENTRY.findall(text))
+    if _ENTRY.sub("", text) != "{}" or set(entries) != {"descr", "fortran_order", "shape"}:
+        raise ValueError(f"{name} declares no plain array: numbers or text are needed")
+    descr, fortran, shape = (entries[key] for key in ("descr", "fortran_order", "shape"))
+    if descr[0] != "'" or fortran not in ("True", "False") or shape[0] != "(":
+        raise ValueError(f"{name} declares no plain array: numbers or text are needed")
+    dtype = np.dtype(descr.strip("'"))
     if dtype.hasobject:
         raise ValueError(f"{name} holds objects: Object arrays cannot be loaded, save numbers alone")
     if dtype.kind not in "biufU" or not dtype.itemsize:
         raise ValueError(f"{name} is of type {dtype}: numbers or text are needed")
-    declared = math.prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or declared != content:
-        raise ValueError(f"{name} declares {declared} bytes, and has {content}")
-    with archive.open(member) as stream:
-        return np.lib.format.read_array(stream, allow_pickle=False)
+    sizes = tuple(int(number) for number in re.findall(r"\d+", shape))
+    return sizes, dtype, "F" if fortran == "True" else "C"
