@@ -21,7 +21,9 @@ setup(
         "tensorboard>=2.14",
         "PyYAML>=6",
     ],
+    entry_points={"console_scripts": ["full-spike=utils.commands:main"]},
     extras_require={
+        "completion": ["argcomplete>=3"],
         "synops": ["syops==0.0.5", "progress>=1.6"],
         "test": ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6.100"],
         "lint": ["ruff", "mypy"],

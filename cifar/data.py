@@ -2,47 +2,52 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision import datasets
-from torchvision.transforms import v2
 
-from utils.data.dataset import DataOptions, Datasets
+from cifar.options import DATASETS, ImageOptions
+from utils.data.dataset import Datasets
 from utils.data.digits import load_digits
-from utils.data.images.folder import load_splits
+from utils.data.images.options import KNOWN
 from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError, UserError
 from utils.runtime.memory import require
-from utils.runtime.options import option, positive_int
+
+if TYPE_CHECKING:
+    from torchvision.transforms import v2
 
 DIGITS = 1797  # of scikit-learn
-DATASETS = ("digits", "cifar10", "cifar100", "folder")
 
-# Channel means and standard deviations of the training images.
-CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
-CIFAR100 = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+Levels = tuple[Sequence[float], Sequence[float]]  # channel means and standard deviations
 
 
 def augment(size: int, *, flip: bool) -> list[v2.Transform]:
     """The usual for small images: a crop after padding by an eighth of the side (4 of 32), perhaps a flip."""
+    from torchvision.transforms import v2  # here and below: seconds to import, and digits need none of it
+
     return [v2.RandomCrop(size, padding=size // 8), *([v2.RandomHorizontalFlip()] if flip else [])]
 
 
 def transforms(size: int, mean: tuple, std: tuple, *, train: bool, resize: bool = False) -> v2.Compose:
     """PIL image -> normalised [C, size, size]."""
+    from torchvision.transforms import v2
+
     fit = [v2.Resize(size), v2.CenterCrop(size)] if resize else []
+    grey = [v2.Grayscale()] if len(mean) == 1 else []
     return v2.Compose(
         [
+            *grey,
             v2.ToImage(),
             *fit,
             *(augment(size, flip=True) if train else []),
             v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(mean, std),
+            v2.Normalize(list(mean), list(std)),
         ]
     )
 
@@ -58,22 +63,27 @@ class Digits(Dataset):
         scans = F.interpolate(scans, size=(size, size), mode="bilinear", align_corners=False)
         self.images = (scans - self.mean) / self.std  # [samples, 1, size, size]
         self.classes = torch.from_numpy(classes).long()
-        # crops must pad by black, which is not 0 once normalised
-        self.augment = v2.RandomCrop(size, padding=size // 8, fill=-self.mean / self.std) if train else None
+        self.padding = size // 8 if train else 0
 
     def __len__(self) -> int:
         return len(self.classes)
 
+    def name_of(self, index: int) -> str:
+        """Which of its part of the digits."""
+        return f"digit {index}"
+
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         image = self.images[index]
-        return (self.augment(image) if self.augment else image), int(self.classes[index])
+        if self.padding:  # by black, which is not 0 once normalised
+            image = padded_crop(image, self.padding, -self.mean / self.std)
+        return image, int(self.classes[index])
 
 
-@dataclass(frozen=True)
-class ImageOptions(DataOptions):
-    dataset: str = option("digits", ", ".join(DATASETS))
-    download: bool = option(False, "fetch CIFAR to --data-path first")
-    image_size: int = option(32, "side of the images in pixels", parse=positive_int)
+def padded_crop(image: Tensor, padding: int, fill: float) -> Tensor:
+    """A crop of the same size at random after padding, [C, H, W]; it draws as torchvision's `v2.RandomCrop` does."""
+    height, width = image.shape[-2:]
+    top, left = (int(torch.randint(0, 2 * padding + 1, size=())) for _ in range(2))
+    return F.pad(image, [padding] * 4, value=fill)[..., top : top + height, left : left + width]
 
 
 def load(options: ImageOptions, world: World, _T: int | None = None) -> Datasets:
@@ -84,7 +94,6 @@ def load(options: ImageOptions, world: World, _T: int | None = None) -> Datasets
         UserError: the data are missing or not what they should be.
     """
     name, size = options.dataset, options.image_size
-    recipe = {"dataset": name, "image_size": size}
     if name not in DATASETS:
         raise UsageError(f"--dataset {name!r} is unknown: choose one of {', '.join(DATASETS)}")
     held, channels = (DIGITS, 1) if name == "digits" else (options.batch_size, 3)
@@ -92,32 +101,67 @@ def load(options: ImageOptions, world: World, _T: int | None = None) -> Datasets
     if name == "digits":
         if options.data_path is not None:
             raise UsageError(f"--data-path {options.data_path} is not used for digits: choose a --dataset for it")
-        return Datasets(Digits(train=True, size=size), Digits(train=False, size=size), 10, 1, "digits_", recipe=recipe)
+        train, test = (Digits(train=split, size=size) for split in (True, False))
+        return _datasets(options, train, test, tuple(map(str, range(10))), ((Digits.mean,), (Digits.std,)))
     if options.data_path is None:
         raise UsageError(f"--dataset {name} needs --data-path: the folder that holds it")
-    root = Path(options.data_path)
-    if name == "folder":
-        chains = tuple(transforms(size, *CIFAR10, train=train, resize=True) for train in (True, False))
-        train, test = load_splits(root, ("train", "test"), chains, world, cache=options.cache_dataset)
-        return Datasets(
-            train, test, len(train.classes), 3, "folder_", recipe=recipe | {"files": train.index.fingerprint()}
-        )
-    kind, (mean, std), classes = {
-        "cifar10": (datasets.CIFAR10, CIFAR10, 10),
-        "cifar100": (datasets.CIFAR100, CIFAR100, 100),
-    }[name]
+    load_named = _load_folder if name == "folder" else _load_cifar
+    return load_named(options, Path(options.data_path), world)
+
+
+def _datasets(
+    options: ImageOptions, train: Any, test: Any, classes: tuple[str, ...], levels: Levels, **recipe: Any
+) -> Datasets:
+    size, (mean, std) = options.image_size, map(list, levels)
+    words = [options.dataset, *([f"{size}px"] if size != ImageOptions.image_size else []), *options.words()]
+    return Datasets(
+        train,
+        test,
+        len(classes),
+        len(mean),
+        "_".join(words) + "_",
+        grey=options.dataset == "folder" and len(mean) == 1 and options.channels is None,
+        classes=classes,
+        inputs={"channels": len(mean), "resize": size, "crop": size, "mean": mean, "std": std},
+        recipe={"dataset": options.dataset, "image_size": size, **recipe},
+    )
+
+
+def _load_folder(options: ImageOptions, root: Path, world: World) -> Datasets:
+    from utils.data.images.folder import ImageFolder, load_splits
+    from utils.data.images.levels import look_at
+
+    parts = load_splits(
+        root, ("test", "val"), world, cache=options.cache_dataset, split=options.split, seed=options.split_seed
+    )
+    _, levels = look_at(parts[0], options, "cifar10", world)
+    train, test = (
+        ImageFolder(part, transforms(options.image_size, *levels, train=train, resize=True))
+        for part, train in zip(parts, (True, False), strict=True)
+    )
+    mean, std = map(list, levels)
+    files = train.index.fingerprint()
+    return _datasets(options, train, test, tuple(train.classes), levels, files=files, mean=mean, std=std)
+
+
+def _load_cifar(options: ImageOptions, root: Path, world: World) -> Datasets:
+    from torchvision import datasets
+
+    name, size = options.dataset, options.image_size
+    kind = datasets.CIFAR100 if name == "cifar100" else datasets.CIFAR10
+    levels = KNOWN[name]
     if options.download:
         with world.main_only(f"downloading {name}") as main:
             if main:
                 _download(kind, root)
     try:
         train, test = (
-            kind(str(root), train=split, transform=transforms(size, mean, std, train=split, resize=size != 32))
+            kind(str(root), train=split, transform=transforms(size, *levels, train=split, resize=size != 32))
             for split in (True, False)
         )
     except RuntimeError:
         raise UserError(f"{root} does not hold {name}: add --download to fetch it there") from None
-    return Datasets(train, test, classes, 3, f"{name}_", recipe=recipe)
+    return _datasets(options, train, test, tuple(train.classes), levels)
 
 
 def _download(kind: type, root: Path) -> None:

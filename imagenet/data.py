@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torchvision.transforms import v2
 
-from utils.data.dataset import DataOptions, Datasets
-from utils.data.images.folder import evaluation_transform, load_splits, normalise
+from imagenet.options import Options
+from utils.data.dataset import Datasets
+from utils.data.images.folder import ImageFolder, evaluation_transform, load_splits, normalise
+from utils.data.images.levels import look_at
 from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError
 from utils.runtime.memory import require
-from utils.runtime.options import option, positive_int
 
 
-def transforms(train_crop: int, val_resize: int, val_crop: int) -> tuple[v2.Compose, v2.Compose]:
+def transforms(
+    train_crop: int, val_resize: int, val_crop: int, *levels: Sequence[float]
+) -> tuple[v2.Compose, v2.Compose]:
     """Training: a random crop of random size and shape, flipped half the time. Test: the shorter side resized, centre.
 
-    Both: PIL image -> normalised float32 [3, crop, crop].
+    Both: PIL image -> float32 [C, crop, crop], normalised by `levels` (see `normalise`).
     """
-    train = v2.Compose([v2.RandomResizedCrop(train_crop), v2.RandomHorizontalFlip(), *normalise()])
-    return train, evaluation_transform(val_resize, val_crop)
-
-
-@dataclass(frozen=True)
-class Options(DataOptions):
-    train_crop_size: int = option(224, "side in pixels", parse=positive_int)
-    val_resize_size: int = option(256, "shorter side before cropping, in pixels", parse=positive_int)
-    val_crop_size: int = option(224, "side in pixels", parse=positive_int)
+    train = v2.Compose([v2.RandomResizedCrop(train_crop), v2.RandomHorizontalFlip(), *normalise(*levels)])
+    return train, evaluation_transform(val_resize, val_crop, *levels)
 
 
 def load(options: Options, world: World, _T: int | None = None) -> Datasets:
@@ -47,8 +43,25 @@ def load(options: Options, world: World, _T: int | None = None) -> Datasets:
     largest = max(options.train_crop_size, resize)
     need = 4 * options.batch_size * 3 * largest**2
     require(need, torch.device("cpu"), f"a batch of images of {largest} pixels", "take a smaller size")
-    chains = transforms(options.train_crop_size, options.val_resize_size, options.val_crop_size)
-    train, test = load_splits(Path(options.data_path), ("train", "val"), chains, world, cache=options.cache_dataset)
-    sizes = ("train_crop_size", "val_resize_size", "val_crop_size")
-    recipe = {name: getattr(options, name) for name in sizes} | {"files": train.index.fingerprint()}
-    return Datasets(train, test, len(train.classes), recipe=recipe)
+    parts = load_splits(
+        Path(options.data_path), ("val", "test"), world, cache=options.cache_dataset, split=options.split,
+        seed=options.split_seed,
+    )  # fmt: skip
+    channels, levels = look_at(parts[0], options, "imagenet", world)
+    chains = transforms(options.train_crop_size, resize, crop, *levels)
+    train, test = (ImageFolder(part, chain) for part, chain in zip(parts, chains, strict=True))
+    usual = Options()
+    sizes = {name: getattr(options, name) for name in ("train_crop_size", "val_resize_size", "val_crop_size")}
+    parts_of_name = [f"{name[:-5].replace('_', '')}{n}" for name, n in sizes.items() if n != getattr(usual, name)]
+    mean, std = map(list, levels)
+    return Datasets(
+        train,
+        test,
+        len(train.classes),
+        channels,
+        "".join(f"{part}_" for part in (*parts_of_name, *options.words())),
+        grey=channels == 1 and options.channels is None,
+        classes=tuple(train.classes),
+        inputs={"channels": channels, "resize": resize, "crop": crop, "mean": mean, "std": std},
+        recipe=sizes | {"files": train.index.fingerprint(), "mean": mean, "std": std},
+    )

@@ -41,10 +41,13 @@ ARCHITECTURE = {  # any other file of models/
     "models.accumulation", "models.connect", "models.firing", "models.layers", "models.neuron", "models.registry",
     "models.trunk",
 }  # fmt: skip
-DATA_SET = {"data": {*DATA, "utils.runtime"}}
+DATA_SET = {"options": {*DATA, "utils.runtime"}, "data": {*DATA, "utils.runtime"}}
 DATA_SET["train"] = {*DATA_SET["data"], "models", "utils.cli", "utils.launch", "utils.train.config"}
 # Commands, and what several of them share. A new command joins them.
-TOP_OF_UTILS = {"__init__", "cli", "factory", "fullspike", "launch", "plots", "sample_data", "show_events", "synops"}
+TOP_OF_UTILS = {
+    "__init__", "arguments", "cli", "commands", "completion", "factory", "fullspike", "inspection", "job", "launch",
+    "plots", "report", "sample_data", "show_events", "summary", "synops", "testing", "training",
+}  # fmt: skip
 
 
 def modules(root, packages):
@@ -84,7 +87,8 @@ def table(found):
     files = {".".join(name.split(".")[:2]) for name in found if name.startswith("models.")}
     rows = {"models": files, **dict.fromkeys(files, ARCHITECTURE), **MODELS, **UTILS}
     for name in DATA_SETS:
-        rows |= {f"{name}.{file}": {f"{name}.data", *parts} for file, parts in DATA_SET.items()}
+        rows |= {f"{name}.{file}": {f"{name}.options", *parts} for file, parts in DATA_SET.items()}
+        rows[f"{name}.train"] |= {f"{name}.data"}
     return rows
 
 

@@ -160,8 +160,33 @@ def test_options_of_the_network_that_it_does_not_have(tmp_path):
 
 def test_the_recipe_that_a_checkpoint_keeps_is_all_of_it(first, tmp_path):
     """What changes within a run is said, whichever option it is."""
-    options = (*TINY, *OPTIONS, "--epochs", 3, "--cos_lr_T", 2, "--seed", 2020, "--label-smoothing", 0.1)
-    succeed(TRAIN, "--config", first / "config.yaml", "--output-dir", tmp_path, "--epochs", 1, "--cos_lr_T", 2)
+    options = (
+        *TINY,
+        *OPTIONS,
+        "--epochs",
+        3,
+        "--cos_lr_T",
+        2,
+        "--seed",
+        2020,
+        "--label-smoothing",
+        0.1,
+        "--name",
+        "run",
+    )
+    start = (
+        "--config",
+        first / "config.yaml",
+        "--output-dir",
+        tmp_path,
+        "--epochs",
+        1,
+        "--cos_lr_T",
+        2,
+        "--name",
+        "run",
+    )
+    succeed(TRAIN, *start)
     text = succeed(TRAIN, *options, "--momentum", 0.5, "--output-dir", tmp_path, "--resume", "auto")
     (line,) = (line for line in text.splitlines() if line.startswith("warning: options changed"))
     for change in ("label_smoothing 0.0 -> 0.1", "momentum 0.9 -> 0.5"):
@@ -198,6 +223,7 @@ def test_other_files_are_said_between_epochs_and_refused_inside_one(tmp_path):
 
 @pytest.mark.parametrize("change", [("--image-size", 16), ("--amp",), ("--label-smoothing", 0.1)])
 def test_what_changes_a_step_is_said_on_resuming(first, tmp_path, change):
-    succeed(TRAIN, *TINY, "--epochs", 1, "--cos_lr_T", 3, "--output-dir", tmp_path)
-    text = succeed(TRAIN, *TINY, "--epochs", 2, "--cos_lr_T", 3, "--output-dir", tmp_path, "--resume", "auto", *change)
+    options = (*TINY, "--cos_lr_T", 3, "--output-dir", tmp_path, "--name", "run")
+    succeed(TRAIN, *options, "--epochs", 1)
+    text = succeed(TRAIN, *options, "--epochs", 2, "--resume", "auto", *change)
     assert f"{change[0].removeprefix('--').replace('-', '_')} " in text.split("options changed")[1]

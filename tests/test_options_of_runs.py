@@ -1,11 +1,14 @@
 """What each option does that leaves the weights of a run as they are; those that change them are in test_options.py."""
 
+import csv
 import ctypes
+import math
 import platform
 import re
 import resource
 import sys
 from functools import partial
+from pathlib import Path
 
 import processes
 import pytest
@@ -83,6 +86,14 @@ def test_output_dir(short_run, tmp_path):
     assert same_weights(there, short_run(FOLDER))
 
 
+def test_name(short_run, tmp_path):
+    named = short_run(FOLDER, "--name mine", out=tmp_path)
+    assert named.folder == tmp_path / "mine"
+    assert same_weights(named, short_run(FOLDER))
+    for wrong in ("a/b", "..", " "):
+        assert "is no folder's name" in refused(FOLDER, *named.command, "--name", wrong, status=2)
+
+
 def test_start_epoch(short_run):
     """The first epoch's number, the learning rate of that epoch and its order of the images."""
     first, second = (
@@ -103,9 +114,9 @@ def test_resume(short_run, tmp_path):
 
 
 def test_overwrite(short_run, tmp_path):
-    first = short_run(FOLDER, "--seed 3 --epochs 2 --cos_lr_T 1", out=tmp_path)
+    first = short_run(FOLDER, "--name run --seed 3 --epochs 2 --cos_lr_T 1", out=tmp_path)
     assert "holds a run already" in refused(FOLDER, *first.command, status=2)
-    second = short_run(FOLDER, "--overwrite --epochs 1", out=tmp_path)
+    second = short_run(FOLDER, "--name run --overwrite --epochs 1", out=tmp_path)
     assert same_weights(second, short_run(FOLDER))
     assert [entry["epoch"] for entry in second.entries] == [0]
 
@@ -139,6 +150,24 @@ def test_ema(short_run):
         losses = {name: score["loss"] for name, score in trained.entries[0][part].items()}
         assert scores(succeed(*command, *option.split())) == pytest.approx(losses, abs=1e-4)
     assert trained.entries[0]["test"] != trained.entries[0]["ema"]
+
+
+def test_predictions(short_run, tmp_path):
+    """The table says of each image what the scores say of all."""
+    trained = short_run(FOLDER)
+    path = tmp_path / "tables" / "said.csv"
+    command = (FOLDER, *trained.command, "--resume", "auto", "--test-only", "--predictions", path)
+    text = succeed(*command)
+    assert f"wrote {path}" in text
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3 * trained.entries[0]["test"]["fsnn"]["count"]
+    for name, score in trained.entries[0]["test"].items():
+        mine = [row for row in rows if row["readout"] == name]
+        assert 100 * sum(row["class"] == row["top1"] for row in mine) / len(mine) == pytest.approx(score["acc1"])
+        losses = [-math.log(float(row[f"p{1 if row['class'] == row['top1'] else 2}"])) for row in mine]  # of 2 classes
+        assert sum(losses) / len(losses) == pytest.approx(score["loss"], abs=1e-4)
+    assert all(Path(row["path"]).parent.name == row["class"] for row in rows)
 
 
 def test_detach(short_run, tmp_path):

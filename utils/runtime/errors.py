@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
 import select
@@ -56,6 +57,11 @@ def _reader_is_gone() -> bool:
     return any(state & (select.POLLERR | select.POLLHUP) for _, state in output.poll(0))
 
 
+def warn(message: str) -> None:
+    """A line on standard error that says what is not as it should be, and no reason to stop."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
 def run_command(main: Callable[[], int | None]) -> int:
     """Run a command's main function and return its exit status; a user's error is printed as one line.
 
@@ -64,6 +70,8 @@ def run_command(main: Callable[[], int | None]) -> int:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
+    # whether nvcc has a GPU beside it concerns no command here
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     label = UserError.label
     try:
         try:

@@ -31,19 +31,29 @@ class OptionsParser:
     """A command line whose result is a dataclass of dataclasses.
 
     Args:
-        description: what --help says first.
+        doc: a command's docstring, see `options.Parser`.
         config: a dataclass whose fields are groups, e.g. `data: Annotated[DataOptions, "title in --help"]`. An option's
             name must not stand in two of them.
         classes: other classes for some of its fields, usually with more options.
+        program: what is typed to start it, e.g. "python -m cifar.train"; by default the name of the script.
+        shown: what --help gives as defaults of options that have none here.
         defaults: of options, in place of those that the classes have.
     """
 
     def __init__(
-        self, description: str, config: type, classes: Mapping[str, type] | None = None, **defaults: Any
+        self,
+        doc: str,
+        config: type,
+        classes: Mapping[str, type] | None = None,
+        *,
+        program: str | None = None,
+        shown: Mapping[str, Any] | None = None,
+        **defaults: Any,
     ) -> None:
+        self.program = program
         self._config = config
         self._classes: dict[str, type] = {**typing.get_type_hints(config), **(classes or {})}
-        self._parser = Parser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        self._parser = Parser(doc, prog=program, usage=f"{program or '%(prog)s'} [options]")
         self._parser.add_argument(
             "--config", metavar="FILE.yaml", help="options by name, e.g. a run's config.yaml; this command line wins"
         )
@@ -57,9 +67,12 @@ class OptionsParser:
                     raise ValueError(f"two groups have an option {item.name!r}: rename one")
                 self._options[item.name] = item
                 self._defaults[item.name] = defaults.pop(item.name, of.default)
-                item.add_to(added, self._defaults[item.name])
+                item.add_to(added, self._defaults[item.name], (shown or {}).get(item.name))
         if defaults:
             raise ValueError(f"there is no option {next(iter(defaults))!r} to give a default to")
+        older = [flag for item in self._options.values() for flag in item.flags if "_" in flag]
+        if older:
+            self._parser.epilog = f"{self._parser.epilog or ''}\n\nspelled as in the released code: {', '.join(older)}"
 
     @property
     def defaults(self) -> Any:
@@ -155,6 +168,8 @@ def to_yaml(config: Any, about: Mapping[str, Any] | None = None) -> str:
         values = {
             of.name: getattr(options, of.name) for of in dataclasses.fields(options) if of.metadata["option"].lasting
         }
+        if not values:
+            continue
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
         parts.append(
             f"# {title.split(' (')[0]}\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)}"

@@ -6,14 +6,20 @@ import argparse
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
-from torch import nn, optim
-from torch.optim import lr_scheduler
-
+from utils.runtime.deferred import Deferred
 from utils.runtime.errors import UsageError
 from utils.runtime.options import above, fraction, natural, non_negative, option, positive_int
 
-Schedule = lr_scheduler.LRScheduler
+if TYPE_CHECKING:
+    from torch import nn, optim
+    from torch.optim import lr_scheduler
+else:  # the options and their tables are read for --help, which must not wait for torch
+    optim = Deferred("torch.optim")
+    lr_scheduler = Deferred("torch.optim.lr_scheduler")
+
+Schedule: TypeAlias = "lr_scheduler.LRScheduler"
 
 
 def _betas(text: str) -> tuple[float, float]:
