@@ -54,6 +54,22 @@ def test_equals_spikingjellys_nodes(name, surrogate, T, dtype):
         assert torch.equal(gradient, again[1])
 
 
+@pytest.mark.parametrize("name", sorted(NEURONS))
+def test_another_threshold_and_a_gain(name):
+    torch.manual_seed(1)
+    theirs = STOCK[name](
+        step_mode="m", detach_reset=True, surrogate_function=STOCK_SURROGATE["sigmoid"], v_threshold=0.5
+    )
+    ours = use_fused(neuron_factory(name)(threshold=0.5, gain=0.125))
+    x, weights = torch.randn(2, 4, 3, 200) * torch.tensor([6.0, 1.0]).view(2, 1, 1, 1)
+    spikes, gradient, of_parameters = run(ours, x, weights)
+    expected, expected_gradient, expected_of_parameters = run(theirs, x * 0.125, weights)
+    assert 0 < spikes.mean() < 1
+    assert torch.equal(spikes, expected)
+    torch.testing.assert_close(gradient, expected_gradient * 0.125, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(of_parameters, expected_of_parameters, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.slow
 def test_many_time_steps_and_an_odd_tau():
     torch.manual_seed(0)
@@ -138,17 +154,24 @@ def test_the_sigmoids_derivative_for_half_types(alpha):
     torch.testing.assert_close(slope[~near], expected[~near], rtol=0, atol=1e-7 * alpha)
 
 
+def uncompiled(function, rule, *_kind):
+    return lambda operands, *tensors: function(operands, *tensors, rule)
+
+
 @pytest.mark.parametrize("file", test_parity.FILES)
 def test_matches_the_released_code(file, monkeypatch):
     """The formulas, for every join; that compiling changes nothing is for the test below."""
-
-    def uncompiled(function, rule, *kind):
-        return lambda operands, *tensors: function(operands, *tensors, rule)
-
     monkeypatch.setattr(compilation, "compiled", uncompiled)
     meta = json.loads((test_parity.GOLDENS / file).read_text())["meta"]
     # hooks on neurons would be served by the neurons themselves: here whole layers are fused
     test_parity.check(file, use_fused(test_parity.build(meta)), observe=False)
+
+
+@pytest.mark.parametrize("file", test_parity.SPIKFORMERS)
+def test_matches_the_released_spikformer(file, monkeypatch):
+    monkeypatch.setattr(compilation, "compiled", uncompiled)
+    model, golden = test_parity.build_spikformer(file)
+    test_parity.check_spikformer(use_fused(model), golden, observe=False)
 
 
 @pytest.mark.parametrize(
@@ -157,11 +180,12 @@ def test_matches_the_released_code(file, monkeypatch):
         ("dsnn18", {}, True),
         ("dsnn18", {"neuron": "LIF", "stem": "cifar", "connect_f": "XOR"}, False),
         ("spiking_resnet18", {"neuron": "PLIF", "surrogate": "atan"}, True),
+        ("ds_spikformer_4_384", {"depth": 1, "heads": 2, "width": 16}, True),
     ],
 )
 def test_networks_equal_those_of_spikingjellys_nodes_and_torchs_batch_norms(name, options, channels_last):
     torch.manual_seed(0)
-    ours = use_fused(create_model(name, width=8, num_classes=10, T=2, **options))
+    ours = use_fused(create_model(name, **{"width": 8, "num_classes": 10, "T": 2, **options}))
     if channels_last:
         ours = ours.to(memory_format=torch.channels_last)
     theirs = stock(ours)
@@ -177,7 +201,10 @@ def test_networks_equal_those_of_spikingjellys_nodes_and_torchs_batch_norms(name
     for ours_, theirs_ in zip(ours.buffers(), theirs.buffers(), strict=True):
         assert torch.equal(ours_, theirs_)  # the running means of the last layer depend on every spike
     for a, b, truth in zip(*gradients, strict=True):
-        assert (b - truth).norm() <= 3 * (a - truth).norm() + 1e-6 * truth.norm() + 1e-6
+        if truth.norm() < 1e-12:  # a bias that a batch norm follows: rounding alone
+            assert b.norm() < 1e-5
+        else:
+            assert (b - truth).norm() <= 3 * (a - truth).norm() + 1e-6 * truth.norm() + 1e-6
     for training in (True, False):
         with torch.no_grad():
             results = [model.train(training)(x) for model in (theirs, ours)]
@@ -219,7 +246,6 @@ def test_hooks_on_joins_see_both_sides():
 @pytest.mark.parametrize(
     "options",
     [
-        {"v_threshold": 0.5},
         {"v_reset": None},
         {"detach_reset": False},
         {"surrogate_function": STOCK_SURROGATE["sigmoid"].__class__(4.0, spiking=False)},
