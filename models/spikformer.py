@@ -142,15 +142,15 @@ class SelfAttention(Block):
 
     def product(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Q K^T V in each head, whole numbers [T, N, C, H, W], of three such tensors of 0/1."""
-        size = q.shape
-        q, k, v = (x.unflatten(2, (self.heads, -1)).flatten(4) for x in (q, k, v))  # [T, N, heads, d, L]
-        if self.products == "qk" or (self.products == "auto" and q.shape[-2] > q.shape[-1]):
-            counts = self.product1(q.mT, k)  # [.., L, L]
-            result = self.product2(v, counts.mT)  # [.., d, L]
+        size = q.shape[-2:]  # heads below are [T, N, heads, L, d], as they lie in memory if channels are last
+        q, k, v = (x.flatten(3).mT.unflatten(3, (self.heads, -1)).transpose(2, 3) for x in (q, k, v))
+        if self.products == "qk" or (self.products == "auto" and q.shape[-1] > q.shape[-2]):
+            counts = self.product1(q, k.mT)  # [.., L, L]
+            result = self.product2(v.mT, counts.mT).mT
         else:
-            counts = self.product1(k, v.mT)  # [.., d, d]
-            result = self.product2(q.mT, counts).mT  # [.., d, L]
-        return result.reshape(size)
+            counts = self.product1(k.mT, v)  # [.., d, d]
+            result = self.product2(q, counts)
+        return result.transpose(2, 3).flatten(3).mT.unflatten(3, size)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         q, k, v = (_layer(self, name).fire(x)[0] for name in "qkv")
