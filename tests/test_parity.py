@@ -10,6 +10,7 @@ from fill import GOLDENS, frames, images, probe, published_state, targets
 from spikingjelly.activation_based.neuron import BaseNode
 
 from models import create_model, load_published, to_published
+from utils.runtime.hooks import hooked, watch_spikes
 
 FILES = sorted(p.name for p in GOLDENS.glob("golden_*.json") if "syops" not in p.name)
 RELATIVE = 1e-9
@@ -28,21 +29,19 @@ def build(meta, **options):
     return model
 
 
-def run(model, observe=True):
-    """Both logits, the training loss and, if they are to be observed, every neuron's firing rate."""
+def run(model):
+    """Both logits, the training loss and every neuron's firing rate."""
     x = frames() if model.event_frames else images()
     rates = {}
-    handles = [
-        module.register_forward_hook(lambda _m, _i, spikes, name=name: rates.__setitem__(name, spikes.mean().item()))
-        for name, module in model.named_modules()
-        if observe and isinstance(module, BaseNode)
-    ]
-    outputs = model(x)
-    for handle in handles:
-        handle.remove()
+    neurons = {name: module for name, module in model.named_modules() if isinstance(module, BaseNode)}
+    with hooked(
+        watch_spikes(neuron, lambda spikes, name=name: rates.__setitem__(name, spikes.mean().item()))
+        for name, neuron in neurons.items()
+    ):
+        outputs = model(x)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     loss = sum(F.cross_entropy(logits, targets()) for logits in outputs)
-    return outputs, loss, rates if observe else None
+    return outputs, loss, rates
 
 
 def assert_outputs(golden, mode, outputs, loss, rates):
@@ -50,8 +49,7 @@ def assert_outputs(golden, mode, outputs, loss, rates):
         for ours, theirs in zip(logits.tolist(), golden[name], strict=True):
             assert ours == approx(theirs)
     assert loss.item() == approx(golden[f"{mode}_loss"])
-    if rates is not None:
-        assert rates == approx(golden[f"{mode}_firing_rate"])
+    assert rates == approx(golden[f"{mode}_firing_rate"])
 
 
 def assert_projections(ours, golden):
@@ -79,13 +77,13 @@ def test_matches_the_released_code(file):
     check(file, build(json.loads((GOLDENS / file).read_text())["meta"]))
 
 
-def check(file, model, observe=True):
+def check(file, model):
     """The model, filled as the golden's network was, against that golden in eval and in train mode."""
     golden = json.loads((GOLDENS / file).read_text())
     with torch.no_grad():
-        assert_outputs(golden, "eval", *run(model.eval(), observe))
+        assert_outputs(golden, "eval", *run(model.eval()))
 
-    outputs, loss, rates = run(model.train(), observe)
+    outputs, loss, rates = run(model.train())
     assert_outputs(golden, "train", outputs, loss, rates)
     loss.backward()
 
