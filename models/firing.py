@@ -37,6 +37,7 @@ class SpikingLayer(NamedTuple):
         steps = x.shape[:2]
         result = fused.layer(y.unflatten(0, steps), self.neuron, self.norm, self.join, identity, T)
         if result is not None:
+            self.neuron.fired(result[1])
             return result
         current = self.norm(y).unflatten(0, steps)
         if T is not None:

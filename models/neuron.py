@@ -7,6 +7,7 @@ reset to 0, and the reset detached from the graph (SEW-ResNet, arXiv:2102.04159,
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ import torch
 from spikingjelly.activation_based import neuron as sj_neuron
 from spikingjelly.activation_based import surrogate as sj_surrogate
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from . import fused
 from .fused import NeuronSpec
@@ -40,7 +42,30 @@ class FromRest:
     use_fused = False  # set by `use_fused`: compiled layers in place of spikingjelly's code
     surrogate_function: Any
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._watchers: OrderedDict[int, Callable[[Tensor], None]] = OrderedDict()
+
+    def watch_spikes(self, see: Callable[[Tensor], None]) -> RemovableHandle:
+        """Have `see` called with this neuron's own spikes [T, N, *] at each forward pass, until the handle is removed.
+
+        Unlike a forward hook it leaves fused layers on: those have the spikes, and never the current.
+        """
+        handle = RemovableHandle(self._watchers)
+        self._watchers[handle.id] = see
+        return handle
+
+    def fired(self, spikes: Tensor) -> None:
+        """Tell those who watch; of a fused layer, in which the neuron itself is not called, the layer does."""
+        for see in self._watchers.values():
+            see(spikes)
+
     def multi_step_forward(self, x_seq: Tensor, *args: Tensor, **kwargs: object) -> Tensor:
+        spikes = self._spikes(x_seq)
+        self.fired(spikes)
+        return spikes
+
+    def _spikes(self, x_seq: Tensor) -> Tensor:
         result = fused.layer(x_seq, self)
         if result is not None:
             return result[0]

@@ -10,6 +10,7 @@ from fill import GOLDENS, filled, frames, images, probe, published_state, target
 from spikingjelly.activation_based.neuron import BaseNode
 
 from models import create_model, load_published, to_published
+from utils.runtime.hooks import hooked, watch_spikes
 
 FILES = sorted(p.name for p in GOLDENS.glob("golden_*.json") if not {"syops", "spikformer"} & set(p.name.split("_")))
 SPIKFORMERS = {  # golden -> the published network that has its kind of layers
@@ -33,21 +34,19 @@ def build(meta, **options):
     return model
 
 
-def run(model, observe=True, size=64):
-    """Both logits, the training loss and, if they are to be observed, every neuron's firing rate."""
+def run(model, size=64):
+    """Both logits, the training loss and every neuron's firing rate."""
     x = frames() if model.event_frames else images(size=size)
     rates = {}
-    handles = [
-        module.register_forward_hook(lambda _m, _i, spikes, name=name: rates.__setitem__(name, spikes.mean().item()))
-        for name, module in model.named_modules()
-        if observe and isinstance(module, BaseNode)
-    ]
-    outputs = model(x)
-    for handle in handles:
-        handle.remove()
+    neurons = {name: module for name, module in model.named_modules() if isinstance(module, BaseNode)}
+    with hooked(
+        watch_spikes(neuron, lambda spikes, name=name: rates.__setitem__(name, spikes.mean().item()))
+        for name, neuron in neurons.items()
+    ):
+        outputs = model(x)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     loss = sum(F.cross_entropy(logits, targets()) for logits in outputs)
-    return outputs, loss, rates if observe else None
+    return outputs, loss, rates
 
 
 def assert_outputs(golden, mode, outputs, loss, rates):
@@ -55,8 +54,7 @@ def assert_outputs(golden, mode, outputs, loss, rates):
         for ours, theirs in zip(logits.tolist(), golden[name], strict=True):
             assert ours == approx(theirs)
     assert loss.item() == approx(golden[f"{mode}_loss"])
-    if rates is not None:
-        assert rates == approx(golden[f"{mode}_firing_rate"])
+    assert rates == approx(golden[f"{mode}_firing_rate"])
 
 
 def assert_projections(ours, golden):
@@ -95,11 +93,11 @@ def test_matches_the_released_spikformer(file):
     check_spikformer(*build_spikformer(file))
 
 
-def check_spikformer(model, golden, observe=True):
+def check_spikformer(model, golden):
     size = golden["meta"]["image"]
     with torch.no_grad():
-        assert_outputs(golden, "eval", *named(model, *run(model.eval(), observe, size)))
-    outputs, loss, rates = run(model.train(), observe, size)
+        assert_outputs(golden, "eval", *named(model, *run(model.eval(), size)))
+    outputs, loss, rates = run(model.train(), size)
     assert_outputs(golden, "train", *named(model, outputs, loss, rates))
     loss.backward()
     gradients = renamed(model, {name: p.grad for name, p in model.named_parameters()})
@@ -119,7 +117,7 @@ def check_spikformer(model, golden, observe=True):
 
 def named(model, outputs, loss, rates):
     """Firing rates under the release's names of neurons."""
-    return outputs, loss, rates and {name.replace("position.", "patch_embed."): rate for name, rate in rates.items()}
+    return outputs, loss, {name.replace("position.", "patch_embed."): rate for name, rate in rates.items()}
 
 
 @pytest.mark.parametrize(("release", "size"), [name.split() for name in json.loads(COUNTS.read_text())])
@@ -139,13 +137,13 @@ def test_matches_the_released_code(file):
     check(file, build(json.loads((GOLDENS / file).read_text())["meta"]))
 
 
-def check(file, model, observe=True):
+def check(file, model):
     """The model, filled as the golden's network was, against that golden in eval and in train mode."""
     golden = json.loads((GOLDENS / file).read_text())
     with torch.no_grad():
-        assert_outputs(golden, "eval", *run(model.eval(), observe))
+        assert_outputs(golden, "eval", *run(model.eval()))
 
-    outputs, loss, rates = run(model.train(), observe)
+    outputs, loss, rates = run(model.train())
     assert_outputs(golden, "train", outputs, loss, rates)
     loss.backward()
 
