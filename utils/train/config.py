@@ -63,6 +63,9 @@ class Recipe(OptimOptions):
     """What a step computes, with the optimizer's options and the schedule's: it must stay the same within a run."""
 
     label_smoothing: float = option(0.0, "of the cross entropy", parse=fraction)
+    clip_grad_norm: float | None = option(
+        None, "shorten the gradient of a step, all parameters together, to this norm", parse=above(0.0)
+    )
     accumulate: int = option(1, "batches whose mean gradient makes a step", parse=positive_int)
     ema_decay: float | None = option(None, "keep and evaluate averaged weights, e.g. 0.9999", parse=fraction)
     amp: bool = option(False, "mixed precision")
