@@ -69,6 +69,21 @@ class Digits(Dataset):
         return (self.augment(image) if self.augment else image), int(self.classes[index])
 
 
+def picture(options: ImageOptions, channels: int) -> v2.Compose:
+    """PIL image -> what a network reads [channels, size, size]: grey as the digits are, or RGB."""
+    size = options.image_size
+    if channels == 3:
+        return transforms(size, *(CIFAR100 if options.dataset == "cifar100" else CIFAR10), train=False, resize=True)
+    fit = [
+        v2.Grayscale(),
+        v2.Resize(size),
+        v2.CenterCrop(size),
+        v2.PILToTensor(),
+        v2.ToDtype(torch.float32, scale=True),
+    ]
+    return v2.Compose([*fit, v2.Normalize([Digits.mean], [Digits.std])])
+
+
 @dataclass(frozen=True)
 class ImageOptions(DataOptions):
     dataset: str = option("digits", ", ".join(DATASETS))

@@ -25,6 +25,13 @@ def transforms(train_crop: int, val_resize: int, val_crop: int) -> tuple[v2.Comp
     return train, evaluation_transform(val_resize, val_crop)
 
 
+def picture(options: Options, channels: int) -> v2.Compose:
+    """PIL image -> what a network of these options reads: [3, crop, crop]."""
+    if channels != 3:
+        raise UsageError(f"a network of ImageNet reads 3 channels, and this one {channels}: use another --data-set")
+    return evaluation_transform(options.val_resize_size, options.val_crop_size)
+
+
 @dataclass(frozen=True)
 class Options(DataOptions):
     train_crop_size: int = option(224, "side in pixels", parse=positive_int)

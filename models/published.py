@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .layers import ConvBN
+
 _POOL = re.compile(r"^(layer\d+\.\d+)\.pool\.(.+)$")
 # what follows `pool.`: the stride-1 projection has no depthwise convolution and is nested one level less
 _PROJECTION = {"0.0.": "depthwise.", "0.1.": "pointwise.0.", "0.": "pointwise.0.", "1.": "pointwise.1."}
@@ -43,8 +45,9 @@ def _block_index(model: nn.Module) -> dict[str, int]:
 def from_published(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
     """A published state dict under our names, for `model.load_state_dict`.
 
-    Accepts `module.` prefixes, a state dict below a top-level key "model" or "net", and, for a model whose head serves
-    both streams, the head `fc_acc` that the release declares and never uses (it is left out).
+    Accepts `module.` prefixes and the `.module.` of spikingjelly's clock_driven containers, a state dict below a
+    top-level key "model" or "net", and, for a model whose head serves both streams, the head `fc_acc` that the release
+    declares and never uses (it is left out).
 
     Raises:
         ValueError: it is no mapping of names.
@@ -55,15 +58,21 @@ def from_published(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[str,
     index = _block_index(model)
     converted = {}
     for published, value in state_dict.items():
-        name = _our_name(published.removeprefix("module."), index)
+        # data-parallel training put `module.` in front, spikingjelly's clock_driven containers `.module.` inside
+        name = _our_name(published.removeprefix("module.").replace(".module.", "."), index)
         if name.startswith("aap.head.") and getattr(getattr(model, "aap", None), "head", None) is None:
             continue
         converted[name] = value
     return converted
 
 
-def to_published(model: nn.Module) -> dict[str, Tensor]:
-    """The model's state dict under the published names. A shared head has no second copy here."""
+def to_published(model: nn.Module, *, clock_driven: bool = False) -> dict[str, Tensor]:
+    """The model's state dict under the published names. A shared head has no second copy here.
+
+    Args:
+        clock_driven: with the `module` that spikingjelly's containers of layers had in their names before it was called
+            activation_based; in the trunk, as SEW-ResNet's releases have it.
+    """
     names = {str(i): name for name, i in _block_index(model).items()}
     published = {}
     for ours, value in model.state_dict().items():
@@ -80,7 +89,15 @@ def to_published(model: nn.Module) -> dict[str, Tensor]:
             )
             name = f"{names[index]}.pool.{rest}"
         published[name] = value
+    if clock_driven:
+        containers = [n for n, m in model.named_modules() if isinstance(m, ConvBN) and not n.startswith("aap.")]
+        published = {_in_container(name, containers): value for name, value in published.items()}
     return published
+
+
+def _in_container(name: str, containers: list[str]) -> str:
+    inside = next((c for c in containers if name.startswith(f"{c}.")), None)
+    return name if inside is None else f"{inside}.module{name.removeprefix(inside)}"
 
 
 def _is_dense_and_real(value: Any) -> bool:
