@@ -84,6 +84,15 @@ class Digits(Dataset):
         return self.transform(self.images[index]), int(self.classes[index])
 
 
+def picture(options: ImageOptions, channels: int) -> v2.Compose:
+    """PIL image -> what a network reads [channels, size, size]: grey as the digits are, or RGB."""
+    if channels == 3:
+        return transforms(options, *(CIFAR100 if options.dataset == "cifar100" else CIFAR10), resize=True)[1]
+    size = options.image_size
+    fit = [v2.Grayscale(), v2.Resize(size), v2.CenterCrop(size), v2.PILToTensor()]
+    return v2.Compose([*fit, v2.ToDtype(torch.float32, scale=True), v2.Normalize([Digits.mean], [Digits.std])])
+
+
 def load(options: ImageOptions, world: World, _T: int | None = None) -> Datasets:
     """The data set that --dataset names.
 

@@ -22,6 +22,13 @@ def _share(text: str) -> float:
     return above(0.0)(text)
 
 
+def picture(options: Options, channels: int) -> v2.Compose:
+    """PIL image -> what a network of these options reads: [3, crop, crop]."""
+    if channels != 3:
+        raise UsageError(f"a network of ImageNet reads 3 channels, and this one {channels}: use another --data-set")
+    return evaluation_transform(options.val_resize_size, options.val_crop_size)
+
+
 @dataclass(frozen=True)
 class Options(AugmentOptions):
     train_crop_size: int = option(224, "side in pixels", parse=positive_int)

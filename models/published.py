@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .layers import ConvBN
+
 _POOL = re.compile(r"^(layer\d+\.\d+)\.pool\.(.+)$")
 # what follows `pool.`: the stride-1 projection has no depthwise convolution and is nested one level less
 _PROJECTION = {"0.0.": "depthwise.", "0.1.": "pointwise.0.", "0.": "pointwise.0.", "1.": "pointwise.1."}
@@ -75,8 +77,9 @@ def _as_spikformer(model: Any, ours: str, value: Tensor) -> tuple[str, Tensor]:
 def from_published(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
     """A published state dict under our names, for `model.load_state_dict`.
 
-    Accepts `module.` prefixes, a state dict below a top-level key "model" or "net", and what releases declare and never
-    use, which is left out: the head `fc_acc` for a model whose head serves both streams, Spikformer's layer norms.
+    Accepts `module.` prefixes and the `.module.` of spikingjelly's clock_driven containers, a state dict below a
+    top-level key "model" or "net", and what releases declare and never use, which is left out: the head `fc_acc` for a
+    model whose head serves both streams, Spikformer's layer norms.
 
     Raises:
         ValueError: it is no mapping of names.
@@ -87,7 +90,8 @@ def from_published(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[str,
     index = _block_index(model)
     converted = {}
     for key, value in state_dict.items():
-        published = key.removeprefix("module.")
+        # data-parallel training put `module.` in front, spikingjelly's clock_driven containers `.module.` inside
+        published = key.removeprefix("module.").replace(".module.", ".")
         if _is_spikformer(model):
             if not _UNUSED_OF_SPIKFORMER.match(published):
                 name, value = _of_spikformer(published, value)
@@ -100,8 +104,13 @@ def from_published(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[str,
     return converted
 
 
-def to_published(model: nn.Module) -> dict[str, Tensor]:
-    """The model's state dict under the published names. A shared head has no second copy here."""
+def to_published(model: nn.Module, *, clock_driven: bool = False) -> dict[str, Tensor]:
+    """The model's state dict under the published names. A shared head has no second copy here.
+
+    Args:
+        clock_driven: with the `module` that spikingjelly's containers of layers had in their names before it was called
+            activation_based; in the trunk, as SEW-ResNet's releases have it.
+    """
     names = {str(i): name for name, i in _block_index(model).items()}
     published = {}
     for ours, value in model.state_dict().items():
@@ -120,7 +129,15 @@ def to_published(model: nn.Module) -> dict[str, Tensor]:
             )
             name = f"{names[index]}.pool.{rest}"
         published[name] = value
+    if clock_driven:
+        containers = [n for n, m in model.named_modules() if isinstance(m, ConvBN) and not n.startswith("aap.")]
+        published = {_in_container(name, containers): value for name, value in published.items()}
     return published
+
+
+def _in_container(name: str, containers: list[str]) -> str:
+    inside = next((c for c in containers if name.startswith(f"{c}.")), None)
+    return name if inside is None else f"{inside}.module{name.removeprefix(inside)}"
 
 
 def _is_dense_and_real(value: Any) -> bool:

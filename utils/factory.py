@@ -33,8 +33,13 @@ def warn(message: str) -> None:
     print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
-def add_network_arguments(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
-    """The arguments of `build_network`; optional: of a command that takes a network only with its checkpoint."""
+def add_network_arguments(parser: argparse.ArgumentParser, *, optional: bool = False, checkpoint: bool = True) -> None:
+    """The arguments of `build_network`.
+
+    Args:
+        optional: of a command that takes a network only with its checkpoint.
+        checkpoint: False for a command that names the checkpoint in its own way.
+    """
     parser.add_argument(
         "--model",
         required=not optional,
@@ -51,7 +56,8 @@ def add_network_arguments(parser: argparse.ArgumentParser, *, optional: bool = F
         help="any other option of the model, e.g. stem=cifar; may be repeated",
     )
     without = "no network" if optional else "random ones"
-    parser.add_argument("--checkpoint", type=Path, help=f"trained weights, ours or published; {without} without it")
+    if checkpoint:
+        parser.add_argument("--checkpoint", type=Path, help=f"trained weights, ours or published; {without} without it")
     parser.add_argument("--ema", action="store_true", help="the checkpoint's averaged weights (--ema-decay) instead")
     parser.add_argument("--factory", default="models", help="module that builds the networks (default: models)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")

@@ -63,20 +63,29 @@ def record_spikes(model: nn.Module, frames: Tensor, seed: int = 0) -> tuple[list
     return layers, outputs
 
 
-def spikes_figure(layers: Sequence[LayerSpikes], starts: Sequence[str] | None, title: str) -> Any:
+def spikes_figure(
+    layers: Sequence[LayerSpikes], starts: Sequence[str] | None, title: str, image: np.ndarray | None = None
+) -> Any:
     """A matplotlib figure: a raster, a spike being a dash within its time step, beside each layer's firing rates.
 
     Args:
         layers: first to last, from top to bottom; layer i lies between i and i + 1, its neurons evenly between these.
         starts: when each time step began, in words.
         title: above it all.
+        image: what they were fired at, to the left: [height, width, 3], uint8.
     """
     plt = pyplot()
     T, count = len(layers[0].rates), len(layers)
     height = 1.6 + 0.42 * count
-    figure, (raster, rates) = plt.subplots(
-        1, 2, figsize=(11, height), layout="constrained", sharey=True, width_ratios=(3, 2)
-    )
+    figure = plt.figure(figsize=(11 if image is None else 14, height), layout="constrained")
+    columns = figure.add_gridspec(1, 3, width_ratios=(0.01 if image is None else 2, 3, 2))
+    raster = figure.add_subplot(columns[1])
+    rates = figure.add_subplot(columns[2], sharey=raster)
+    rates.tick_params(axis="y", labelleft=False)
+    if image is not None:
+        shown = figure.add_subplot(columns[0])
+        shown.imshow(image)
+        shown.axis("off")
     for i, layer in enumerate(layers):
         steps, neurons = np.nonzero(layer.spikes)
         y = i + (neurons + 0.5) / len(layer.chosen)
@@ -102,9 +111,11 @@ def spikes_figure(layers: Sequence[LayerSpikes], starts: Sequence[str] | None, t
     return figure
 
 
-def spikes_picture(layers: Sequence[LayerSpikes], times: Times | None, title: str, path: Path) -> None:
+def spikes_picture(
+    layers: Sequence[LayerSpikes], times: Times | None, title: str, path: Path, image: np.ndarray | None = None
+) -> None:
     """Write `spikes_figure` as a PNG; times are those of the frames, one for each time step."""
     starts = [clock(start, whole=times[-1][1]) for start, _ in times] if times else None
-    figure = spikes_figure(layers, starts, title)
+    figure = spikes_figure(layers, starts, title, image)
     figure.savefig(path, dpi=120)
     pyplot().close(figure)
