@@ -1,16 +1,13 @@
 """What every registered network promises."""
 
-import ast
 import itertools
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
 import torchvision
 from torch import nn
 
-import models
 from models import (
     BOOLEAN_FUNCTIONS,
     CONNECT_FUNCTIONS,
@@ -266,32 +263,6 @@ def test_wrong_options_are_named_with_their_remedy(name, options, message):
 def test_inputs_of_another_shape_are_refused(name, shape):
     with pytest.raises(ValueError, match="input of shape"):
         small(name)(torch.randn(shape))
-
-
-RANKS = [  # a file imports from lower ranks alone, so there is no circle
-    {"connect", "layers", "recompute", "registry"},
-    {"accumulation", "fused"},
-    {"neuron"},
-    {"firing"},
-    {"trunk"},
-    {"net_7b", "resnet", "spikformer", "deploy", "published"},
-    {"__init__"},
-]
-
-
-def test_imports_go_one_way():
-    root = Path(models.__file__).parent
-    rank = {name: i for i, names in enumerate(RANKS) for name in names}
-    assert {path.stem for path in root.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()} == set(
-        rank
-    )
-    for path in root.rglob("*.py"):
-        inside = path.parent != root  # of the package fused
-        own = path.parent.name if inside else path.stem
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.level == 1 + inside:
-                modules = [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
-                assert all(rank[module] < rank[own] for module in modules), (path, modules)
 
 
 def test_a_name_is_registered_once():
