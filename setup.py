@@ -11,6 +11,7 @@ setup(
     license="MIT",
     python_requires=">=3.11.4",  # for the filters of tarfile
     packages=find_packages(include=["models*", "utils*", "cifar*", "cifar10dvs*", "dvsgesture*", "imagenet*"]),
+    package_data={"utils.deploy": ["body.c"]},
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",
@@ -25,6 +26,8 @@ setup(
     extras_require={
         "completion": ["argcomplete>=3"],
         "synops": ["syops==0.0.5", "progress>=1.6"],
+        "export": ["onnx>=1.19", "onnxruntime>=1.23"],
+        "nir": ["nir>=1.0.8"],
         "test": ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6.100"],
         "lint": ["ruff", "mypy"],
     },

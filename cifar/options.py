@@ -16,6 +16,7 @@ class ImageOptions(FolderOptions):
     dataset: str = option("digits", ", ".join(DATASETS))
     download: bool = option(False, "fetch CIFAR to --data-path first")
     image_size: int = option(32, "side of the images in pixels", parse=positive_int)
+    crop: bool = option(True, "pad training images by an eighth of the side and crop them at random", negatable=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -12,20 +12,39 @@ from imagenet.options import Options
 from utils.data.dataset import Datasets
 from utils.data.images.folder import ImageFolder, evaluation_transform, load_splits, normalise
 from utils.data.images.levels import look_at
+from utils.data.images.options import KNOWN
 from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError
 from utils.runtime.memory import require
 
+IMAGENET = KNOWN["imagenet"]
+
+
+def picture(options: Options, channels: int) -> v2.Compose:
+    """PIL image -> what a network of these options reads: [channels, crop, crop]."""
+    levels = options.numbers() or IMAGENET
+    if channels != len(levels[0]):
+        raise UsageError(f"a network of ImageNet reads 3 channels, and this one {channels}: use another --data-set")
+    sizes = (options.val_resize_size, options.val_crop_size)
+    return evaluation_transform(*sizes, *levels, interpolation=options.interpolation)
+
 
 def transforms(
-    train_crop: int, val_resize: int, val_crop: int, *levels: Sequence[float]
+    options: Options, mean: Sequence[float] = IMAGENET[0], std: Sequence[float] = IMAGENET[1]
 ) -> tuple[v2.Compose, v2.Compose]:
-    """Training: a random crop of random size and shape, flipped half the time. Test: the shorter side resized, centre.
+    """Training: a random crop of random size and shape, and random changes. Test: the shorter side resized, the centre.
 
-    Both: PIL image -> float32 [C, crop, crop], normalised by `levels` (see `normalise`).
+    Both: PIL image -> float32 [C, crop, crop], normalised (see `normalise`).
     """
-    train = v2.Compose([v2.RandomResizedCrop(train_crop), v2.RandomHorizontalFlip(), *normalise(*levels)])
-    return train, evaluation_transform(val_resize, val_crop, *levels)
+    crop = v2.RandomResizedCrop(
+        options.train_crop_size,
+        scale=(options.train_crop_scale, 1.0),
+        interpolation=v2.InterpolationMode(options.interpolation),
+    )
+    changes = options.changes(flips=options.flips(), fill=mean if len(mean) == 3 else [*mean] * 3)
+    train = v2.Compose([crop, *changes, *normalise(mean, std), *options.erasing()])
+    sizes = (options.val_resize_size, options.val_crop_size)
+    return train, evaluation_transform(*sizes, mean, std, interpolation=options.interpolation)
 
 
 def load(options: Options, world: World, _T: int | None = None) -> Datasets:
@@ -48,20 +67,20 @@ def load(options: Options, world: World, _T: int | None = None) -> Datasets:
         seed=options.split_seed,
     )  # fmt: skip
     channels, levels = look_at(parts[0], options, "imagenet", world)
-    chains = transforms(options.train_crop_size, resize, crop, *levels)
+    chains = transforms(options, *levels)
     train, test = (ImageFolder(part, chain) for part, chain in zip(parts, chains, strict=True))
-    usual = Options()
-    sizes = {name: getattr(options, name) for name in ("train_crop_size", "val_resize_size", "val_crop_size")}
-    parts_of_name = [f"{name[:-5].replace('_', '')}{n}" for name, n in sizes.items() if n != getattr(usual, name)]
+    sizes = ("train_crop_size", "train_crop_scale", "val_resize_size", "val_crop_size", "interpolation")
+    recipe = {name: getattr(options, name) for name in sizes} | options.recipe(options.flips())
     mean, std = map(list, levels)
     return Datasets(
         train,
         test,
         len(train.classes),
         channels,
-        "".join(f"{part}_" for part in (*parts_of_name, *options.words())),
+        "".join(f"{word}_" for word in options.words()),
         grey=channels == 1 and options.channels is None,
+        mix=options.mixing(len(train.classes)),
         classes=tuple(train.classes),
         inputs={"channels": channels, "resize": resize, "crop": crop, "mean": mean, "std": std},
-        recipe=sizes | {"files": train.index.fingerprint(), "mean": mean, "std": std},
+        recipe=recipe | {"files": train.index.fingerprint(), "mean": mean, "std": std},
     )

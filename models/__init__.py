@@ -1,10 +1,12 @@
 """Full-spike networks with the Auxiliary Accumulation Pathway (arXiv:2301.11929), and the baselines beside them."""
 
-from . import net_7b, resnet  # noqa: F401  (importing an architecture registers it)
+from . import graph, net_7b, resnet, spikformer  # noqa: F401  (importing an architecture registers it)
 from .accumulation import detach_aap
 from .connect import BOOLEAN_FUNCTIONS, CONNECT_FUNCTIONS
 from .deploy import fold_batchnorm
+from .graph import Stream, exact, quantize
 from .neuron import NEURONS, SURROGATES, use_fused
+from .pretrained import read_pretrained, save_pretrained
 from .published import from_published, load_published, to_published
 from .recompute import save_memory
 from .registry import create_model, list_models, model_options, register_model
@@ -14,15 +16,20 @@ __all__ = [
     "CONNECT_FUNCTIONS",
     "NEURONS",
     "SURROGATES",
+    "Stream",
     "create_model",
     "detach_aap",
+    "exact",
     "fold_batchnorm",
     "from_published",
     "list_models",
     "load_published",
     "model_options",
+    "quantize",
+    "read_pretrained",
     "register_model",
     "save_memory",
+    "save_pretrained",
     "to_published",
     "use_fused",
 ]

@@ -29,17 +29,17 @@ class StridedConv2d(nn.Conv2d):
         return F.conv2d(x, self.weight, self.bias, stride, self.padding, self.dilation, self.groups)
 
 
-def _convolution(in_channels: int, out_channels: int, kernel: int, stride: int) -> nn.Conv2d:
+def _convolution(in_channels: int, out_channels: int, kernel: int, stride: int, bias: bool = False) -> nn.Conv2d:
     kind = nn.Conv2d if stride == 1 else StridedConv2d
-    return kind(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False)
+    return kind(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=bias)
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
     return _convolution(in_channels, out_channels, 3, stride)
 
 
-def conv1x1(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
-    return _convolution(in_channels, out_channels, 1, stride)
+def conv1x1(in_channels: int, out_channels: int, stride: int = 1, *, bias: bool = False) -> nn.Conv2d:
+    return _convolution(in_channels, out_channels, 1, stride, bias)
 
 
 class _DepthwiseOnCPU(torch.autograd.Function):
@@ -105,6 +105,19 @@ def halving_pool() -> MaxPool:
     """2x2 max pooling of stride 2 that keeps a border of one row or column: n -> ceil(n / 2), as a 3x3 convolution of
     stride 2 with padding 1. So every size works, and a 1x1 map stays as it is."""
     return MaxPool(2, 2, ceil_mode=True)
+
+
+class SpikeMatmul(nn.Module):
+    """A product of matrices of which the first is 0/1: [..., n, k] @ [..., k, m] -> [..., n, m], without weights.
+
+    A layer, so that operation counters see it: each 1 of the first, at (i, j), adds the m elements of the second's row
+    j to the output's row i, so there is nothing to multiply. The second may hold any whole numbers.
+    """
+
+    gated_by = "first"  # for counters, which know a product of spikes by this attribute
+
+    def forward(self, spikes: Tensor, other: Tensor) -> Tensor:
+        return spikes @ other
 
 
 class GlobalAvgPool(nn.AdaptiveAvgPool2d):

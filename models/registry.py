@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import nn
 
+from .pretrained import load_pretrained, read_pretrained
+
 EntryPoint = Callable[..., nn.Module]
 
 # name -> (function that builds the model, every option it takes with its default)
@@ -91,21 +93,29 @@ def model_options(model: str) -> dict[str, Any]:
     return dict(_look_up(model)[1])
 
 
-def create_model(model: str, **options: Any) -> nn.Module:
+def create_model(model: str, *, pretrained: Any = None, **options: Any) -> nn.Module:
     """Build a model by name. Its `config` keeps the name and every option: `create_model(**config)` rebuilds it.
 
     Args:
         model: one of `list_models()`.
+        pretrained: weights to load: a folder of `save_pretrained`, a .safetensors file, or a checkpoint, ours or
+            published. What it says of the options is their default.
         options: some of `model_options(model)`.
 
     Raises:
-        ValueError: the name, an option or its value is unknown or out of range.
+        ValueError: the name, an option or its value is unknown or out of range, or the weights do not fit.
     """
     entry_point, known = _look_up(model)
+    config: Mapping[str, Any] = {}
+    if pretrained is not None:
+        config, state = read_pretrained(pretrained)
+        options = {**{name: value for name, value in config.items() if name in known}, **options}
     for option in options:
         if option not in known:
             raise ValueError(f"{model} has no option {option!r}: it takes {', '.join(known)}")
     resolved = {**known, **options}
     network: Any = entry_point(**resolved)
     network.config = {"model": model, **resolved}
+    if pretrained is not None:
+        load_pretrained(network, pretrained, config, state)
     return network

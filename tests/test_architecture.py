@@ -19,15 +19,18 @@ UTILS = {
     "utils.data.events": {"utils.data", "utils.runtime"},
     "utils.measure": {"utils.runtime"},
     "utils.draw": {"utils.runtime"},
+    "utils.deploy": {"utils.runtime"},
     "utils.train": {*DATA, "utils.runtime"},
-    "utils": {*DATA, "utils.runtime", "utils.measure", "utils.draw", "utils.train"},  # entry points
+    "utils": {*DATA, "utils.runtime", "utils.measure", "utils.draw", "utils.deploy", "utils.train"},  # entry points
 }
 MODELS = {
     "models.connect": set(),
     "models.layers": set(),
-    "models.published": set(),
+    "models.published": {"models.layers"},
     "models.recompute": set(),
-    "models.registry": set(),
+    "models.tensors_file": set(),
+    "models.pretrained": {"models.published", "models.tensors_file"},
+    "models.registry": {"models.pretrained"},
     "models.fused": {"models.connect"},
     "models.neuron": {"models.connect", "models.fused"},
     "models.firing": {"models.connect", "models.fused", "models.layers", "models.neuron"},
@@ -35,6 +38,7 @@ MODELS = {
     "models.trunk": {
         "models.accumulation", "models.connect", "models.firing", "models.layers", "models.neuron", "models.recompute",
     },
+    "models.graph": {"models.connect", "models.deploy", "models.neuron"},
     "models.deploy": {"models.connect", "models.firing", "models.layers", "models.trunk"},
 }  # fmt: skip
 ARCHITECTURE = {  # any other file of models/
@@ -45,8 +49,10 @@ DATA_SET = {"options": {*DATA, "utils.runtime"}, "data": {*DATA, "utils.runtime"
 DATA_SET["train"] = {*DATA_SET["data"], "models", "utils.cli", "utils.launch", "utils.train.config"}
 # Commands, and what several of them share. A new command joins them.
 TOP_OF_UTILS = {
-    "__init__", "arguments", "cli", "commands", "completion", "factory", "fullspike", "inspection", "job", "launch",
-    "plots", "report", "sample_data", "show_events", "summary", "synops", "testing", "training",
+    "__init__", "arguments", "cli", "commands", "completion", "convert_checkpoint", "data_sets", "export",
+    "exporting", "factory",
+    "finetune", "fullspike", "inspection", "job", "launch", "plots", "predict", "report", "sample_data", "show_events",
+    "summary", "synops", "testing", "training",
 }  # fmt: skip
 
 
@@ -159,7 +165,7 @@ def test_models_need_torch_and_spikingjelly_alone():
 def test_the_top_level_of_utils_holds_entry_points_alone():
     assert {path.stem for path in (ROOT / "utils").glob("*.py")} <= TOP_OF_UTILS
     rooms = {path.name for path in (ROOT / "utils").iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert rooms == {"data", "draw", "measure", "runtime", "train"}
+    assert rooms == {"data", "deploy", "draw", "measure", "runtime", "train"}
 
 
 def test_no_file_is_longer_than_300_lines():

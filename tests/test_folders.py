@@ -9,7 +9,7 @@ from command import TINY, call, only, refused, succeed
 from images import image_tree
 from PIL import Image
 
-from cifar.data import Digits, load, padded_crop
+from cifar.data import Digits, PaddedCrop, load
 from cifar.options import ImageOptions
 from imagenet.data import load as load_imagenet
 from imagenet.options import Options
@@ -188,26 +188,26 @@ def test_a_run_that_read_grey_images_in_colours_goes_on_so(grey, tmp_path):
     assert checkpoint.read(only(tmp_path / "out") / checkpoint.LATEST)["config"]["in_channels"] == 3
 
 
-def test_digits_are_cropped_as_torchvision_crops():
+@pytest.mark.parametrize("size", [8, 16])
+def test_digits_are_cropped_and_normalised_as_by_torchvision(size):
     from torchvision.transforms import v2
 
-    data = Digits(train=True, size=16)
-    fill = -Digits.mean / Digits.std
-    theirs = v2.RandomCrop(16, padding=2, fill=fill)
+    data = Digits(ImageOptions(image_size=size), train=True)
+    theirs = v2.Compose([v2.RandomCrop(size, padding=size // 8), v2.Normalize([Digits.mean], [Digits.std])])
     for i in range(50):
         torch.manual_seed(i)
         expected = theirs(data.images[i])
         torch.manual_seed(i)
-        assert torch.equal(padded_crop(data.images[i], 2, fill), expected)
-        torch.manual_seed(i)
         assert torch.equal(data[i][0], expected)
+    image = torch.arange(12).view(1, 3, 4)
+    assert PaddedCrop(0)(image) is image
 
 
 def mirrored_digits(root):
     """A folder of digits of two kinds: threes, and threes in a mirror; a fifth of them to test on."""
     for train in (True, False):
-        digits = Digits(train=train, size=8)
-        pixels = ((digits.images * digits.std + digits.mean) * 255).round().to(torch.uint8)[:, 0]
+        digits = Digits(ImageOptions(image_size=8), train=train)
+        pixels = (digits.images * 255).round().to(torch.uint8)[:, 0]
         for name, flip in (("three", False), ("mirrored", True)):
             place = root / ("train" if train else "val") / name
             place.mkdir(parents=True)

@@ -9,7 +9,10 @@ import pytest
 from command import ROOT, TINY
 
 TRAINING = ("cifar.train", "cifar10dvs.train", "dvsgesture.train", "imagenet.train")
-COMMANDS = (*TRAINING, "utils.fullspike", "utils.plots", "utils.show_events", "utils.synops")
+COMMANDS = (
+    *TRAINING, "utils.convert_checkpoint", "utils.export", "utils.fullspike", "utils.plots", "utils.predict",
+    "utils.report", "utils.show_events", "utils.summary", "utils.synops",
+)  # fmt: skip
 SLOW = {"torch", "torchvision", "spikingjelly", "numpy", "matplotlib", "sklearn", "tensorboard", "models", "PIL"}
 
 # runs a module as `python -m` does, and says what is imported when it ends

@@ -10,6 +10,11 @@ Entry points, on this level:
     sample_data    what the commands below run a network on: images of a folder, or random inputs
     synops         python -m utils.synops: count synaptic operations and energy
     fullspike      python -m utils.fullspike: certify that only spikes enter the weighted layers
+    data_sets      the data that a trained network belongs to, for the commands that run it
+    export         python -m utils.export: write a trained network as integers, ONNX, NIR or C, and compare
+    finetune       training on with rounded weights, for the command above
+    predict        python -m utils.predict: the classes of images, and pictures of the spikes at them
+    convert_checkpoint  python -m utils.convert_checkpoint: weights between our and published names, and .safetensors
     show_events    python -m utils.show_events: pictures of event data, and of a network's spikes at it
     plots          python -m utils.plots: learning curves and firing rates of a run
     report         python -m utils.report: a page about a run, or several side by side
@@ -22,6 +27,7 @@ Rooms. None imports an entry point:
     runtime        the process and its surroundings: errors, options, seeds, processes, files, hooks; imports no room
     data           from files to batches: loading, folders of images, event recordings; imports runtime
     measure        what a network computes and costs: counters, reports, the certificate; imports runtime
+    deploy         other runtimes: writers of C, ONNX and NIR, what runs them, comparisons; imports runtime
     draw           pictures of frames, spikes and curves; imports runtime
     train          the training run: steps, epochs, checkpoints; imports data and runtime
 """

@@ -8,8 +8,13 @@ from pathlib import Path
 from utils.runtime.options import add_flags, positive_int, seed
 
 
-def add_network_arguments(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
-    """The arguments of `factory.build_network`; optional: where a network only comes with its checkpoint."""
+def add_network_arguments(parser: argparse.ArgumentParser, *, optional: bool = False, checkpoint: bool = True) -> None:
+    """The arguments of `factory.build_network`.
+
+    Args:
+        optional: of a command that takes a network only with its checkpoint.
+        checkpoint: False for a command that names the checkpoint in its own way.
+    """
     parser.add_argument(
         "--model",
         required=not optional,
@@ -29,9 +34,10 @@ def add_network_arguments(parser: argparse.ArgumentParser, *, optional: bool = F
         help="any other option of the model, e.g. stem=cifar; may be repeated",
     )
     without = "no network" if optional else "random ones"
-    parser.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help=f"trained weights, ours or published; {without} without it"
-    )
+    if checkpoint:
+        parser.add_argument(
+            "--checkpoint", type=Path, metavar="FILE", help=f"trained weights, ours or published; {without} without it"
+        )
     parser.add_argument("--ema", action="store_true", help="the checkpoint's averaged weights (--ema-decay) instead")
     parser.add_argument(
         "--factory", default="models", metavar="MODULE", help="module that builds the networks (default: models)"
@@ -56,3 +62,21 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="images in a batch (default: 8)")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that load images (default: 0)")
+
+
+def add_data_set_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `data_sets.load_data_set`."""
+    parser.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="folder of the data set (default: none, as for the digits)"
+    )
+    parser.add_argument(
+        "--data-set", default="cifar", metavar="NAME", help="cifar, imagenet, dvsgesture or cifar10dvs (default: cifar)"
+    )
+    parser.add_argument(
+        "--data-option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the data set's train.py, e.g. dataset=folder; default: what the checkpoint says",
+    )
+    parser.add_argument("--batch-size", type=positive_int, default=64, metavar="N", help="images at once (default: 64)")

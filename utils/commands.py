@@ -40,6 +40,7 @@ COMMANDS = {
     "certify": Command("utils.fullspike", "certify that only spikes enter weighted layers"),
     "events": Command("utils.show_events", "pictures of event data, and of a network's spikes at it"),
     "export": Command("utils.export", "write a trained network for another runtime"),
+    "convert": Command("utils.convert_checkpoint", "weights from one naming to another, and to .safetensors"),
     "predict": Command("utils.predict", "the classes of images, and pictures of the spikes that they cause"),
 }
 

@@ -88,6 +88,7 @@ def set_up(config: Config, parser: OptionsParser, load_data: LoadData, models: T
         world=world,
         seed=config.recipe.seed,
         collate=data.collate,
+        mix=data.mix,
     )
     script = parser.program.split()[-1] if parser.program else None
     return Job(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from utils.runtime.options import natural, option, positive_int
 
 if TYPE_CHECKING:  # what only describes types is not imported: a command line is read without it
+    from utils.data.loading import Mix
     from utils.runtime.distributed import World
 
 
@@ -33,11 +34,12 @@ class Datasets:
     name: str = ""  # prefix of the run's folder, for scripts that know several data sets
     collate: Callable | None = None  # see `make_loaders`
     grey: bool = False  # images are read in one channel because none has colours, and not because that was asked for
+    mix: Mix | None = None  # see `make_loaders`
     unit: str = "images"  # what samples are called
     classes: tuple[str, ...] = ()  # their names, in order
     inputs: dict[str, Any] = field(
         default_factory=dict
-    )  # how an input is made of a file: plain values for a checkpoint
+    )  # how an input is made of a file, for a checkpoint: plain values
     recipe: dict[str, Any] = field(default_factory=dict)  # options of the data that must not change inside a run
 
     def about(self) -> dict[str, Any]:

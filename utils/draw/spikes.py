@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from utils.draw.backend import pyplot
 from utils.draw.frames import Times, clock
-from utils.runtime.hooks import hooked
+from utils.runtime.hooks import hooked, watch_spikes
 
 SHOWN = 64  # neurons of a layer
 
@@ -46,8 +46,8 @@ def record_spikes(model: nn.Module, frames: Tensor, seed: int = 0) -> tuple[list
     """
     layers: list[LayerSpikes] = []
 
-    def watch(name: str) -> Any:
-        def keep(_module: nn.Module, _inputs: Any, fired: Tensor) -> None:
+    def watch(name: str) -> Callable[[Tensor], None]:
+        def keep(fired: Tensor) -> None:
             fired = fired.flatten(1)  # [T, C * H * W]
             drawn = torch.randperm(fired.shape[1], generator=torch.Generator().manual_seed(seed))
             chosen = drawn[:SHOWN].sort().values
@@ -58,25 +58,34 @@ def record_spikes(model: nn.Module, frames: Tensor, seed: int = 0) -> tuple[list
         return keep
 
     neurons = {name: module for name, module in model.named_modules() if isinstance(module, BaseNode)}
-    with hooked(module.register_forward_hook(watch(name)) for name, module in neurons.items()):
+    with hooked(watch_spikes(module, watch(name)) for name, module in neurons.items()):
         outputs = model(frames)
     return layers, outputs
 
 
-def spikes_figure(layers: Sequence[LayerSpikes], starts: Sequence[str] | None, title: str) -> Any:
+def spikes_figure(
+    layers: Sequence[LayerSpikes], starts: Sequence[str] | None, title: str, image: np.ndarray | None = None
+) -> Any:
     """A matplotlib figure: a raster, a spike being a dash within its time step, beside each layer's firing rates.
 
     Args:
         layers: first to last, from top to bottom; layer i lies between i and i + 1, its neurons evenly between these.
         starts: when each time step began, in words.
         title: above it all.
+        image: what they were fired at, to the left: [height, width, 3], uint8.
     """
     plt = pyplot()
     T, count = len(layers[0].rates), len(layers)
     height = 1.6 + 0.42 * count
-    figure, (raster, rates) = plt.subplots(
-        1, 2, figsize=(11, height), layout="constrained", sharey=True, width_ratios=(3, 2)
-    )
+    figure = plt.figure(figsize=(11 if image is None else 14, height), layout="constrained")
+    columns = figure.add_gridspec(1, 3, width_ratios=(0.01 if image is None else 2, 3, 2))
+    raster = figure.add_subplot(columns[1])
+    rates = figure.add_subplot(columns[2], sharey=raster)
+    rates.tick_params(axis="y", labelleft=False)
+    if image is not None:
+        shown = figure.add_subplot(columns[0])
+        shown.imshow(image)
+        shown.axis("off")
     for i, layer in enumerate(layers):
         steps, neurons = np.nonzero(layer.spikes)
         y = i + (neurons + 0.5) / len(layer.chosen)
@@ -102,9 +111,11 @@ def spikes_figure(layers: Sequence[LayerSpikes], starts: Sequence[str] | None, t
     return figure
 
 
-def spikes_picture(layers: Sequence[LayerSpikes], times: Times | None, title: str, path: Path) -> None:
+def spikes_picture(
+    layers: Sequence[LayerSpikes], times: Times | None, title: str, path: Path, image: np.ndarray | None = None
+) -> None:
     """Write `spikes_figure` as a PNG; times are those of the frames, one for each time step."""
     starts = [clock(start, whole=times[-1][1]) for start, _ in times] if times else None
-    figure = spikes_figure(layers, starts, title)
+    figure = spikes_figure(layers, starts, title, image)
     figure.savefig(path, dpi=120)
     pyplot().close(figure)

@@ -69,8 +69,10 @@ def _released_name(config: Config, network: dict[str, Any]) -> str:
         name += "_zi"
     if recipe.weight_decay:
         name += f"_wd{recipe.weight_decay}"
-    cosine = recipe.lr_scheduler == "cosine"
-    name += f"_coslr{recipe.period}" if cosine else f"_{recipe.lr_scheduler}lr{recipe.step_size}_{recipe.gamma}"
+    if recipe.cosine:
+        name += f"_{'cos' if recipe.lr_scheduler == 'cosine' else recipe.lr_scheduler}lr{recipe.period}"
+    else:
+        name += f"_{recipe.lr_scheduler}lr{recipe.step_size}_{recipe.gamma}"
     name += f"_{recipe.optimizer}"
     if network.get("connect_f"):
         name += f"_cnf_{network['connect_f']}"

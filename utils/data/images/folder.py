@@ -67,9 +67,12 @@ def normalise(
     return [*grey, v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
 
 
-def evaluation_transform(resize: int, crop: int, *levels: Sequence[float]) -> v2.Compose:
+def evaluation_transform(
+    resize: int, crop: int, *levels: Sequence[float], interpolation: str = "bilinear"
+) -> v2.Compose:
     """PIL image -> float32 [C, crop, crop]: the shorter side resized, the centre cropped, then `normalise`."""
-    return v2.Compose([v2.Resize(resize), v2.CenterCrop(crop), *normalise(*levels)])
+    fit = [v2.Resize(resize, v2.InterpolationMode(interpolation)), v2.CenterCrop(crop)]
+    return v2.Compose([*fit, *normalise(*levels)])
 
 
 class ImageFolder(Dataset):

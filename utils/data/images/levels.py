@@ -115,7 +115,8 @@ def _levels(
     if name in KNOWN:
         mean, std = KNOWN[name]
         return (mean, std) if channels == 3 else ((float(np.mean(mean)),), (float(np.mean(std)),))
-    numbers = [tuple(float(part) for part in str(text).split(",")) for text in (options.mean, options.std)]
+    numbers = options.numbers()
+    assert numbers is not None  # what is no name is numbers
     for flag, values in zip(("--mean", "--std"), numbers, strict=True):
         if len(values) not in (1, channels):
             raise UserError(f"{flag} has {len(values)} numbers and the images {channels} channels: give one for each")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
+import re
 from dataclasses import dataclass
 
 from utils.data.dataset import DataOptions
+from utils.data.images.augment import AugmentOptions
 from utils.runtime.errors import UsageError
 from utils.runtime.options import option, seed
 
@@ -52,7 +55,7 @@ def _channels(text: str) -> int:
 
 
 @dataclass(frozen=True)
-class FolderOptions(DataOptions):
+class FolderOptions(AugmentOptions):
     """Of a folder of images."""
 
     mean: str | None = option(
@@ -78,10 +81,20 @@ class FolderOptions(DataOptions):
             given, missing = ("--std", "--mean") if self.mean is None else ("--mean", "--std")
             raise UsageError(f"{given} is given and {missing} is not: give both, or one name for both")
 
-    def words(self) -> list[str]:
-        """What differs from the defaults, for the name of a run's folder."""
-        levels = [
-            f"{name}{value.replace(',', '-')}" for name, value in (("mean", self.mean), ("std", self.std)) if value
-        ]
-        split = [] if self.split is None else [f"split{self.split:g}"]
-        return [*levels, *split, *([f"splitseed{self.split_seed}"] if self.split and self.split_seed else [])]
+    def numbers(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Means and standard deviations, where they are given as numbers."""
+        if self.mean is None or self.std is None or {self.mean, self.std} & {*KNOWN, MEASURED}:
+            return None
+        mean, std = (tuple(float(part) for part in text.split(",")) for text in (self.mean, self.std))
+        return mean, std
+
+    def words(self, *left_out: str) -> list[str]:
+        """What differs from the defaults of the class, for the name of a run's folder; some options are left out."""
+        usual = {field.name: field.default for field in dataclasses.fields(self)}
+        reading = {field.name for field in dataclasses.fields(DataOptions)} | {"channels", "download", *left_out}
+        found = []
+        for name, value in vars(self).items():
+            if name not in reading and value != usual[name]:
+                text = "" if value is True else "no" if value is False else re.sub(r"[^\w.+=-]", "-", str(value))
+                found.append(f"{text}{name.replace('_', '')}" if text == "no" else f"{name.replace('_', '')}{text}")
+        return found

@@ -1,0 +1,143 @@
+"""An integer network as plain data, for a file: tensors, numbers, texts and lists alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .nodes import Conv, Fire, Gate, Graph, Head, Pool
+from .run import max_steps
+
+VERSION = 1
+_KINDS: dict[str, Any] = {kind.kind: kind for kind in (Conv, Fire, Gate, Pool, Head)}
+_DTYPES = {"weight": torch.int8, "bias": torch.int32, "threshold": torch.int32}
+_MOST = 1 << 16  # of a size, and of a graph's nodes
+
+
+def to_plain(graph: Graph) -> dict[str, Any]:
+    """A graph as a dictionary, of which `from_plain` makes the same graph."""
+    fields = {f.name: getattr(graph, f.name) for f in dataclasses.fields(graph) if f.name != "nodes"}
+    nodes = [
+        {"kind": node.kind, **{f.name: getattr(node, f.name) for f in dataclasses.fields(node)}} for node in graph.nodes
+    ]
+    return {"version": VERSION, **fields, "nodes": nodes}
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _small(values: tuple[Any, ...], lowest: int) -> bool:
+    return all(isinstance(v, int) and not isinstance(v, bool) and lowest <= v < _MOST for v in values)
+
+
+def _node(plain: Any, shapes: dict[str, tuple[int, ...]]) -> Any:
+    """A node, checked; ValueError says what is wrong."""
+    kind = _KINDS.get(str(plain.get("kind"))) if isinstance(plain, Mapping) else None
+    if kind is None:
+        raise ValueError("a layer is of no kind that is known")
+    given = {k: v if isinstance(v, Tensor) else _tuples(v) for k, v in plain.items() if k != "kind"}
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    if given.keys() - fields.keys() or any(
+        n not in given for n, f in fields.items() if f.default is dataclasses.MISSING
+    ):
+        raise ValueError(f"a {kind.kind} has other fields")
+    node = kind(**given)
+    sizes_ok = isinstance(node.shape, tuple) and len(node.shape) in (1, 3) and _small(node.shape, 1)
+    if not (isinstance(node.name, str) and isinstance(node.inputs, tuple) and sizes_ok):
+        raise ValueError(f"a {kind.kind} has no name, inputs or shape")
+    wanted = 2 if kind is Gate else 1
+    if len(node.inputs) != wanted or any(name not in shapes for name in node.inputs) or node.name in shapes:
+        raise ValueError(f"{node.name} does not read layers before it")
+    _check_numbers(node, shapes[node.inputs[0]])
+    return node
+
+
+def _check_numbers(node: Any, read: tuple[int, ...]) -> None:
+    def fail(what: str) -> typing.NoReturn:
+        raise ValueError(f"{node.name} has {what}")
+
+    for name, dtype in _DTYPES.items():
+        value = getattr(node, name, None)
+        if value is not None and not (
+            isinstance(value, Tensor) and value.dtype == dtype and value.layout is torch.strided
+        ):
+            fail(f"a {name} that is no tensor of {str(dtype).removeprefix('torch.')}")
+    if node.kind in ("conv", "pool"):
+        kernel = node.weight.shape[2:] if node.kind == "conv" and node.weight.ndim == 4 else getattr(node, "kernel", ())
+        pairs = (tuple(kernel), node.stride, node.padding)
+        if not all(
+            isinstance(p, tuple) and len(p) == 2 and _small(p, low) for p, low in zip(pairs, (1, 1, 0), strict=True)
+        ):
+            fail("a kernel, stride or padding out of range")
+    if node.kind == "conv":
+        o, i, kh, kw = node.weight.shape
+        if not (_small((node.groups,), 1) and i * node.groups == read[0] and o == node.shape[0] and node.bias is None):
+            fail("weights of another shape")
+        for size, k, s, p, out in zip(read[1:], (kh, kw), node.stride, node.padding, node.shape[1:], strict=True):
+            if (size + 2 * p - k) // s + 1 != out:
+                fail("another size of its output")
+    elif node.kind == "fire":
+        sizes = [t.shape for t in (node.threshold, node.bias) if isinstance(t, Tensor)]
+        leak_ok = isinstance(node.leak, tuple) and all(
+            isinstance(term, tuple) and len(term) == 2 and term[0] in (1, -1) and _small(term[1:], 0) and term[1] < 31
+            for term in node.leak
+        )
+        if (
+            sizes != [(read[0],)] * 2
+            or node.shape != read
+            or not leak_ok
+            or not (_small((node.fraction,), 0) and node.fraction < 24)
+        ):
+            fail("thresholds, biases or a leak that do not fit")
+    elif node.kind == "gate":
+        if node.shape != read or not (
+            isinstance(node.table, tuple) and len(node.table) == 4 and _small(node.table, 0) and max(node.table) <= 1
+        ):
+            fail("no table of a gate")
+    elif node.kind == "head" and (
+        tuple(node.weight.shape) != (*node.shape, read[0]) or tuple(node.bias.shape) != node.shape
+    ):
+        fail("weights of another shape")
+
+
+def from_plain(plain: Any) -> Graph:
+    """The integer network that `to_plain` wrote.
+
+    Raises:
+        ValueError: it is something else, or damaged; in words.
+    """
+    if not isinstance(plain, Mapping) or not isinstance(plain.get("nodes"), list) or plain.get("version") != VERSION:
+        raise ValueError("it holds no integer network of this version")
+    fields: dict[str, Any] = {f.name: plain.get(f.name) for f in dataclasses.fields(Graph) if f.name != "nodes"}
+    shape: Any = _tuples(fields["input_shape"])
+    fields["input_shape"] = shape
+    numbers = [fields[name] for name in ("scale", "logit_scale")]
+    if not (
+        isinstance(shape, tuple) and len(shape) == 3 and _small(shape, 1) and _small((fields["T"],), 1)
+        and isinstance(fields["frames"], bool) and fields["bits"] in (4, 8) and fields["zero"] in (0, 128)
+        and all(isinstance(n, float) and 0.0 < n < 1e30 for n in numbers) and isinstance(fields["config"], Mapping)
+        and 3 <= len(plain["nodes"]) < _MOST
+    ):  # fmt: skip
+        raise ValueError("its sizes or scales are out of range")
+    shapes: dict[str, tuple[int, ...]] = {"input": shape}
+    nodes = []
+    for item in plain["nodes"]:
+        node = _node(item, shapes)
+        shapes[node.name] = node.shape
+        nodes.append(node)
+    if nodes[-1].kind != "head" or any(node.kind == "head" for node in nodes[:-1]):
+        raise ValueError("its last layer is no classifier")
+    graph = Graph(tuple(nodes), **fields)
+    by_name = {node.name: node for node in nodes}
+    for node in nodes:
+        source = by_name.get(node.inputs[0])
+        if (node.kind == "fire") != (source is not None and source.kind == "conv"):
+            raise ValueError(f"{node.name} does not follow a layer that it can follow")
+    max_steps(graph)
+    return graph

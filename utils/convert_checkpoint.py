@@ -1,0 +1,88 @@
+"""Weights from one naming to another, and to .safetensors.
+
+    python -m utils.convert_checkpoint published.pth ours.pth --model dsnn18
+    python -m utils.convert_checkpoint checkpoint_max_test_acc1.pth for_others.pth --to published
+    python -m utils.convert_checkpoint checkpoint_max_test_acc1.pth trained/ --to pretrained
+
+--to: ours (with what it takes to build the network again), published (the names of the authors' release and of
+spikingjelly's activation_based), clock_driven (those of spikingjelly before, whose containers add a `module`), or
+pretrained (a folder with model.safetensors and config.json). What is read may be any of these.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from utils.arguments import add_network_arguments
+from utils.runtime.errors import UsageError, UserError, run_command
+from utils.runtime.files import check_output_folder, replacing
+from utils.runtime.options import Parser
+
+NAMINGS = ("ours", "published", "clock_driven", "pretrained")
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command's arguments; UsageError if they are wrong."""
+    parser = Parser(__doc__, prog="python -m utils.convert_checkpoint")
+    parser.add_argument(
+        "input", type=Path, metavar="IN", help="a checkpoint, ours or published, or a folder or file of .safetensors"
+    )
+    parser.add_argument(
+        "output", type=Path, metavar="OUT", help="the file, or with --to pretrained the folder, to write"
+    )
+    parser.add_argument("--to", choices=NAMINGS, default="ours", help="what to write (default: ours)")
+    add_network_arguments(parser, optional=True, checkpoint=False)
+    args = parser.parse_args(argv)
+    if args.output.exists():
+        raise UsageError(f"{args.output} is there already: name another file, or remove it")
+    check_output_folder(args.output.absolute().parent, "OUT")
+    args.checkpoint = args.input
+    return args
+
+
+def _network(args: argparse.Namespace, factory: Any) -> Any:
+    """The network with the weights that are to be converted."""
+    from utils.factory import build_network
+
+    if not (args.input.is_dir() or args.input.suffix == ".safetensors"):
+        return build_network(args)
+    if not hasattr(factory, "read_pretrained"):
+        raise UsageError(f"--factory {args.factory} reads no .safetensors: name a module that does, as models")
+    try:
+        config, _ = factory.read_pretrained(args.input)
+        name = args.model or config.get("model")
+        if name is None:
+            raise UsageError(f"{args.input} does not say which network it is of: name it with --model")
+        return factory.create_model(name, pretrained=args.input)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse(argv)
+    import torch  # it and what follows takes seconds to import
+
+    from utils.factory import load_factory
+    from utils.train import checkpoint
+
+    factory: Any = load_factory(args.factory)
+    model = _network(args, factory)
+    if args.to == "pretrained":
+        with replacing(args.output) as folder:
+            factory.save_pretrained(model, folder)
+    elif args.to == "ours":
+        checkpoint.write(args.output, {"config": model.config, "model": model.state_dict()})
+    else:
+        state = factory.to_published(model, clock_driven=args.to == "clock_driven")
+        with replacing(args.output, durable=True) as partial:
+            torch.save({"model": state}, partial)
+    print(f"{args.input}: {model.config['model']}, {len(model.state_dict())} tensors; wrote {args.output} ({args.to})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
