@@ -187,7 +187,9 @@ def test_an_architecture_is_a_file_and_an_import(package):
 from utils.measure.certificate import certify
 rows, model = used("ds_vgg", fuse=True)
 assert [layer.name for layer in model.spiking_layers()] == [
-    "stem_conv.1", "layers.0.1", "layers.1.first.1", "layers.1.last.1", "layers.3.1", "layers.4.first.1", "layers.4.last.1"
+    "stem_conv.1",
+    *("layers.0.1", "layers.1.first.1", "layers.1.last.1"),
+    *("layers.3.1", "layers.4.first.1", "layers.4.last.1"),
 ]
 assert [tuple(change) for change in model.changes()] == [(1, 8, 16, 2), (2, 16, 16, 2)]
 assert sorted(model.aap.projections) == ["1", "2"]
