@@ -140,7 +140,7 @@ def spikingjellys(model: nn.Module) -> nn.Module | None:
     config = model.config
     if "spikformer" not in config["model"]:
         return None
-    return SpikingjellysSpikformer(
+    theirs = SpikingjellysSpikformer(
         T=config["T"],
         in_channels=config["in_channels"],
         patch_size=config["patch"],
@@ -149,6 +149,8 @@ def spikingjellys(model: nn.Module) -> nn.Module | None:
         num_heads=config["heads"],
         depths=config["depth"],
     )
+    theirs.classifier = theirs.head  # as ours call it
+    return theirs
 
 
 def kept_bytes(model: nn.Module, images: torch.Tensor) -> int:

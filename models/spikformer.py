@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .connect import Join, full_spike_join, get_join
 from .firing import SpikingLayer
-from .layers import MaxPool, SpikeMatmul, conv1x1, conv3x3
+from .layers import MaxPool, SpikeMatmul, TokenLinear, conv3x3
 from .neuron import MakeNeuron, neuron_factory
 from .registry import register_family
 from .trunk import Block, Trunk
@@ -130,11 +130,11 @@ class SelfAttention(Block):
         super().__init__(join, width)
         self.heads, self.products = heads, products
         for name in "qkv":
-            _add(self, name, conv1x1(width, width, bias=qkv_bias), make_neuron())
+            _add(self, name, TokenLinear(width, width, bias=qkv_bias), make_neuron())
         self.product1 = SpikeMatmul()
         self.product2 = SpikeMatmul()
         self.attn_lif = make_neuron(threshold=0.5, gain=scale)
-        _add(self, "proj", conv1x1(width, width, bias=True), make_neuron())
+        _add(self, "proj", TokenLinear(width, width, bias=True), make_neuron())
 
     def spiking_layers(self) -> list[SpikingLayer]:
         qkv = [_layer(self, name) for name in "qkv"]
@@ -162,8 +162,8 @@ class MLP(Block):
 
     def __init__(self, width: int, join: Join, make_neuron: MakeNeuron) -> None:
         super().__init__(join, width)
-        _add(self, "fc1", conv1x1(width, 4 * width, bias=True), make_neuron())
-        _add(self, "fc2", conv1x1(4 * width, width, bias=True), make_neuron())
+        _add(self, "fc1", TokenLinear(width, 4 * width, bias=True), make_neuron())
+        _add(self, "fc2", TokenLinear(4 * width, width, bias=True), make_neuron())
 
     def spiking_layers(self) -> list[SpikingLayer]:
         return [_layer(self, "fc1"), _layer(self, "fc2", join=self.join)]
