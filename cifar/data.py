@@ -144,15 +144,15 @@ def _datasets(
     options: ImageOptions, train: Any, test: Any, classes: tuple[str, ...], levels: Levels, **recipe: Any
 ) -> Datasets:
     size, (mean, std) = options.image_size, map(list, levels)
-    words = [options.dataset, *([f"{size}px"] if size != ImageOptions.image_size else [])]
-    words += options.words("dataset", "image_size")
+    name = f"{options.dataset}_" + (f"{size}px_" if size != ImageOptions.image_size else "")
     flips = options.flips(0.0 if options.dataset == "digits" else 0.5)
     return Datasets(
         train,
         test,
         len(classes),
         len(mean),
-        "_".join(words) + "_",
+        name,
+        words=options.words("dataset", "image_size"),
         mix=options.mixing(len(classes)),
         grey=options.dataset == "folder" and len(mean) == 1 and options.channels is None,
         classes=classes,

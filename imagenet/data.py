@@ -10,19 +10,16 @@ from torchvision.transforms import v2
 
 from imagenet.options import Options
 from utils.data.dataset import Datasets
-from utils.data.images.folder import ImageFolder, evaluation_transform, load_splits, normalise
+from utils.data.images.folder import MEAN, STD, ImageFolder, evaluation_transform, load_splits, normalise
 from utils.data.images.levels import look_at
-from utils.data.images.options import KNOWN
 from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError
 from utils.runtime.memory import require
 
-IMAGENET = KNOWN["imagenet"]
-
 
 def picture(options: Options, channels: int) -> v2.Compose:
     """PIL image -> what a network of these options reads: [channels, crop, crop]."""
-    levels = options.numbers() or IMAGENET
+    levels = options.numbers() or (MEAN, STD)
     if channels != len(levels[0]):
         raise UsageError(f"a network of ImageNet reads 3 channels, and this one {channels}: use another --data-set")
     sizes = (options.val_resize_size, options.val_crop_size)
@@ -30,7 +27,7 @@ def picture(options: Options, channels: int) -> v2.Compose:
 
 
 def transforms(
-    options: Options, mean: Sequence[float] = IMAGENET[0], std: Sequence[float] = IMAGENET[1]
+    options: Options, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
 ) -> tuple[v2.Compose, v2.Compose]:
     """Training: a random crop of random size and shape, and random changes. Test: the shorter side resized, the centre.
 
@@ -77,7 +74,7 @@ def load(options: Options, world: World, _T: int | None = None) -> Datasets:
         test,
         len(train.classes),
         channels,
-        "".join(f"{word}_" for word in options.words()),
+        words=options.words(),
         grey=channels == 1 and options.channels is None,
         mix=options.mixing(len(train.classes)),
         classes=tuple(train.classes),

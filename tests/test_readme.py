@@ -29,9 +29,12 @@ SMALLER = {
     "utils.fullspike": "--size 32 --images 4",
     "utils.summary": "--size 32",
 }
+# A recipe with a network of its own: the recipe, on a smaller network.
+RECIPES = "--model dsnn18 --warmup-epochs 0 --cooldown-epochs 0"
 # Data that nobody can be asked to have: the command says where they are to be had.
 ELSEWHERE = {
     "--dataset cifar10 ": "does not hold cifar10|cannot download",
+    "spikformer_4_384.yaml": "does not hold cifar10|cannot download",
     "--dataset cifar10dvs": "there is no .*airplane.zip: fetch it from",
 }
 
@@ -91,6 +94,8 @@ class Reader:
         """A word with the places of this folder for those of the page, and files that there are for the dots."""
         for name, place in {"/datasets/imagenet": "imagenet", "/shared/imagenet": "imagenet", "~": "."}.items():
             word = re.sub(rf"^{name}(?=/|$)", str(self.home / place), word)
+        if (ROOT / word).is_file() and "/" in word:
+            return [str(ROOT / word)]
         if "…" not in word:
             return [word]
         pattern = f"{word}/config.yaml" if word.endswith("…") else word
@@ -103,6 +108,7 @@ class Reader:
         words = [self.path(word) for word in words]
         places = iter(range(len(words)))  # of several words with dots each is another file
         options = [word[min(next(places), len(word) - 1) if len(word) > 1 else 0] for word in words]
+        options += RECIPES.split() if any("spikformer" in option for option in options) else []
         options += SMALLER.get(module, "").split()
         if module.endswith(".train"):
             if module.split(".")[0] in ("dvsgesture", "cifar10dvs") and "--data-path" not in options:

@@ -74,7 +74,7 @@ def set_up(config: Config, parser: OptionsParser, load_data: LoadData, models: T
         raise UsageError(f"--tau {config.network.tau} does nothing: IF neurons have no time constant; leave it out")
     _check_memory(model, data, config.data.batch_size, world.device)
     known |= {name: value for name, value in vars(defaults.network).items() if value is not None}
-    name = folder.run_name(config, model.config, defaults, known, prefix=data.name)
+    name = folder.run_name(config, model.config, defaults, known, prefix=data.name, of_data=data.words)
     path, beside = _find_folder(name, config.with_network(model.config), world, say)
     if data.grey and _was_read_in_colour(path, config, world):
         of_data: Any = config.data

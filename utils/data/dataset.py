@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ class Datasets:
     num_classes: int
     in_channels: int = 3
     name: str = ""  # prefix of the run's folder, for scripts that know several data sets
+    words: Sequence[str] = ()  # for options that are not the defaults, in the name of the run's folder
     collate: Callable | None = None  # see `make_loaders`
     grey: bool = False  # images are read in one channel because none has colours, and not because that was asked for
     mix: Mix | None = None  # see `make_loaders`

@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,14 @@ _RELEASED = {
 _LONGEST = 200  # bytes of a name, of the 255 that file systems take
 
 
-def run_name(config: Config, network: dict[str, Any], defaults: Config, known: dict[str, Any], prefix: str = "") -> str:
+def run_name(
+    config: Config,
+    network: dict[str, Any],
+    defaults: Config,
+    known: dict[str, Any],
+    prefix: str = "",
+    of_data: Sequence[str] = (),
+) -> str:
     """The folder's name: --name, or else the release's, and what else differs from the script's defaults.
 
     Args:
@@ -40,10 +48,11 @@ def run_name(config: Config, network: dict[str, Any], defaults: Config, known: d
         defaults: the script's.
         known: defaults of the model's options, in this script.
         prefix: which data.
+        of_data: words for options of the data that are not the defaults.
     """
     if config.run.name is not None:
         return config.run.name
-    name = _released_name(config, network)
+    name = "_".join([_released_name(config, network), *of_data])
     for option in _NAMED:
         if option in network and network[option] != known.get(option):
             name += f"_{option.replace('_', '')}{network[option]}"

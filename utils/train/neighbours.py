@@ -17,8 +17,8 @@ from utils.train import checkpoint
 from utils.train.config import Config
 from utils.train.folder import CONFIG
 
-# options of the data that say where or how they are read and not what they are
-_READING = {"data_path", "workers", "cache_dataset", "download"}
+# options of the data that say how they are read and not what they are
+_READING = {"workers", "cache_dataset", "download"}
 # what may differ in a run that goes on
 _ONWARD = {"epochs"}
 MOST = 50  # folders that are looked at, the newest first
@@ -100,7 +100,9 @@ def the_same_run(found: list[Neighbour], config: Config, *, testing: bool) -> Ne
     and data. Runs that were given names are meant by their names alone."""
     if config.run.name is not None:
         return None
-    how_trained = {field.name for field in dataclasses.fields(config.recipe)} | {"batch_size"} if testing else set()
+    how_trained = (
+        {field.name for field in dataclasses.fields(config.recipe)} | {"batch_size", "data_path"} if testing else set()
+    )
     meant = [one for one in found if not (one.named or one.different.keys() - how_trained)]
     exact = [one for one in meant if not one.different]
     meant = exact or meant

@@ -59,9 +59,10 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return Image.fromarray(((pixels.astype(np.uint32) * 255 + 0x7FFF) // 0xFFFF).astype(np.uint8)).convert("RGB")
 
 
-def normalise(
-    mean: Sequence[float] = KNOWN["imagenet"][0], std: Sequence[float] = KNOWN["imagenet"][1]
-) -> list[v2.Transform]:
+MEAN, STD = KNOWN["imagenet"]
+
+
+def normalise(mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> list[v2.Transform]:
     """PIL image -> float32 [C, H, W], normalised; C is as many as there are means, 3 or 1."""
     grey = [v2.Grayscale()] if len(mean) == 1 else []
     return [*grey, v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
