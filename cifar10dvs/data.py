@@ -93,3 +93,4 @@ def divide(folder: Path, world: World) -> tuple[Split, Split]:
 
 
 CIFAR10DVS = EventDataset("cifar10dvs", len(CLASSES), 1.0, resources, write_digits, open_originals, divide)
+load = CIFAR10DVS.load

@@ -111,3 +111,4 @@ def divide(folder: Path, world: World) -> tuple[Split, Split]:
 
 
 GESTURE = EventDataset("dvsgesture", CLASSES, 0.75, resources, write_digits, open_originals, divide)
+load = GESTURE.load
