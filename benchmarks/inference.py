@@ -1,19 +1,31 @@
-"""Classifying a batch: the detached network, folded and fused, beside both streams with spikingjelly's nodes."""
+"""Classifying a batch: the detached network, folded and fused, beside both streams with spikingjelly's nodes.
+
+With --integer, its integer networks as well, here and on onnxruntime, and the memory that they take.
+"""
 
 from __future__ import annotations
 
+import argparse
 import copy
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from models import detach_aap, fold_batchnorm, use_fused
+from models import detach_aap, exact, fold_batchnorm, quantize, use_fused
+from utils.deploy.runtimes import OnnxRuntime
+from utils.deploy.targets import TARGETS
+from utils.measure.layers import NORMS
+from utils.sample_data import set_norms
 
 from .common import ALONE, bound_line, compare, network, ours, parser, products, reset, stock
+from .memory import peak
 
 STOCK, OURS, HALF = "stock, both streams", "detached, folded, fused", "detached, folded, fused, bf16"
+INT8, ONNX, ONNX_INT8 = "integers, int8", "onnxruntime, float32", "onnxruntime, integers"
 
 
 def evaluation(model: nn.Module, images: torch.Tensor, *, stateful: bool = False) -> Callable[[], None]:
@@ -26,8 +38,43 @@ def evaluation(model: nn.Module, images: torch.Tensor, *, stateful: bool = False
     return side
 
 
+def _integers(detached: nn.Module, images: torch.Tensor) -> Any:
+    norms = [module for module in detached.modules() if isinstance(module, NORMS)]
+    if all(bool((norm.running_var == 1).all()) for norm in norms):  # never set: nothing would fire
+        set_norms(detached, images[:4])
+    return quantize(detached.eval(), [images[:4]])
+
+
+def _onnx(runner: Any, threads: int) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        TARGETS["onnx"].write(runner, Path(folder))
+        return OnnxRuntime(Path(folder) / "model.onnx", runner.graph, threads)
+
+
+def integer_sides(detached: nn.Module, images: torch.Tensor, threads: int) -> dict[str, Callable[[], Any]]:
+    """The integer network here and on onnxruntime, and the one of floats there."""
+    whole = _integers(detached, images)
+    floats, integers = (_onnx(r, threads) for r in (exact(detached, images.shape[-2:]), whole))  # type: ignore[arg-type]
+    return {
+        INT8: evaluation(whole, images),
+        ONNX: lambda: floats.logits(images),
+        ONNX_INT8: lambda: integers.logits(images),
+    }
+
+
+def step_of(name: str, args: argparse.Namespace) -> Callable[[], Any]:
+    """One of the sides whose memory is measured."""
+    model, images = network(args)
+    detached = (detach_aap(model) if model.aap is not None else model).eval()
+    if name == INT8:
+        return evaluation(_integers(detached, images), images)
+    folded, last = ours(fold_batchnorm(detached), images)
+    return evaluation(folded.to(torch.bfloat16), last.to(torch.bfloat16))
+
+
 def main() -> None:
     made = parser(__doc__)
+    made.add_argument("--integer", action="store_true", help="integer networks as well, and their memory")
     args = made.parse_args()
     model, images = network(args)
     model.eval()
@@ -47,6 +94,8 @@ def main() -> None:
         halved = copy.deepcopy(folded).to(dtype)
         sides[HALF] = (evaluation(halved, last.to(dtype)), True)
     sides[ALONE] = (alone, True)
+    if args.integer:
+        sides |= {name: (side, True) for name, side in integer_sides(detached, images, args.threads).items()}
     print(f"{args.model}, {args.batch_size} x 3 x {args.size} x {args.size}, T = {args.T}, inference")
     medians = compare(sides, args.repeats, device)
     bound = medians[ALONE]
@@ -56,6 +105,14 @@ def main() -> None:
         f"ratio inference stock/ours {medians[STOCK] / medians[best]:.2f} stock/float32 "
         f"{medians[STOCK] / medians[OURS]:.2f} ours/bound {medians[best] / bound:.2f}"
     )
+    if args.integer:
+        memory = {name: peak(step_of, name, True, args) for name in (HALF, INT8)}
+        print(f"peak memory {memory[INT8]:.1f} MiB in integers, {memory[HALF]:.1f} MiB in bfloat16")
+        print(
+            f"ratio integer bf16/int8 {medians[best] / medians[INT8]:.2f} stock/int8 "
+            f"{medians[STOCK] / medians[INT8]:.2f} memory int8/bf16 {memory[INT8] / memory[HALF]:.2f} "
+            f"onnx integers/int8 {medians[ONNX_INT8] / medians[INT8]:.2f}"
+        )
 
 
 if __name__ == "__main__":

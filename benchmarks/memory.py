@@ -48,14 +48,17 @@ def _resident() -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 2**10
 
 
-def _peak(name: str, args: argparse.Namespace, answer: multiprocessing.Queue) -> None:
+StepOf = Callable[[str, argparse.Namespace], Callable[[], None]]
+
+
+def _peak(make: StepOf, name: str, keep: bool, args: argparse.Namespace, answer: multiprocessing.Queue) -> None:
     cuda = args.device.startswith("cuda")
     if not cuda:
-        keep_freed_memory(name != STOCK)  # as the training scripts do
+        keep_freed_memory(keep)  # as the training scripts do
     small = copy.copy(args)
     small.batch_size, small.size = 1, 32
-    step_of(name, small)()  # loads and compiles
-    step = step_of(name, args)
+    make(name, small)()  # loads and compiles
+    step = make(name, args)
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated() / 2**20 if cuda else _resident()
@@ -64,11 +67,16 @@ def _peak(name: str, args: argparse.Namespace, answer: multiprocessing.Queue) ->
     answer.put((torch.cuda.max_memory_allocated() / 2**20 if cuda else _resident()) - before)
 
 
-def peak(name: str, args: argparse.Namespace) -> float:
-    """MiB that training steps hold at most beyond what the process held before, in a process of its own."""
+def peak(make: StepOf, name: str, keep: bool, args: argparse.Namespace) -> float:
+    """MiB that steps hold at most beyond what the process held before, in a process of its own.
+
+    Args:
+        make: makes the step of this name; a function of a module, as the other process imports it.
+        keep: whether freed memory is kept.
+    """
     context = multiprocessing.get_context("spawn")
     answer = context.Queue()
-    process = context.Process(target=_peak, args=(name, args, answer))
+    process = context.Process(target=_peak, args=(make, name, keep, args, answer))
     process.start()
     value = answer.get()
     process.join()
@@ -86,7 +94,7 @@ def main() -> None:
         model, images = side(name, args)
         with torch.autocast(images.device.type, **precision(name)):
             kept[name] = kept_bytes(model, images) / 2**20
-    peaks = {name: peak(name, args) for name in names}
+    peaks = {name: peak(step_of, name, name != STOCK, args) for name in names}
     print(f"{'':32}{'kept for backward':>20}{'peak':>10}   MiB")
     for name in names:
         print(f"{name:32}{kept[name]:20.1f}{peaks[name]:10.1f}")

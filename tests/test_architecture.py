@@ -38,7 +38,7 @@ MODELS = {
     "models.trunk": {
         "models.accumulation", "models.connect", "models.firing", "models.layers", "models.neuron", "models.recompute",
     },
-    "models.graph": {"models.connect", "models.deploy", "models.neuron"},
+    "models.graph": {"models.connect", "models.deploy", "models.fused", "models.neuron"},
     "models.deploy": {"models.connect", "models.firing", "models.layers", "models.trunk"},
 }  # fmt: skip
 ARCHITECTURE = {  # any other file of models/

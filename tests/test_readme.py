@@ -154,7 +154,7 @@ class Reader:
             place = next(i for i, word in enumerate(words) if i > 1 and (word == "-m" or word.endswith(".py")))
             words = words[place:]
             words = ["-m", "imagenet.train", *words[1:]] if words[0].endswith(".py") else words
-        if words[1] in ("utils.plots", "utils.report") and words[2] == ".":
+        if words[1] in ("utils.plots", "utils.report") and words[2].startswith((".", "runs/quickstart")):
             words[2] = "runs/quickstart/…"
         self.module(words[1], words[2:])
 

@@ -49,7 +49,7 @@ def _exported(args: argparse.Namespace, factory: Any, plain: Any, data: Any) -> 
         if bits:
             calibration = list(inputs_of(batches(data.train, data.collate, args.batch_size, args.calibrate)))
             described = graph.quantize_graph(described, calibration, bits)
-        return graph.Runner(described)
+        return (graph.FastRunner if bits else graph.Runner)(described)
     except ValueError as error:
         raise UserError(str(error)) from None
 

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from .exact import exact_sums, round_input
+from .fast import FastRunner
 from .nodes import Graph
 from .quantize import quantize_graph
 from .rounding import keep_rounded, round_weights
@@ -15,13 +16,13 @@ from .saved import from_plain, to_plain
 from .trace import describe
 
 __all__ = [
-    "Graph", "Runner", "Stream", "describe", "exact", "exact_sums", "from_plain", "keep_rounded", "quantize",
-    "quantize_graph", "round_input", "round_weights", "to_plain",
+    "FastRunner", "Graph", "Runner", "Stream", "describe", "exact", "exact_sums", "from_plain", "keep_rounded",
+    "quantize", "quantize_graph", "round_input", "round_weights", "to_plain",
 ]  # fmt: skip
 
 
 def exact(model: Any, size: tuple[int, int]) -> Runner:
-    """A network without its pathway, batch norms folded, whose sums have no rounding; see `exact_sums`.
+    """A network without its pathway, norms folded, whose sums have no rounding; see `exact_sums`.
 
     Args:
         size: (height, width) of its images.
@@ -43,4 +44,4 @@ def quantize(model: Any, calibration: list[Tensor], bits: int = 8) -> Runner:
         ValueError: see `describe` and `quantize_graph`.
     """
     height, width = calibration[0].shape[-2:]
-    return Runner(quantize_graph(exact_sums(describe(model, (height, width))), calibration, bits))
+    return FastRunner(quantize_graph(exact_sums(describe(model, (height, width))), calibration, bits))

@@ -6,8 +6,8 @@ u / 2^f. An integrate-and-fire layer is then exact in int32:
     v += (sum of weights where there is a spike << f) + bias;   s = v >= threshold;   v = 0 where s
 
 f is 0 for IF at 8 bits. At 4 bits a bias of whole u would be too coarse. For LIF and PLIF v is a fixed-point number
-with f fraction bits, and the share of the current that it takes in, 1/tau, a sum of at most 4 signed powers of two: a
-step is shifts and additions, with 1/tau exact for tau = 2, else within 2^-10.
+with f fraction bits, and the share of the current that it takes in, 1/tau, a sum of a few signed powers of two: a step
+is shifts and additions, with 1/tau exact for tau = 2, else within 2^-11.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .run import Runner, max_steps
 BITS = (8, 4)
 FRACTION = {("IF", 8): 0, ("IF", 4): 4}  # bits after the point of a membrane
 LEAKY_FRACTION = 8
-_LONGEST_SHIFT, _MOST_TERMS = 10, 4
+_LONGEST_SHIFT = 10
 _LARGEST = 1 << 26  # of a threshold, and of all biases up to the last time step
 
 
@@ -62,15 +62,19 @@ def rounded_weight(weight: Tensor, bits: int) -> Tensor:
 
 
 def powers_of_two(rate: float) -> tuple[tuple[int, int], ...]:
-    """(sign, shift) of the terms of rate = sum of sign * 2^-shift, to within 2^-9, for 0 < rate <= 1."""
+    """(sign, shift) of the terms of rate = sum of sign * 2^-shift, to within 2^-11, for 0 < rate <= 1; largest first.
+
+    The digits 1, 0 and -1 of the nearest multiple of 2^-10, never two other than 0 side by side: the fewest terms.
+    """
+    rest, shift = max(1, round(rate * 2**_LONGEST_SHIFT)), _LONGEST_SHIFT
     terms: list[tuple[int, int]] = []
-    rest = rate
-    while len(terms) < _MOST_TERMS and abs(rest) > 2.0**-_LONGEST_SHIFT:
-        sign = 1 if rest > 0 else -1
-        shift = min(range(_LONGEST_SHIFT + 1), key=lambda k: abs(abs(rest) - 2.0**-k))
-        terms.append((sign, shift))
-        rest -= sign * 2.0**-shift
-    return tuple(terms)
+    while rest:
+        if rest % 2:
+            sign = 2 - rest % 4  # 1, or -1 where that leaves a number that is divisible by 4
+            terms.append((sign, shift))
+            rest -= sign
+        rest, shift = rest // 2, shift - 1
+    return tuple(terms[::-1])
 
 
 def input_scale(batches: Iterable[Tensor]) -> tuple[float, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -36,6 +37,20 @@ def gate(node: Any, identity: Tensor, residual: Tensor) -> Tensor:
         if bit:
             result = result | (a & b)
     return result.to(identity.dtype)
+
+
+def or_pool(node: Any, x: Tensor) -> Tensor:
+    """The maximum over windows of spikes [M, C, H, W], in their type and layout."""
+    (height, width), (kh, kw), (sh, sw), (top, left) = node.shape[-2:], node.kernel, node.stride, node.padding
+    # a window may reach past the last row; a zero is never more than a spike
+    bottom, right = (height - 1) * sh + kh - top - x.shape[-2], (width - 1) * sw + kw - left - x.shape[-1]
+    padded = F.pad(x, (left, max(0, right), top, max(0, bottom)))
+    parts = [
+        padded[:, :, i : i + (height - 1) * sh + 1 : sh, j : j + (width - 1) * sw + 1 : sw]
+        for i in range(kh)
+        for j in range(kw)
+    ]
+    return functools.reduce(torch.maximum, parts)
 
 
 class Runner(nn.Module):
@@ -112,24 +127,13 @@ class Runner(nn.Module):
             state[node.name] = v
         return torch.stack(spikes).to(torch.uint8 if self.graph.integer else torch.float32)
 
-    def _pool(self, node: Any, x: Tensor) -> Tensor:
-        flat = x.flatten(0, 1)
-        # a window may begin on the last row and reach past it: padded by zeros, which is never more than a spike
-        missing = [
-            (out - 1) * s + k - (n + 2 * p)
-            for out, s, k, n, p in zip(
-                node.shape[-2:], node.stride, node.kernel, x.shape[-2:], node.padding, strict=True
-            )
-        ]
-        flat = F.pad(flat, (0, max(0, missing[1]), 0, max(0, missing[0])))
-        if flat.dtype == torch.uint8:
-            flat = flat.float()
-        pooled = F.max_pool2d(flat, node.kernel, node.stride, node.padding)
-        return pooled.to(x.dtype).unflatten(0, x.shape[:2])
-
     def _counts(self, x: Tensor) -> Tensor:
         """[T, N, C, H, W] -> [N, C], summed over all of T, H and W."""
         return x.sum(dim=(0, 3, 4), dtype=torch.int32 if self.graph.integer else torch.float32)
+
+    def _check_steps(self, steps: int) -> None:
+        if self.most_steps is not None and steps > self.most_steps:
+            raise ValueError(f"after {steps} time steps a membrane could overflow: show at most {self.most_steps}")
 
     def logits(self, counts: Tensor, steps: int) -> Tensor:
         """Of the sums over time, height and width [N, C]."""
@@ -152,8 +156,7 @@ class Runner(nn.Module):
         graph = self.graph
         x = self._prepared(x)
         steps = x.shape[0] if x.ndim == 5 else graph.T
-        if self.most_steps is not None and steps > self.most_steps:
-            raise ValueError(f"after {steps} time steps a membrane could overflow: show at most {self.most_steps}")
+        self._check_steps(steps)
         values = {"input": x if x.ndim == 5 else x.unsqueeze(0)}
         for i, node in enumerate(graph.nodes[:-1]):
             inputs = [values[name] for name in node.inputs]
@@ -166,7 +169,7 @@ class Runner(nn.Module):
             elif node.kind == "add":
                 values[node.name] = inputs[0] + inputs[1]
             else:
-                values[node.name] = self._pool(node, inputs[0])
+                values[node.name] = or_pool(node, inputs[0].flatten(0, 1)).unflatten(0, inputs[0].shape[:2])
             if see is not None and node.kind in ("fire", "gate", "pool"):
                 see(node.name, values[node.name])
             for name in node.inputs:

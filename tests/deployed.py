@@ -1,0 +1,42 @@
+"""Small networks and real images (scikit-learn's digits) for the tests of what is run elsewhere."""
+
+import functools
+
+import torch
+import torch.nn.functional as F
+
+from models import create_model, model_options
+from utils.data.digits import load_digits
+from utils.sample_data import set_norms
+
+SIZE = 14  # pixels: some maps of odd sides on the way
+
+
+@functools.cache
+def digits(count):
+    """Images [count, 1, SIZE, SIZE] of both parts, normalised."""
+    scans = torch.cat([torch.from_numpy(load_digits(train=train)[0]).float() for train in (False, True)])
+    images = F.interpolate(scans[:count, None] / 16.0, size=(SIZE, SIZE), mode="bilinear", align_corners=False)
+    return (images - 0.3054) / 0.3761
+
+
+@functools.cache
+def moving_digits(count):
+    """Event counts [4, count, 2, SIZE, SIZE]: what grows darker and brighter as the digits move to the right."""
+    images = (digits(count) * 0.3761 + 0.3054) * 6
+    moved = torch.stack([F.pad(images, (t, 0))[..., :SIZE] for t in range(5)])  # [5, count, 1, ...]
+    change = moved[1:] - moved[:-1]
+    return torch.cat([(-change).clamp_min(0), change.clamp_min(0)], dim=2).round()
+
+
+def network(name, connect_f, **options):
+    """A network in evaluation mode whose random weights spike."""
+    torch.manual_seed(0)
+    stem = {"stem": "cifar", "in_channels": 1} if "stem" in model_options(name) else {}
+    model = create_model(name, connect_f=connect_f, **{"width": 4, "num_classes": 10, "T": 4, **stem, **options})
+    set_norms(model, inputs(model, 64))
+    return model.eval()
+
+
+def inputs(model, count):
+    return moving_digits(count) if model.event_frames else digits(count)

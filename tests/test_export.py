@@ -1,0 +1,356 @@
+"""Networks on other runtimes: the same spikes, the same integers, and what is refused."""
+
+import ctypes
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command import TINY, only, succeed
+from deployed import digits, inputs, network
+from refusals import command, snapshot
+from test_graph import counted
+
+from models import create_model, graph, list_models
+from utils.deploy.compare import compare
+from utils.deploy.runtimes import CRuntime, OnnxRuntime, read_nir
+from utils.deploy.targets import TARGETS
+from utils.runtime.errors import UserError
+
+NETWORKS = [
+    ("fsnn18", "OR", {}),
+    ("fsnn18", "IAND", {"stem": "imagenet"}),
+    ("fsnn34", "OR", {"T": 2}),
+    ("fsnn34", "IAND", {"T": 2}),
+    ("fsnn_7b", "OR", {}),
+    ("fsnn_wide7b", "IAND", {"neuron": "IF"}),
+    ("fsnn_7b", "AND", {"neuron": "LIF"}),
+    ("fsnn_7b", "XOR", {"neuron": "LIF", "tau": 3.0}),
+]
+EACH = pytest.mark.parametrize(("name", "connect_f", "options"), NETWORKS)
+MULTIPLIES = re.compile(r"\t(i?mul\w*|v?pmul\w+|v?pmadd\w+|v?mul[ps][sd]|v?fn?m(add|sub)\w+|vpdp\w+)\s")
+
+
+def written(folder, target, runner):
+    """The runtime of a network that was written into a folder."""
+    out, build = folder / "out", folder / "build"
+    out.mkdir(), build.mkdir()
+    TARGETS[target].write(runner, out)
+    return TARGETS[target].open(out, runner.graph, build)
+
+
+def batches(x, size):
+    return [(part, torch.zeros(part.shape[x.ndim - 4], dtype=torch.int64)) for part in x.split(size, x.ndim - 4)]
+
+
+@EACH
+@pytest.mark.parametrize("target", ["onnx", "nir"])
+def test_floats_fire_the_same_spikes_on_200_images(tmp_path, name, connect_f, options, target):
+    model = network(name, connect_f, **options)
+    x = inputs(model, 200)
+    runner = graph.exact(model, x.shape[-2:])
+    found = compare(model, runner, written(tmp_path, target, runner), batches(x, 100))
+    assert found.images == 200
+    assert [layer.exported for layer in found.layers] == [0] * len(found.layers)
+    assert found.classes_exported == 0
+    assert found.logits_exported < 1e-5
+    assert sum(layer.fired for layer in found.layers) > 0
+
+
+@EACH
+@pytest.mark.parametrize("bits", [8, 4])
+def test_integers_are_the_same_bit_for_bit_on_1000_images(tmp_path, name, connect_f, options, bits):
+    if bits == 4 and name == "fsnn34":
+        return
+    model = network(name, connect_f, **options)
+    x = inputs(model, 1000)
+    runner = graph.quantize(model, [x[:, :64] if x.ndim == 5 else x[:64]], bits)
+    logits = runner(x)
+    assert logits.dtype == torch.int32
+    assert logits.float().std() > 0 or name == "fsnn_7b"
+    for target in ("onnx", "c"):
+        (tmp_path / target).mkdir()
+        runtime = written(tmp_path / target, target, runner)
+        assert torch.equal(runtime.logits(x), logits)
+        few = x[:, :8] if x.ndim == 5 else x[:8]
+        ours, theirs = runner.spikes(few)[0], runtime.spikes(few)[0]
+        assert all(torch.equal(theirs[layer].bool(), spikes.bool()) for layer, spikes in ours.items())
+
+
+def test_the_batch_of_an_onnx_model_is_free_and_its_counts_may_pass_a_byte(tmp_path):
+    model = network("fsnn18", "OR", T=8)
+    runner = graph.quantize(model, [digits(8)])
+    for node in runner.graph.of_kind("fire")[-2:]:
+        node.threshold.fill_(-(2**20))  # the last layer always fires: 8 steps of 2 x 2 neurons
+    runtime = written(tmp_path, "onnx", runner)
+    for count in (1, 5):
+        assert torch.equal(runtime.logits(digits(count)), runner(digits(count)))
+    big = create_model("fsnn18", width=2, stem="cifar", num_classes=3, T=8, in_channels=1).eval()
+    x = torch.randn(2, 1, 64, 64)
+    runner = graph.quantize(big, [x])
+    for node in runner.graph.of_kind("fire"):
+        node.threshold.fill_(-(2**20))
+    (tmp_path / "big").mkdir()
+    assert torch.equal(written(tmp_path / "big", "onnx", runner).logits(x), runner(x))
+    counts, _ = runner.run(x)
+    assert int(counts.max()) == 8 * 8 * 8
+
+
+# C
+
+
+@pytest.fixture(scope="module", params=[("fsnn18", "OR"), ("fsnn_wide7b", "XOR")])
+def in_c(request, tmp_path_factory):
+    name, connect_f = request.param
+    model = network(name, connect_f, neuron="IF")
+    runner = graph.quantize(model, [inputs(model, 32)])
+    folder = tmp_path_factory.mktemp("c")
+    return model, runner, written(folder, "c", runner), folder
+
+
+def test_the_body_has_no_multiplication(in_c):
+    _, _, runtime, folder = in_c
+    runtime.compile(folder / "plain.o", "-c")
+    listing = subprocess.run(
+        ["objdump", "-d", "--no-show-raw-insn", folder / "plain.o"], capture_output=True, text=True
+    )
+    functions = dict(re.findall(r"<([\w.]+)>:\n((?:.+\n)+)", listing.stdout))
+    # of the image alone: they read bytes, or take that function in
+    outside = {"multiply_bytes", "classify", "classify_step"}
+    functions = {name.split(".")[0]: code for name, code in functions.items()}  # of which a compiler makes special ones
+    assert {"body", "classify_step"} <= functions.keys()
+    assert MULTIPLIES.search(functions.get("multiply_bytes", "") + functions["classify_step"])
+    for name, code in functions.items():
+        assert name in outside or not MULTIPLIES.search(code), name
+
+
+def test_additions_are_those_of_the_exact_counter(in_c):
+    model, runner, runtime, _ = in_c
+    x = inputs(model, 6)
+    expected = counted(model, runner, x)
+    additions = runtime.additions(x)
+    body = [node.name for node in runner.graph.of_kind("conv") if node is not runner.graph.stem]
+    assert {name: additions[name] for name in body} == {name: expected[name] for name in body}
+    assert sum(additions[name] for name in body) > 0
+    classes = runner.graph.head.shape[0]
+    assert additions[runner.graph.head.name] == expected["avgpool"] * classes
+
+
+def test_frame_after_frame_is_the_same_in_c(in_c):
+    model, runner, runtime, _ = in_c
+    x = inputs(model, 2)
+    stream = graph.Stream(runner)
+    library, logits = runtime.plain, np.zeros(10, dtype=np.int32)
+    library.classify_reset()
+    pointer = logits.ctypes.data_as(ctypes.c_void_p)
+    for frame in x if x.ndim == 5 else [x] * 4:
+        stepped = np.ascontiguousarray(runner.quantised(frame)[1].numpy())
+        library.classify_step(stepped.ctypes.data_as(ctypes.c_void_p))
+        best = library.classify_logits(pointer)
+        expected = stream.step(frame)[1]
+        assert torch.equal(torch.from_numpy(logits), expected)
+        assert best == int(expected.argmax())
+
+
+def test_flash_and_ram_are_what_the_tables_take(in_c):
+    _, runner, runtime, _ = in_c
+    flash, ram = runtime.memory()
+    weights = sum(node.weight.numel() for node in runner.graph.nodes if node.kind in ("conv", "head"))
+    membranes = 4 * sum(int(np.prod(node.shape)) for node in runner.graph.of_kind("fire"))
+    assert weights < flash < 2 * weights + 60_000
+    assert membranes < ram < 4 * membranes
+
+
+# NIR
+
+
+def test_nirs_own_reader_has_the_nodes(tmp_path):
+    model = network("fsnn_7b", "XOR", neuron="LIF")
+    written(tmp_path, "nir", graph.exact(model, (14, 14)))
+    kinds = {type(node).__name__ for node in read_nir(tmp_path / "out" / "model.nir").nodes.values()}
+    assert kinds >= {"Conv2d", "LIF", "IF", "Threshold", "Scale", "SumPool2d", "AvgPool2d", "Flatten", "Affine"}
+
+
+# What is refused
+
+
+def test_damaged_files_are_one_line(tmp_path):
+    runner = graph.exact(network("fsnn18", "OR"), (14, 14))
+    for target, kind, name in (("onnx", OnnxRuntime, "model.onnx"), ("nir", None, "model.nir")):
+        folder = tmp_path / target
+        folder.mkdir()
+        written(folder, target, runner)
+        path = folder / "out" / name
+        content = path.read_bytes()
+        for damaged in (content[: len(content) // 2], b"", b"hello", content[: len(content) // 3] + bytes(9999)):
+            path.write_bytes(damaged)
+            with pytest.raises(UserError, match=r"is damaged or no (ONNX model|NIR file) .*: export it again"):
+                kind(path, runner.graph) if kind else read_nir(path)
+
+
+def test_sums_become_no_nir_and_no_integers(tmp_path):
+    model = create_model("sew_resnet18", width=4, stem="cifar").eval()
+    runner = graph.exact(model, (8, 8))
+    with pytest.raises(ValueError, match=r"layer1\.0\.join adds"):
+        TARGETS["nir"].write(runner, tmp_path)
+    runtime = written(tmp_path, "onnx", runner)  # which adds
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(runtime.logits(x), runner(x))
+
+
+def test_a_missing_package_is_one_line_that_names_the_extra():
+    hidden = "import sys; sys.modules['onnx'] = sys.modules['nir'] = None\n"
+    code = (
+        hidden
+        + "from utils.deploy.{m} import {f}\nfrom utils.runtime.errors import run_command\nsys.exit(run_command({f}))"
+    )
+    for module, function, extra in (("onnx_graph", "import_onnx", "export"), ("nir_graph", "import_nir", "nir")):
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(m=module, f=function)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1
+        assert done.stderr.strip().endswith(f"is not installed: pip install 'full-spike-aap[{extra}]'")
+
+
+def test_code_that_does_not_compile_is_one_line(tmp_path):
+    runner = graph.quantize(network("fsnn_7b", "OR"), [inputs(network("fsnn_7b", "OR"), 4)])
+    written(tmp_path, "c", runner)
+    (tmp_path / "out" / "classify.c").write_text("int classify(;\n")
+    with pytest.raises(UserError, match=r"does not compile .*classify\.c: .*error"):
+        CRuntime(tmp_path / "out", runner.graph, tmp_path / "build")
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    succeed("cifar.train", *TINY, "--epochs", 2, "--neuron", "IF", "--stem", "cifar", "--output-dir", folder)
+    return only(folder, "digits*") / "checkpoint_latest.pth"
+
+
+def exported(trained, folder, *args, to="integer"):
+    """comparison.json of an export, and what was printed."""
+    out = folder / f"out{len(list(folder.iterdir()))}"
+    done = command("utils.export", "--checkpoint", trained, "--to", to, "--output", out, "--images", 40, *args)
+    assert done.status == 0, done.err
+    return json.loads((out / "comparison.json").read_text()), done.out, out
+
+
+@pytest.mark.parametrize("to", ["integer", "onnx", "nir", "c"])
+def test_the_command_writes_runs_and_compares(trained, tmp_path, to):
+    found, said, out = exported(trained, tmp_path, to=to)
+    assert found["same"]
+    assert found["images"] == 40
+    assert {layer["exported"] for layer in found["layers"]} == {0}
+    assert f"saved {out}" in said
+    assert "images a second" in said
+    assert sorted(p.name for p in out.iterdir()) == sorted(
+        [*found["facts"].keys() & {p.name for p in out.iterdir()}, "comparison.json"]
+    )
+
+
+def test_options_of_the_command(trained, tmp_path):
+    plain, _, folder = exported(trained, tmp_path)
+    bits, _, _ = exported(trained, tmp_path, "--bits", 4)
+    assert plain["facts"]["weights"].startswith("8 bits")
+    assert bits["facts"]["weights"].startswith("4 bits; membranes with 4 fraction bits")
+    tuned, said, _ = exported(trained, tmp_path, "--bits", 4, "--finetune", 1)
+    assert "fine-tuning with 4-bit weights, epoch 1/1: loss" in said
+    slower, slower_said, _ = exported(trained, tmp_path, "--bits", 4, "--finetune", 1, "--lr", 0.001)
+    assert [line for line in said.splitlines() if "loss" in line] != [
+        line for line in slower_said.splitlines() if "loss" in line
+    ]
+    assert tuned["layers"] != bits["layers"] != slower["layers"]
+    few, _, _ = exported(trained, tmp_path, "--calibrate", 1)
+    assert few["layers"] != plain["layers"]
+    half, _, _ = exported(trained, tmp_path, "--batch-size", 7)
+    assert half["layers"] == plain["layers"]
+    larger, _, _ = exported(trained, tmp_path, "--data-option", "image_size=12")
+    assert larger["layers"][0]["neurons"] > plain["layers"][0]["neurons"]
+    integer, _, out = exported(trained, tmp_path, "--bits", 8, to="onnx")
+    assert integer["logits_exported"] == 0.0
+    assert (out / "model.onnx").stat().st_size < (folder / "integer.pth").stat().st_size * 4
+
+
+REFUSED = {
+    "nothing trained": ("--to onnx --output {out}", "there is no --checkpoint"),
+    "a folder that is there": ("--checkpoint {trained} --to onnx --output {there}", "is there already"),
+    "NIR with bits": ("--checkpoint {trained} --to nir --bits 8 --output {out}", "NIR holds floats"),
+    "fine-tuned floats": ("--checkpoint {trained} --to onnx --finetune 1 --output {out}", "is for integer weights"),
+    "a GPU": ("--checkpoint {trained} --to onnx --device cuda --output {out}", "on the CPU; leave it out"),
+    "another data set": (
+        "--checkpoint {trained} --to c --data-set cifar --data {images} --output {out}",
+        "in_channels=1 and the data set 3",
+    ),
+    "no data set": ("--checkpoint {trained} --to c --data-set nowhere --output {out}", "there is no nowhere/data.py"),
+    "an option of others": (
+        "--checkpoint {trained} --to c --data-option side=3 --output {out}",
+        "is no option of cifar",
+    ),
+    "an option out of range": (
+        "--checkpoint {trained} --to c --data-option image_size=0 --output {out}",
+        "0 is below 1",
+    ),
+    "a hostile checkpoint": ("--checkpoint {hostile} --to c --output {out}", "could run code"),
+    "half a checkpoint": ("--checkpoint {half} --to c --output {out}", "damaged"),
+    "sums": ("--checkpoint {sums} --to c --output {out}", "layer1.0.join adds, so .* is not full-spike"),
+}
+
+
+@pytest.fixture(scope="module")
+def refused_files(trained, tmp_path_factory):
+    from images import image_tree
+
+    from utils.train import checkpoint
+
+    folder = tmp_path_factory.mktemp("refused")
+    (folder / "there").mkdir()
+    torch.save({"model": subprocess.run}, folder / "hostile.pth")
+    (folder / "half.pth").write_bytes(trained.read_bytes()[:5000])
+    model = create_model("sew_resnet18", width=2, stem="cifar", num_classes=10, in_channels=1, T=2)
+    checkpoint.write(folder / "sums.pth", {"config": model.config, "model": model.state_dict()})
+    names = {name: folder / f"{name}.pth" for name in ("hostile", "half", "sums")}
+    return folder, {
+        **names,
+        "trained": trained,
+        "there": folder / "there",
+        "out": folder / "out",
+        "images": image_tree(folder / "images", count=2),
+    }
+
+
+@pytest.mark.parametrize("what", list(REFUSED))
+def test_what_cannot_be_exported_is_one_line_and_nothing_is_written(refused_files, what):
+    folder, names = refused_files
+    line, message = REFUSED[what]
+    before = snapshot(folder)
+    done = command("utils.export", *line.format(**names).split())
+    assert done.status in (1, 2), done.out
+    (said,) = done.err.splitlines()
+    assert re.search(f"^error: .*{message}", said), said
+    assert snapshot(folder) == before
+    assert not (folder / "out").exists()
+
+
+def test_a_failing_write_leaves_nothing(trained, tmp_path, monkeypatch):
+    def fail(*_args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("utils.deploy.targets.write_c", fail)
+    done = command("utils.export", "--checkpoint", trained, "--to", "c", "--output", tmp_path / "out")
+    assert done.status == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_network_between_whose_layers_only_spikes_go_can_be_described():
+    for name in list_models():
+        model = create_model(name, width=4)
+        if model.aap is None and not name.startswith(("sew", "spiking")):
+            graph.describe(model, (64, 64)).require_binary("anything")
+    assert Path(TARGETS["c"].files[0]).suffix == ".c"
