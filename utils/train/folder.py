@@ -56,6 +56,8 @@ def run_name(
     for option in _NAMED:
         if option in network and network[option] != known.get(option):
             name += f"_{option.replace('_', '')}{network[option]}"
+    if config.recipe.cosine and config.recipe.lr_scheduler != "cosine":
+        name += f"_{config.recipe.lr_scheduler}"
     for field in dataclasses.fields(config.recipe):
         value, usual = (getattr(recipe, field.name) for recipe in (config.recipe, defaults.recipe))
         if field.name not in _RELEASED and value != usual:
@@ -78,10 +80,7 @@ def _released_name(config: Config, network: dict[str, Any]) -> str:
         name += "_zi"
     if recipe.weight_decay:
         name += f"_wd{recipe.weight_decay}"
-    if recipe.cosine:
-        name += f"_{'cos' if recipe.lr_scheduler == 'cosine' else recipe.lr_scheduler}lr{recipe.period}"
-    else:
-        name += f"_{recipe.lr_scheduler}lr{recipe.step_size}_{recipe.gamma}"
+    name += f"_coslr{recipe.period}" if recipe.cosine else f"_{recipe.lr_scheduler}lr{recipe.step_size}_{recipe.gamma}"
     name += f"_{recipe.optimizer}"
     if network.get("connect_f"):
         name += f"_cnf_{network['connect_f']}"
