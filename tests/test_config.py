@@ -122,6 +122,12 @@ def test_adam_is_an_optimizer_and_an_alias(tmp_path):
         ("- lr", "holds no options"),
         ("lr: {a: 1}", "lr: {'a': 1} is no float"),
         ("!!python/object/apply:os.getcwd []", "is no YAML in line 1"),
+        ("lr: 1\nepochs: 2\nlr: 3", "gives 'lr' twice in line 3"),
+        ("betas: &a [0.9, 0.9]\nlr: *a", "repeats a value by *a in line 2"),
+        ("seed: " + "9" * 5000, "is no YAML"),
+        ("name: 2026-13-45", "is no YAML"),
+        ("lr: !!float fast", "is no YAML"),
+        ("lr: 1 #" + "." * 70_000, "has more than 65536 bytes"),
     ],
 )
 def test_a_wrong_configuration_is_one_line(tmp_path, text, message):
@@ -133,8 +139,8 @@ def test_a_wrong_configuration_is_one_line(tmp_path, text, message):
 def test_a_configuration_that_cannot_be_read_is_one_line(tmp_path):
     assert "cannot be read" in refused(TRAIN, "--config", tmp_path / "none.yaml", status=2)
     (tmp_path / "bytes.yaml").write_bytes(b"lr: \xff\xfe")
-    assert "cannot be read" in refused(TRAIN, "--config", tmp_path / "bytes.yaml", status=2)
-    assert "no regular file" in refused(TRAIN, "--config", tmp_path, status=2)
+    assert "is no text in UTF-8 (byte 4)" in refused(TRAIN, "--config", tmp_path / "bytes.yaml", status=2)
+    assert "is a folder, not a regular file" in refused(TRAIN, "--config", tmp_path, status=2)
 
 
 def test_two_groups_cannot_have_an_option_of_one_name():

@@ -200,6 +200,14 @@ def test_print_freq(short_run):
     assert counts == [3, 1, 0]
 
 
+def test_a_schedule_that_climbs_again_is_told(short_run):
+    """As the released cosine does after --cos_lr_T epochs."""
+    once, again = (short_run(FOLDER, f"--epochs 3 --cos_lr_T {period}") for period in (3, 1))
+    assert "climbs again" not in once.text
+    assert "warning: --cos_lr_T 1 ends before --epochs 3: the learning rate climbs again" in again.text
+    assert again.entries[2]["lr"] > again.entries[1]["lr"]
+
+
 def test_tb(short_run):
     plain, logged = short_run(FOLDER), short_run(FOLDER, "--tb")
     assert not plain.folder.with_name(f"{plain.folder.name}_logs").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -10,7 +11,8 @@ import select
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 
 
 class UserError(Exception):
@@ -50,6 +52,21 @@ def one_line(error: BaseException) -> str:
     return escaped(text)
 
 
+@contextlib.contextmanager
+def warnings_in_one_line() -> Iterator[None]:
+    """Print each of Python's warnings as one line: libraries write several, and Python adds a line of their source."""
+    before = warnings.formatwarning
+
+    def as_one(message: Warning | str, *_: object, **__: object) -> str:
+        return f"warning: {escaped(' '.join(str(message).split()))}\n"
+
+    warnings.formatwarning = as_one
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
 def _reader_is_gone() -> bool:
     """Whether nobody reads standard output any more, as after `| head -1`."""
     output = select.poll()
@@ -75,7 +92,8 @@ def run_command(main: Callable[[], int | None]) -> int:
     label = UserError.label
     try:
         try:
-            status = main() or 0
+            with warnings_in_one_line():
+                status = main() or 0
         except SystemExit as end:  # of --help
             status = int(end.code or 0)
         sys.stdout.flush()  # now, and not when Python ends and nothing catches the error

@@ -18,7 +18,6 @@ from utils.runtime.errors import UsageError
 from utils.runtime.options import Option, Parser, options_of
 
 ABOUT = "versions"  # the key of a configuration that tells what wrote it, and sets nothing
-LARGEST = 1 << 20  # bytes of a configuration
 
 
 def _titles(config: type) -> dict[str, str]:
@@ -103,24 +102,9 @@ class OptionsParser:
 
     def _read(self, path: Path) -> dict[str, Any]:
         """The options that a YAML file gives, by name; null is as if it was not there."""
-        import yaml  # here: most commands read none
+        from utils.runtime.plain_yaml import read_mapping  # here: most commands read none
 
-        if path.exists() and not path.is_file():
-            raise UsageError(f"--config {path} is no regular file: name a YAML file")
-        try:
-            if path.stat().st_size > LARGEST:
-                raise UsageError(f"--config {path} is larger than {LARGEST >> 20} MiB: name a YAML file of options")
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeError) as error:
-            raise UsageError(f"--config {path} cannot be read ({error}): name a YAML file") from None
-        except (yaml.YAMLError, RecursionError) as error:
-            mark = getattr(error, "problem_mark", None)
-            where = "" if mark is None else f" in line {mark.line + 1}"
-            raise UsageError(f"--config {path} is no YAML{where}: write one `option: value` a line") from None
-        if content is None:
-            return {}
-        if not isinstance(content, dict):
-            raise UsageError(f"--config {path} holds no options: write one `option: value` a line")
+        content = read_mapping(path, "--config")
         by_key = {key: item for item in self._options.values() for key in item.keys_in_a_file()}
         shortcuts = {
             flag.removeprefix("--").replace("-", "_"): (item, value)

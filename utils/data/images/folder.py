@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import logging
 import warnings
@@ -25,7 +27,10 @@ from utils.runtime.files import open_regular
 # what Pillow may take a file for, whatever its name; for others, such as EPS, it would start another program
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 
-logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what it has to say of a damaged image is raised as well
+# What Pillow and its libtiff have to say of a damaged image is raised as well.
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+with contextlib.suppress(OSError, AttributeError):  # of a Pillow without it
+    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 
 
 def load_image(path: str | Path) -> Image.Image:
