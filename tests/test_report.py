@@ -156,8 +156,8 @@ def test_a_run_whose_data_are_gone_still_has_a_page(runs, tmp_path):
     [
         (None, "there is no "),
         (b"\xff", "is no text in UTF-8"),
-        (b"[1]", "is no configuration"),
-        (b"a: [", "no configuration"),
+        (b"[1]", "holds no options"),
+        (b"a: [", "is no YAML"),
     ],
 )
 def test_no_run_is_one_line(tmp_path, content, message):
