@@ -162,7 +162,7 @@ def test_the_learning_rate_that_a_run_ends_an_epoch_with(run, tmp_path, batch):
 @pytest.mark.parametrize("flag", ["--decay-weights-only", "--sched-on-updates"])
 def test_a_run_without_these_options_is_refused_with_them(run, tmp_path, flag):
     """Its optimizer has one group, its schedule counts epochs."""
-    options = (*run, "--cos_lr_T", 2, "--output-dir", tmp_path)
+    options = (*run, "--cos_lr_T", 2, "--output-dir", tmp_path, "--name", "run")
     succeed(*options, "--epochs", 1)
     line = refused(*options, flag, "--epochs", 2, "--resume", "auto", status=2)
     assert f"is of a run without {flag}: use the same" in line

@@ -19,7 +19,7 @@ from refusals import command
 from cifar.data import Digits
 from cifar.options import ImageOptions
 from utils.draw.charts import Curve, line_chart, ticks
-from utils.draw.page import RunView, differing, render
+from utils.draw.page import RunView, differing, render, short_titles
 from utils.inspection import picture
 from utils.report import guess_script
 from utils.train import checkpoint
@@ -156,8 +156,8 @@ def test_a_run_whose_data_are_gone_still_has_a_page(runs, tmp_path):
     [
         (None, "there is no "),
         (b"\xff", "is no text in UTF-8"),
-        (b"[1]", "is no configuration"),
-        (b"a: [", "no configuration"),
+        (b"[1]", "holds no options"),
+        (b"a: [", "is no YAML"),
     ],
 )
 def test_no_run_is_one_line(tmp_path, content, message):
@@ -229,3 +229,9 @@ def test_in_a_browser_everything_fits_and_loads(pages, tmp_path, name, width):
     assert found["page"] <= width
     assert found["wide"] == []
     assert found["loaded"] == found["pictures"] > 0
+
+
+def test_runs_are_told_apart_by_the_words_that_differ():
+    assert short_titles(["a_dsnn18_b32", "a_fsnn18_b32"]) == ["dsnn18", "fsnn18"]
+    assert short_titles(["a_b", "a_b_c"]) == ["a_b", "a_b_c"]  # the first would have none
+    assert short_titles(["one", "two"]) == ["one", "two"]

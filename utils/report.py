@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.runtime.errors import UserError, run_command, warn
-from utils.runtime.files import check_output_folder, open_regular, read_text, write_file
+from utils.runtime.errors import UsageError, UserError, run_command, warn
+from utils.runtime.files import check_output_folder, open_regular, write_file
 from utils.runtime.log import METRICS, read_metrics
 from utils.runtime.options import Parser
 
@@ -54,16 +54,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: there is none, or it is damaged.
     """
-    import yaml
+    from utils.runtime.plain_yaml import read_mapping
 
     path = folder / CONFIG
     if not path.exists():
         raise UserError(f"there is no {path}: name the folder of a run")
     try:
-        content = yaml.safe_load(read_text(path))
-    except (yaml.YAMLError, RecursionError):
-        content = None
-    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        content = read_mapping(path, "the configuration")
+    except UsageError as error:  # of a run, and not of this command
+        raise UserError(str(error)) from None
+    if not all(isinstance(name, str) for name in content):
         raise UserError(f"{path} is no configuration of a run: name the folder of another one")
     return content
 

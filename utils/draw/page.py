@@ -72,7 +72,8 @@ table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.85re
 th,td{padding:.15rem .5rem;text-align:right;border-bottom:1px solid var(--line);vertical-align:top}
 th{color:var(--soft);font-weight:600}th:first-child,td:first-child,.facts td,.facts th{text-align:left}
 .facts{width:100%}.facts th{white-space:nowrap}.matrix td,.matrix th{padding:.1rem .3rem;border:0;min-width:1.9rem}
-.matrix td.right{font-weight:650}.chart{display:block;width:100%;max-width:34rem;height:auto}
+.matrix td.right{font-weight:650}.wide td,.wide th{overflow-wrap:normal}
+.chart{display:block;width:100%;max-width:34rem;height:auto}
 .chart text{font-size:11px;fill:var(--soft)}.chart path{fill:none;stroke-width:1.8}
 .chart .grid{stroke:var(--line);stroke-width:1}.map text,.raster text{font-size:9px}.shade{fill:var(--shade)}
 .raster{max-width:20rem}.raster path{stroke-width:1.6}.raster .odd{stroke:var(--shade)}.raster .even{stroke:var(--ink)}
@@ -117,13 +118,22 @@ def differing(runs: Sequence[RunView]) -> list[tuple[str, list[str]]]:
     return [(name, values) for name, values in rows if len(set(values)) > 1]
 
 
+def short_titles(titles: Sequence[str]) -> list[str]:
+    """What tells runs apart by: the words of their folders' names that not all of them have, or all of the name."""
+    words = [title.split("_") for title in titles]
+    common = set(words[0]).intersection(*words[1:])
+    short = ["_".join(word for word in own if word not in common) for own in words]
+    return short if all(short) and len(set(short)) == len(short) else list(titles)
+
+
 def _accuracy(entry: dict[str, Any], readout: str) -> float:
     return float(entry["test"][readout]["acc1"])
 
 
 def _together(runs: Sequence[RunView]) -> str:
     """Several runs in one table and one chart each of loss and accuracy."""
-    head = ["", *(run.title for run in runs)]
+    titles = short_titles([run.title for run in runs])
+    head = ["", *titles]
     readouts = list(dict.fromkeys(name for run in runs if run.entries for name in run.entries[0]["test"]))
     rows: list[list[str]] = []
     for name in readouts:
@@ -143,8 +153,8 @@ def _together(runs: Sequence[RunView]) -> str:
         if run.entries:
             first = next(iter(run.entries[0]["test"]))
             epochs = [entry["epoch"] + 1 for entry in run.entries]
-            curves[0].append(Curve(run.title, epochs, [_accuracy(entry, first) for entry in run.entries], i))
-            curves[1].append(Curve(run.title, epochs, [entry["train_loss"] for entry in run.entries], i))
+            curves[0].append(Curve(titles[i], epochs, [_accuracy(entry, first) for entry in run.entries], i))
+            curves[1].append(Curve(titles[i], epochs, [entry["train_loss"] for entry in run.entries], i))
     charts = line_chart(curves[0], "epoch", "top-1 on the test set, %, first readout")
     charts += line_chart(curves[1], "epoch", "training objective", log=True)
     words = _table(head, ([name, *values] for name, values in different)) if different else "<p>no option differs</p>"

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from utils.runtime.errors import UserError
-from utils.runtime.files import read_text
 from utils.train import checkpoint
 from utils.train.config import Config
 from utils.train.folder import CONFIG
@@ -58,13 +57,12 @@ def _describing(config: Config) -> dict[str, Any]:
 
 def kept_options(folder: Path) -> dict[str, Any] | None:
     """The options in a run's config.yaml, or None where that cannot be read."""
-    import yaml
+    from utils.runtime.plain_yaml import read_mapping
 
     try:
-        content = yaml.safe_load(read_text(folder / CONFIG))
-    except (OSError, UserError, yaml.YAMLError, RecursionError):
+        return read_mapping(folder / CONFIG, "the configuration") or None
+    except UserError:
         return None
-    return content if isinstance(content, dict) else None
 
 
 def neighbours(folder: Path, config: Config) -> list[Neighbour]:
