@@ -182,7 +182,7 @@ def test_detach(short_run, tmp_path):
 
 def test_products(short_run, tmp_path):
     """Additions of attention's first product at 16 tokens and 8 channels a head: 16 for each spike of Q, 8 of K."""
-    network = "--model fs_spikformer_4_384 --width 16 --heads 2 --depth 1 --patch 2 --neuron IF --lr 0"
+    network = "--model fs_spikformer_4_384 --width 16 --heads 2 --depth 1 --patch 2 --neuron IF --lr 0 -b 2 --epochs 6"
     for products, second in (("qk", 16), ("kv", 8)):
         out = tmp_path / products
         trained = short_run(FOLDER, f"{network} --products {products}", out=out)
