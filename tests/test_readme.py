@@ -29,8 +29,8 @@ SMALLER = {
     "utils.fullspike": "--size 32 --images 4",
     "utils.summary": "--size 32",
 }
-# A recipe with a network of its own: the recipe, on a smaller network.
-RECIPES = "--model dsnn18 --warmup-epochs 0 --cooldown-epochs 0"
+# A recipe with a network of its own, made smaller
+RECIPES = "--width 16 --heads 2 --depth 1 --warmup-epochs 0 --cooldown-epochs 0"
 # Data that nobody can be asked to have: the command says where they are to be had.
 ELSEWHERE = {
     "--dataset cifar10 ": "does not hold cifar10|cannot download",
@@ -108,8 +108,8 @@ class Reader:
         words = [self.path(word) for word in words]
         places = iter(range(len(words)))  # of several words with dots each is another file
         options = [word[min(next(places), len(word) - 1) if len(word) > 1 else 0] for word in words]
-        options += RECIPES.split() if any("spikformer" in option for option in options) else []
-        options += SMALLER.get(module, "").split()
+        recipe = any("spikformer" in option and option.endswith(".yaml") for option in options)
+        options += [*SMALLER.get(module, "").split(), *(RECIPES.split() if recipe else [])]
         if module.endswith(".train"):
             if module.split(".")[0] in ("dvsgesture", "cifar10dvs") and "--data-path" not in options:
                 options += ["--data-path", str(self.home / "data" / "digits" / module.split(".")[0])]
