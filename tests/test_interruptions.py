@@ -26,7 +26,8 @@ MIXED = (
     "--model ds_spikformer_2_384 --width 16 --heads 2 --depth 1 --patch 4 --amp "
     "--optimizer adamw --lr 0.01 --decay-weights-only --clip-grad-norm 0.5 --label-smoothing 0.1 --hflip 0.3 "
     "--aa randaugment --random-erase 0.5 --mixup 0.8 --cutmix 1 --mixup-off-epoch 2 "
-    "--sched-on-updates --warmup-epochs 1 --warmup-lr 1e-4 --min-lr 1e-3 --cooldown-epochs 1 --cos_lr_T 2"
+    "--lr-scheduler cosine-timm --sched-on-updates --warmup-epochs 1 --warmup-lr 1e-4 --min-lr 1e-3 "
+    "--cooldown-epochs 1 --cos_lr_T 2"
 )
 
 
