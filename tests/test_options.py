@@ -17,6 +17,8 @@ import imagenet.train
 
 SCRIPTS = {module.__name__: module for module in (cifar.train, cifar10dvs.train, dvsgesture.train, imagenet.train)}
 
+SPIKFORMER = "--model ds_spikformer_4_384 --width 16 --heads 2 --depth 1 --patch 2 --tau 1.2"
+
 # Options that must change the weights of a short run: script, what both runs are given, what one of them is.
 CHANGES = {
     "data_path": (FOLDER, "", "--data-path {other}"),
@@ -51,6 +53,9 @@ CHANGES = {
     "alpha": (FOLDER, "", "--alpha 2"),
     "stem": (FOLDER, "", "--stem imagenet"),
     "width": (FOLDER, "", "--width 3"),
+    "depth": (FOLDER, SPIKFORMER, "--depth 2"),
+    "heads": (FOLDER, SPIKFORMER, "--heads 4"),
+    "patch": (FOLDER, SPIKFORMER, "--patch 4"),
     "aux_head": (FOLDER, "", "--aux-head separate"),
     "aap_pool": (EVENTS, "", "--aap-pool max"),
     "zero_init_residual": (FOLDER, "", "--zero_init_residual"),

@@ -2,6 +2,7 @@
 
 import csv
 import ctypes
+import json
 import math
 import platform
 import re
@@ -177,6 +178,20 @@ def test_detach(short_run, tmp_path):
     assert not (trained.folder / "fsnn.pth").exists()
     assert scores(succeed(*command, "--detach")).keys() == {"output"}
     assert (trained.folder / "fsnn.pth").exists()
+
+
+def test_products(short_run, tmp_path):
+    """Additions of attention's first product at 16 tokens and 8 channels a head: 16 for each spike of Q, 8 of K."""
+    network = "--model fs_spikformer_4_384 --width 16 --heads 2 --depth 1 --patch 2 --neuron IF --lr 0 -b 2 --epochs 6"
+    for products, second in (("qk", 16), ("kv", 8)):
+        out = tmp_path / products
+        trained = short_run(FOLDER, f"{network} --products {products}", out=out)
+        succeed(FOLDER, *trained.command, *"--resume auto --test-only --synops --no-syops".split())
+        report = json.loads(next(trained.folder.rglob("synops.json")).read_text())
+        rows = {row["name"]: row for row in report["networks"][0]["layers"]}
+        gate = rows["block.0.attn.product1"]
+        assert gate["ac"] == pytest.approx(gate["rate"] * 2 * 16 * 16 * second)
+        assert gate["ac"] > 0
 
 
 def test_synops(short_run, tmp_path):
