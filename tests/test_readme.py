@@ -186,12 +186,13 @@ def reader(tmp_path_factory):
         for place in ("data/images", "data/cifar10", "images"):
             image_tree(home / place, count=4)
         imagenet_tree(home / "imagenet", count=4)
-        gestures(home / "data" / "dvsgesture", count=12)
+        gestures(home / "data" / "dvsgesture", count=100)
         gestures(home / "data" / "digits" / "dvsgesture", count=12)
         classes(home / "data" / "digits" / "cifar10dvs", count=60)
-        recording = next((home / "data/dvsgesture/extract/DvsGesture").glob("*.aedat"))
-        shutil.copy(recording, home / "user01_led.aedat")
-        shutil.copy(recording.with_name(f"{recording.stem}_labels.csv"), home / "user01_led_labels.csv")
+        tables = (home / "data/dvsgesture/extract/DvsGesture").glob("*_labels.csv")
+        table = max(tables, key=lambda path: len(path.read_text().splitlines()))  # there is a third row
+        shutil.copy(table, home / "user01_led_labels.csv")
+        shutil.copy(table.with_name(f"{table.stem.removesuffix('_labels')}.aedat"), home / "user01_led.aedat")
         (home / "bin").mkdir()
         for name in ("python", "srun"):
             program = home / "bin" / name
