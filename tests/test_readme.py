@@ -21,7 +21,7 @@ STARTS = ("python ", "torchrun ", "scripts/", "./scripts/", "sbatch ", "NNODES="
 COMMON = "--epochs 1 -j 0 --device cpu --print-freq 1 --no-fused"
 EVENTS = f"{COMMON} --T 4 --T-train 2 --frame-size 16 --width 2 -b 16"
 SMALLER = {
-    "cifar.train": f"{COMMON} --image-size 8 --width 2 --T 2 -b 512",
+    "cifar.train": f"{COMMON} --epochs 2 --image-size 8 --width 2 --T 2 -b 512",
     "imagenet.train": f"{COMMON} --train-crop-size 16 --val-resize-size 18 --val-crop-size 16 --width 2 --T 2 -b 8",
     "dvsgesture.train": EVENTS,
     "cifar10dvs.train": EVENTS,
