@@ -13,11 +13,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from spikingjelly.activation_based import functional
+from spikingjelly.activation_based.model.spikformer import Spikformer as SpikingjellysSpikformer
 from torch import nn
 
 from models import create_model, use_fused
+from models.layers import SpikeMatmul
 from models.neuron import FromRest
 from utils.runtime.allocator import keep_freed_memory
+
+ALONE = "convolutions and products alone"
 
 
 def _bfloat16_in_hardware() -> bool:
@@ -54,24 +58,27 @@ def stock(model: nn.Module) -> nn.Module:
     for module in copied.modules():
         if isinstance(module, FromRest):
             module.__class__ = type(module).__mro__[2]  # IFNode(FromRest, spikingjelly's IFNode)
+            if module.gain != 1.0:
+                module.register_forward_pre_hook(lambda node, inputs: (inputs[0] * node.gain,))
     return copied
 
 
 reset = functional.reset_net
 
 
-def convolutions(
+def products(
     model: nn.Module, images: torch.Tensor, *, backward: bool, dtype: torch.dtype = torch.float32
 ) -> tuple[Callable[[], None], float]:
-    """(all convolutions of a network on inputs of the same shapes and nothing else, channels last; GFLOP they take).
+    """(all convolutions and products of matrices of a network on inputs of the same shapes and nothing else, channels
+    last; GFLOP they take).
 
     What no fusing can avoid: the bound of this machine in this precision.
     """
-    calls: list[tuple[nn.Conv2d, torch.Size]] = []
+    calls: list[tuple[nn.Module, tuple[torch.Size, ...]]] = []
     handles = [
-        m.register_forward_hook(lambda m, x, _y: calls.append((m, x[0].shape)))
+        m.register_forward_hook(lambda m, inputs, _y: calls.append((m, tuple(x.shape for x in inputs))))
         for m in model.modules()
-        if isinstance(m, nn.Conv2d)
+        if isinstance(m, nn.Conv2d | SpikeMatmul)
     ]
     with torch.no_grad():
         model(images)
@@ -79,21 +86,25 @@ def convolutions(
         handle.remove()
     flop = 0
     work = []
-    for i, (conv, shape) in enumerate(calls):
-        layer = copy.deepcopy(conv).to(dtype, memory_format=torch.channels_last)
-        x = torch.rand(shape, device=images.device).to(dtype, memory_format=torch.channels_last)
-        x.requires_grad_(backward and i > 0)  # the images need no gradient
+    for i, (module, shapes) in enumerate(calls):
+        convolves = isinstance(module, nn.Conv2d)
+        last = {"memory_format": torch.channels_last} if convolves else {}
+        layer: Any = copy.deepcopy(module).to(dtype, **last)
+        inputs = [torch.rand(shape, device=images.device).to(dtype, **last) for shape in shapes]
+        for x in inputs:
+            x.requires_grad_(backward and i > 0)  # the images need no gradient
         with torch.no_grad():
-            gradient = torch.rand_like(layer(x))
+            gradient = torch.rand_like(layer(*inputs))
         passes = 1 if not backward else 3 if i > 0 else 2
-        flop += 2 * passes * gradient.numel() * conv.weight[0].numel()
-        work.append((layer, x, gradient))
+        flop += 2 * passes * gradient.numel() * (layer.weight[0].numel() if convolves else shapes[0][-1])
+        work.append((layer, inputs, gradient))
 
     def side() -> None:
-        for layer, x, gradient in work:
-            x.grad = None
+        for layer, inputs, gradient in work:
+            for x in inputs:
+                x.grad = None
             with torch.set_grad_enabled(backward):
-                y = layer(x)
+                y = layer(*inputs)
             if backward:
                 y.backward(gradient)
 
@@ -101,7 +112,8 @@ def convolutions(
 
 
 def bound_line(images: int, gflop: float, seconds: float) -> str:
-    return f"bound {gflop:.1f} GFLOP of convolutions at {gflop / seconds:.0f} GFLOP/s: {images / seconds:.2f} images/s"
+    rate, speed = gflop / seconds, images / seconds
+    return f"bound {gflop:.1f} GFLOP of convolutions and products at {rate:.0f} GFLOP/s: {speed:.2f} images/s"
 
 
 def training_step(model: nn.Module, images: torch.Tensor, classes: int, **autocast: Any) -> Callable[[], None]:
@@ -113,6 +125,7 @@ def training_step(model: nn.Module, images: torch.Tensor, classes: int, **autoca
         with torch.autocast(images.device.type, **{"enabled": False, **autocast}):
             outputs = model(images)
             outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+            outputs = tuple(x.mean(0) if x.ndim == 3 else x for x in outputs)  # spikingjelly's has one for each step
             loss = torch.stack([F.cross_entropy(logits, target) for logits in outputs]).sum()
         loss.backward()
         optimizer.step()
@@ -120,6 +133,24 @@ def training_step(model: nn.Module, images: torch.Tensor, classes: int, **autoca
         reset(model)
 
     return step
+
+
+def spikingjellys(model: nn.Module) -> nn.Module | None:
+    """spikingjelly's own Spikformer of a network's size, without a pathway; None for networks that it does not have."""
+    config = model.config
+    if "spikformer" not in config["model"]:
+        return None
+    theirs = SpikingjellysSpikformer(
+        T=config["T"],
+        in_channels=config["in_channels"],
+        patch_size=config["patch"],
+        num_classes=config["num_classes"],
+        embed_dims=config["width"],
+        num_heads=config["heads"],
+        depths=config["depth"],
+    )
+    theirs.classifier = theirs.head  # as ours call it
+    return theirs
 
 
 def kept_bytes(model: nn.Module, images: torch.Tensor) -> int:
@@ -154,7 +185,7 @@ def network(args: argparse.Namespace) -> tuple[nn.Module, torch.Tensor]:
     """The network that the options name, and random images [N, 3, H, W] for it."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    options = {"connect_f": "OR"} if args.model.startswith(("dsnn", "fsnn")) else {}
+    options: dict[str, Any] = {"connect_f": "OR"} if args.model.startswith(("ds", "fs")) else {}
     if args.width:
         options["width"] = args.width
     if args.stem:

@@ -13,7 +13,7 @@ import torch
 
 from models import create_model
 
-from .common import convolutions, kept_bytes, network, ours, parser, training_step
+from .common import kept_bytes, network, ours, parser, products, training_step
 
 
 def measured(args: argparse.Namespace) -> tuple[float, float, float]:
@@ -28,7 +28,7 @@ def measured(args: argparse.Namespace) -> tuple[float, float, float]:
         if images.is_cuda:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds), kept_bytes(model, images) / 2**20, convolutions(model, images, backward=True)[1]
+    return statistics.median(seconds), kept_bytes(model, images) / 2**20, products(model, images, backward=True)[1]
 
 
 def slope(x: list[float], y: list[float]) -> float:

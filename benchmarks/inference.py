@@ -21,7 +21,7 @@ from utils.deploy.targets import TARGETS
 from utils.measure.layers import NORMS
 from utils.sample_data import set_norms
 
-from .common import bound_line, compare, convolutions, network, ours, parser, reset, stock
+from .common import ALONE, bound_line, compare, network, ours, parser, products, reset, stock
 from .memory import peak
 
 STOCK, OURS, HALF = "stock, both streams", "detached, folded, fused", "detached, folded, fused, bf16"
@@ -82,7 +82,7 @@ def main() -> None:
     detached = detach_aap(model) if model.aap is not None else copy.deepcopy(model)
     folded, last = ours(fold_batchnorm(detached), images)
     best, dtype = (HALF, torch.bfloat16) if args.bf16 else (OURS, torch.float32)
-    alone, gflop = convolutions(detached, images, backward=False, dtype=dtype)
+    alone, gflop = products(detached, images, backward=False, dtype=dtype)
     sides: dict[str, tuple[Callable[[], Any], bool]] = {
         STOCK: (evaluation(stock(model), images, stateful=True), False),
         "stock, freed memory kept": (evaluation(stock(model), images, stateful=True), True),
@@ -93,12 +93,12 @@ def main() -> None:
     if args.bf16:
         halved = copy.deepcopy(folded).to(dtype)
         sides[HALF] = (evaluation(halved, last.to(dtype)), True)
-    sides["the convolutions alone"] = (alone, True)
+    sides[ALONE] = (alone, True)
     if args.integer:
         sides |= {name: (side, True) for name, side in integer_sides(detached, images, args.threads).items()}
     print(f"{args.model}, {args.batch_size} x 3 x {args.size} x {args.size}, T = {args.T}, inference")
     medians = compare(sides, args.repeats, device)
-    bound = medians["the convolutions alone"]
+    bound = medians[ALONE]
     print(bound_line(args.batch_size, gflop, bound))
     print(f"ours ({best}) {args.batch_size / medians[best]:.2f} images/s, stock {args.batch_size / medians[STOCK]:.2f}")
     print(

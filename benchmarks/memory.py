@@ -1,4 +1,7 @@
-"""Memory of a training step: what it keeps for the backward pass, and the most it holds, ours beside stock."""
+"""Memory of a training step: what it keeps for the backward pass, and the most it holds, ours beside stock.
+
+With a Spikformer stock is spikingjelly's own Spikformer of the same size, without a pathway.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from torch import nn
 from models import save_memory
 from utils.runtime.allocator import keep_freed_memory
 
-from .common import compare, kept_bytes, network, ours, parser, stock, training_step
+from .common import compare, kept_bytes, network, ours, parser, spikingjellys, stock, training_step
 
 STOCK, OURS, SAVING = "stock", "fused", "fused, saving memory"
 HALF, HALF_SAVING = "fused, bf16", "fused, bf16, saving memory"
@@ -24,7 +27,7 @@ HALF, HALF_SAVING = "fused, bf16", "fused, bf16, saving memory"
 def side(name: str, args: argparse.Namespace) -> tuple[nn.Module, torch.Tensor]:
     model, images = network(args)
     if name == STOCK:
-        return stock(model), images
+        return spikingjellys(model) or stock(model), images
     fused, last = ours(model, images)
     return save_memory(fused, name in (SAVING, HALF_SAVING)), last
 

@@ -1,4 +1,7 @@
-"""A training step (forward, backward, SGD) of the same network: ours beside spikingjelly's nodes run eagerly."""
+"""A training step (forward, backward, SGD) of the same network: ours beside spikingjelly's nodes run eagerly.
+
+With a Spikformer stock is spikingjelly's own Spikformer of the same size, without a pathway.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import torch
 
 from models import save_memory
 
-from .common import bound_line, compare, convolutions, network, ours, parser, stock, training_step
+from .common import ALONE, bound_line, compare, network, ours, parser, products, spikingjellys, stock, training_step
 
 STOCK, COMPILED, OURS, HALF = "stock", "stock, bf16, compiled", "fused", "fused, bf16"
 
@@ -23,7 +26,7 @@ def main() -> None:
     fused, last = ours(model, images)
     half: dict[str, Any] = {"enabled": True, "dtype": torch.bfloat16}
     best, dtype = (HALF, torch.bfloat16) if args.bf16 else (OURS, torch.float32)
-    alone, gflop = convolutions(model, images, backward=True, dtype=dtype)
+    alone, gflop = products(model, images, backward=True, dtype=dtype)
     last_format: Any = torch.channels_last
     sides: dict[str, tuple[Any, bool]] = {
         STOCK: (training_step(stock(model), images, classes), False),
@@ -32,16 +35,19 @@ def main() -> None:
         OURS: (training_step(copy.deepcopy(fused), last, classes), True),
         "fused, saving memory": (training_step(save_memory(copy.deepcopy(fused)), last, classes), True),
     }
+    theirs = spikingjellys(model)
+    if theirs is not None:  # what its users run: another network than ours with a pathway, with less to do
+        sides[STOCK] = (training_step(theirs, images, classes), False)
     if args.bf16:
         sides[HALF] = (training_step(copy.deepcopy(fused), last, classes, **half), True)
     if args.compile:
         compiled = stock(model)
         compiled.compile()
         sides[COMPILED] = (training_step(compiled, images, classes, **half), False)
-    sides["the convolutions alone"] = (alone, True)
+    sides[ALONE] = (alone, True)
     print(f"{args.model}, {args.batch_size} x 3 x {args.size} x {args.size}, T = {args.T}, one training step")
     medians = compare(sides, args.repeats, device)
-    bound = medians["the convolutions alone"]
+    bound = medians[ALONE]
     print(bound_line(args.batch_size, gflop, bound))
     print(f"ours ({best}) {args.batch_size / medians[best]:.2f} images/s, stock {args.batch_size / medians[STOCK]:.2f}")
     words = [f"stock/ours {medians[STOCK] / medians[best]:.2f}", f"stock/fused {medians[STOCK] / medians[OURS]:.2f}"]

@@ -1,6 +1,6 @@
 """Full-spike networks with the Auxiliary Accumulation Pathway (arXiv:2301.11929), and the baselines beside them."""
 
-from . import graph, net_7b, resnet  # noqa: F401  (importing an architecture registers it)
+from . import graph, net_7b, resnet, spikformer  # noqa: F401  (importing an architecture registers it)
 from .accumulation import detach_aap
 from .connect import BOOLEAN_FUNCTIONS, CONNECT_FUNCTIONS
 from .deploy import fold_batchnorm

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -19,8 +19,20 @@ from .layers import ConvBN, HalvingDepthwise, conv1x1, halving_pool, over_time
 AUX_HEADS = ("shared", "separate")
 AAP_POOLS = ("projection", "max")
 OPTIONS = ("aux_head", "aap_pool")  # what entry points call the pathway's options
+DUAL, SINGLE = "ds", "fs"  # how the names of networks begin: with a pathway, and the same without
 
-Change = tuple[int, int, int, int]  # in front of the spikes of block (index): in_channels, out_channels, stride
+
+class Change(NamedTuple):
+    """What the pathway crosses in front of a block's spikes; in front of the head with an index past the last."""
+
+    block: int  # its index
+    in_channels: int
+    out_channels: int
+    stride: int
+
+    @property
+    def is_none(self) -> bool:
+        return self.in_channels == self.out_channels and self.stride == 1
 
 
 class Projection(nn.Module):
@@ -31,7 +43,8 @@ class Projection(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
-        self.depthwise = HalvingDepthwise(in_channels) if stride != 1 else None
+        halvings = [HalvingDepthwise(in_channels) for _ in range(_halvings(stride))]
+        self.depthwise = nn.Sequential(*halvings) if len(halvings) > 1 else next(iter(halvings), None)
         self.pointwise = ConvBN(conv1x1(in_channels, out_channels))
         self.relu = nn.ReLU()
 
@@ -41,33 +54,41 @@ class Projection(nn.Module):
         return self.relu(self.pointwise(a))
 
 
-def _crossing(in_channels: int, out_channels: int, stride: int, pool: str) -> nn.Module:
+def _halvings(stride: int) -> int:
+    if stride < 1 or stride & (stride - 1):
+        raise ValueError(f"the pathway cannot cross a stride of {stride}: it halves, so use powers of two")
+    return stride.bit_length() - 1
+
+
+def _crossing(change: Change, pool: str) -> nn.Module:
+    _, in_channels, out_channels, stride = change
     if pool == "projection" or stride == 1:
         return Projection(in_channels, out_channels, stride)
-    maximum = halving_pool()
-    return maximum if in_channels == out_channels else nn.Sequential(maximum, Projection(in_channels, out_channels, 1))
+    parts: list[nn.Module] = [halving_pool() for _ in range(_halvings(stride))]
+    if in_channels != out_channels:
+        parts.append(Projection(in_channels, out_channels, 1))
+    return nn.Sequential(*parts) if len(parts) > 1 else parts[0]
 
 
 class AccumulationPathway(nn.Module):
     """The second stream of a dual-stream network (DSNN).
 
     Args:
-        changes: for each change of shape, (the index of the block whose spikes have the new one, in_channels,
-            out_channels, stride); an index past the last block is a change in front of the head.
+        changes: the changes of shape on the way from each block's spikes to the next block's, see `Trunk.changes`.
         head: a classifier of its own for the accumulated features, or None to use the trunk's. The released code
             declares `fc_acc` but classifies both streams by `fc`.
         pool: how it crosses a stride of 2: "projection", or "max" for 2x2 max-pooling, and after it a
             projection of stride 1 where channels change as well.
 
     Raises:
-        ValueError: no such pool.
+        ValueError: no such pool, or a stride that is no power of two.
     """
 
     def __init__(self, changes: Iterable[Change], head: nn.Linear | None, pool: str = "projection") -> None:
         super().__init__()
         if pool not in AAP_POOLS:
             raise ValueError(f"aap_pool={pool!r} is unknown: choose one of {', '.join(AAP_POOLS)}")
-        self.projections = nn.ModuleDict({str(change[0]): _crossing(*change[1:], pool) for change in changes})
+        self.projections = nn.ModuleDict({str(change.block): _crossing(change, pool) for change in changes})
         self.head = head
 
     def cross(self, index: int, accumulated: Tensor) -> Tensor:
@@ -92,6 +113,6 @@ def detach_aap(model: nn.Module) -> nn.Module:
         raise ValueError(f"{type(model).__name__} has no auxiliary accumulation pathway to detach: use a dsnn model")
     detached: Any = copy.deepcopy(model, {id(model.aap): None})  # the memo leaves the pathway out, uncopied
     config = {name: value for name, value in detached.config.items() if name not in OPTIONS}
-    config["model"] = "fsnn" + config["model"].removeprefix("dsnn")
+    config["model"] = SINGLE + config["model"].removeprefix(DUAL)
     detached.config = config
     return detached

@@ -16,7 +16,7 @@ class SpikingLayer(NamedTuple):
 
     name: of the neuron, within whatever lists the layer: in the network, or in the block.
     conv, norm, neuron: a Conv2d, a BatchNorm2d (an Identity where it is folded into the convolution) and a neuron of
-        `neuron_factory`; they run in this order.
+        `neuron_factory`; they run in this order. None and None for a neuron that fires on a product of spikes.
     join: what meets the neuron's spikes or its current; None where there is no shortcut.
     """
 
@@ -37,6 +37,7 @@ class SpikingLayer(NamedTuple):
         steps = x.shape[:2]
         result = fused.layer(y.unflatten(0, steps), self.neuron, self.norm, self.join, identity, T)
         if result is not None:
+            self.neuron.fired(result[1])
             return result
         current = self.norm(y).unflatten(0, steps)
         if T is not None:
@@ -53,6 +54,17 @@ class SpikingConv(nn.Sequential):
 
     def __init__(self, conv: nn.Conv2d, neuron: nn.Module) -> None:
         super().__init__(ConvBN(conv), neuron)
+
+    @property
+    def out_channels(self) -> int:
+        return self.spiking_layer().conv.out_channels
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        return self.spiking_layer().conv.stride
+
+    def spiking_layers(self) -> list[SpikingLayer]:
+        return [self.spiking_layer()]
 
     def spiking_layer(self) -> SpikingLayer:
         layer: Any = self[0]

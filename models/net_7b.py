@@ -5,11 +5,10 @@ A 1x1 stem, and blocks with 2x2 max pooling after each.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from .accumulation import Change
 from .connect import MEMBRANE, NO_JOIN, Join, full_spike_join, get_join
 from .firing import SpikingConv, SpikingLayer
 from .layers import ConvBN, conv1x1, conv3x3, halving_pool
@@ -39,7 +38,7 @@ class EventBlock(Block):
     conv: Any  # nn.Sequential, of whose items the type checker knows nothing
 
     def __init__(self, channels: int, join: Join, make_neuron: MakeNeuron) -> None:
-        super().__init__(join)
+        super().__init__(join, channels)
         first = SpikingConv(conv3x3(channels, channels), make_neuron())
         last = conv3x3(channels, channels)
         # the published names: the neuron that fires on a sum stands outside the chain
@@ -83,7 +82,7 @@ class EventNet(Trunk):
         ValueError: an option is unknown or out of range, or a plain network is to start as the identity.
     """
 
-    event_frames: ClassVar[bool] = True
+    event_frames = True
     conv: Any
 
     def __init__(
@@ -106,21 +105,16 @@ class EventNet(Trunk):
         super().__init__(aux_head, T=T, in_channels=in_channels, num_classes=num_classes, width=width)
         make_neuron = neuron_factory(neuron, tau=tau, surrogate=surrogate, alpha=alpha)
         layers: list[nn.Module] = [SpikingConv(conv1x1(in_channels, width), make_neuron())]
-        changes: list[Change] = []
-        channels, blocks = width, 0
+        channels = width
         for stage, count in enumerate(LAYOUTS[layout].stages):
             before, channels = channels, width * 2**stage
             if before != channels:
                 layers.append(SpikingConv(conv1x1(before, channels), make_neuron()))
             for _ in range(count):
-                if blocks:  # the pooling after the block before, and a change of channels, are crossed together
-                    changes.append((blocks, before, channels, 2))
                 layers += [EventBlock(channels, join, make_neuron), halving_pool()]
-                before, blocks = channels, blocks + 1
-        changes.append((blocks, channels, channels, 2))
         self.conv = nn.Sequential(*layers)
         self.out = nn.Linear(channels, num_classes)
-        self.complete(aux_head, changes, aap_pool)
+        self.complete(aux_head, aap_pool)
         if zero_init_residual:  # all else starts as torch has it, as published
             self.silence_residuals()
 

@@ -1,12 +1,13 @@
 """IF, LIF and PLIF neurons: spikingjelly's multi-step nodes that start every forward pass from rest.
 
-The only file that knows which implementation integrates the membrane. Threshold 1, hard reset to 0, and the reset
-detached from the graph (SEW-ResNet, arXiv:2102.04159, section 4), as in the authors' code.
+The only file that knows which implementation integrates the membrane. Threshold 1 unless a layer asks for another, hard
+reset to 0, and the reset detached from the graph (SEW-ResNet, arXiv:2102.04159, section 4), as in the authors' code.
 """
 
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ import torch
 from spikingjelly.activation_based import neuron as sj_neuron
 from spikingjelly.activation_based import surrogate as sj_surrogate
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from . import fused
 from .fused import NeuronSpec
@@ -24,7 +26,7 @@ SURROGATES: dict[str, tuple[Callable[..., nn.Module], float]] = {
     "atan": (sj_surrogate.ATan, 2.0),
 }
 
-MakeNeuron = Callable[[], nn.Module]
+MakeNeuron = Callable[..., Any]  # (threshold=1.0, gain=1.0) -> a neuron layer
 
 
 class FromRest:
@@ -36,15 +38,41 @@ class FromRest:
 
     tau_option: ClassVar[str | None] = None  # the constructor's name for the membrane time constant
     tau: float | None = None
+    gain = 1.0  # of the input: what is integrated is gain * x
     use_fused = False  # set by `use_fused`: compiled layers in place of spikingjelly's code
     surrogate_function: Any
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._watchers: OrderedDict[int, Callable[[Tensor], None]] = OrderedDict()
+
+    def watch_spikes(self, see: Callable[[Tensor], None]) -> RemovableHandle:
+        """Have `see` called with this neuron's own spikes [T, N, *] at each forward pass, until the handle is removed.
+
+        Unlike a forward hook it leaves fused layers on: those have the spikes, and never the current.
+        """
+        handle = RemovableHandle(self._watchers)
+        self._watchers[handle.id] = see
+        return handle
+
+    def fired(self, spikes: Tensor) -> None:
+        """Tell those who watch; of a fused layer, in which the neuron itself is not called, the layer does."""
+        for see in self._watchers.values():
+            see(spikes)
+
     def multi_step_forward(self, x_seq: Tensor, *args: Tensor, **kwargs: object) -> Tensor:
+        spikes = self._spikes(x_seq)
+        self.fired(spikes)
+        return spikes
+
+    def _spikes(self, x_seq: Tensor) -> Tensor:
         result = fused.layer(x_seq, self)
         if result is not None:
             return result[0]
         state_dtype = torch.promote_types(x_seq.dtype, torch.float32)
         rest = torch.zeros(x_seq.shape[1:], dtype=state_dtype, device=x_seq.device)
+        if self.gain != 1.0:
+            x_seq = x_seq * self.gain
         (spikes,), _ = self.multi_step_functional_forward((x_seq,), (rest,))  # type: ignore[attr-defined]
         return spikes.to(x_seq.dtype)
 
@@ -60,7 +88,7 @@ class FromRest:
         kinds: dict[Any, str] = {kind: name for name, kind in NEURONS.items()}
         surrogates: dict[Any, str] = {kind: name for name, (kind, _) in SURROGATES.items()}
         alpha = getattr(self.surrogate_function, "alpha", None)
-        settings = {"v_threshold": 1.0, "v_reset": 0.0, "detach_reset": True, "decay_input": True}
+        settings = {"v_reset": 0.0, "detach_reset": True, "decay_input": True}
         return NeuronSpec(
             kind=kinds.get(node, node.__name__),
             tau=self.tau,
@@ -69,14 +97,19 @@ class FromRest:
             rate=self.rate,
             standard=all(getattr(self, name, value) == value for name, value in settings.items())
             and getattr(self.surrogate_function, "spiking", True),
+            threshold=float(getattr(self, "v_threshold", 1.0)),
+            gain=self.gain,
         )
 
     def firing_current(self) -> float:
         """A constant current at which it fires at every time step: the membrane starts each one from 0.
 
-        1 for IF; LIF and PLIF take a share 1/tau of it in, and the margin of 1/64 outlasts rounding to half precision.
+        The threshold for IF; LIF and PLIF take a share 1/tau of it in, and the margin of 1/64 outlasts rounding to half
+        precision.
         """
-        return 1.0 if self.tau is None else self.tau * (1.0 + 1.0 / 64.0)
+        spec = self.spec
+        current = spec.threshold / spec.gain
+        return current if self.tau is None else current * self.tau * (1.0 + 1.0 / 64.0)
 
 
 class IFNode(FromRest, sj_neuron.IFNode):
@@ -124,7 +157,7 @@ def use_fused(model: nn.Module, on: bool = True) -> nn.Module:
 def neuron_factory(
     neuron: str = "IF", *, tau: float = 2.0, surrogate: str = "sigmoid", alpha: float | None = None
 ) -> MakeNeuron:
-    """A function that makes one neuron layer at each call.
+    """A function that makes one neuron layer at each call; its keywords, threshold and gain (of the input), are 1.0.
 
     Args:
         neuron: IF, LIF or PLIF.
@@ -149,14 +182,16 @@ def neuron_factory(
     node: Any = NEURONS[neuron]
     time_constant = {} if node.tau_option is None else {node.tau_option: float(tau)}
 
-    def make() -> nn.Module:
-        return node(
-            v_threshold=1.0,
+    def make(*, threshold: float = 1.0, gain: float = 1.0) -> Any:
+        made = node(
+            v_threshold=threshold,
             v_reset=0.0,
             detach_reset=True,
             surrogate_function=make_surrogate(alpha=float(alpha)),
             step_mode="m",
             **time_constant,
         )
+        made.gain = gain
+        return made
 
     return make

@@ -3,6 +3,9 @@
 The trunk's names are the published ones. Of the pathway's, the release keeps the projection inside the block that it
 crosses (`layer2.0.pool...`) and calls a second, unused head `fc_acc`; ours live under `aap`. Projections that no
 release has, those of the event networks, are called alike in both.
+
+Spikformer's releases have linear layers or convolutions, over tokens or over a map; ours are 1x1 convolutions with
+weights [out, in, 1, 1]. Layer norms and a position embedding that they declare and never use are left out.
 """
 
 from __future__ import annotations
@@ -20,6 +23,9 @@ _POOL = re.compile(r"^(layer\d+\.\d+)\.pool\.(.+)$")
 # what follows `pool.`: the stride-1 projection has no depthwise convolution and is nested one level less
 _PROJECTION = {"0.0.": "depthwise.", "0.1.": "pointwise.0.", "0.": "pointwise.0.", "1.": "pointwise.1."}
 _UNUSED_HEAD = "fc_acc."
+_TOKENS = re.compile(r"^(block\.\d+\.(attn|mlp)\.\w+)_(?:linear|conv)\.(weight|bias)$")
+_UNUSED_OF_SPIKFORMER = re.compile(r"^(?:(?:block\.\d+\.norm[12]|norm)\.(?:weight|bias)|pos_embed)$")
+_POSITION = ("patch_embed.rpe_", "position.rpe_")  # published, ours
 _NESTS = ("model", "net")  # of the ImageNet and gesture code's checkpoints, and of the CIFAR10-DVS code's
 
 
@@ -42,12 +48,38 @@ def _block_index(model: nn.Module) -> dict[str, int]:
     return {names[id(block)]: index for index, block in blocks if block.changes_shape}
 
 
+def _is_spikformer(model: nn.Module) -> bool:
+    return isinstance(getattr(model, "patch_embed", None), nn.Module)
+
+
+def _of_spikformer(published: str, value: Any) -> tuple[str, Any]:
+    """Our name and shape of one of its tensors."""
+    match = _TOKENS.match(published)
+    if match is None:
+        return published.replace(*_POSITION), value
+    if match[3] == "weight" and isinstance(value, Tensor) and value.ndim in (2, 3):
+        value = value.reshape(*value.shape[:2], *(value.shape[2:] or (1,)), 1)
+    return f"{match[1]}_conv.{match[3]}", value
+
+
+def _as_spikformer(model: Any, ours: str, value: Tensor) -> tuple[str, Tensor]:
+    """The name and shape that the release has: for CIFAR linear layers, for ImageNet and CIFAR10-DVS convolutions over
+    tokens [out, in, 1], but ImageNet's MLP over the map."""
+    match = _TOKENS.match(ours)
+    if match is None:
+        return ours.replace(*_POSITION[::-1]), value
+    linear = model.block[0]["attn"].q_conv.bias is not None
+    if match[3] == "weight" and (linear or match[2] == "attn" or model.event_frames):
+        value = value.flatten(1) if linear else value.flatten(2)
+    return f"{match[1]}_{'linear' if linear else 'conv'}.{match[3]}", value
+
+
 def from_published(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
     """A published state dict under our names, for `model.load_state_dict`.
 
     Accepts `module.` prefixes and the `.module.` of spikingjelly's clock_driven containers, a state dict below a
-    top-level key "model" or "net", and, for a model whose head serves both streams, the head `fc_acc` that the release
-    declares and never uses (it is left out).
+    top-level key "model" or "net", and what releases declare and never use, which is left out: the head `fc_acc` for a
+    model whose head serves both streams, Spikformer's layer norms.
 
     Raises:
         ValueError: it is no mapping of names.
@@ -57,9 +89,15 @@ def from_published(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[str,
     state_dict = next((state_dict[k] for k in _NESTS if isinstance(state_dict.get(k), Mapping)), state_dict)
     index = _block_index(model)
     converted = {}
-    for published, value in state_dict.items():
+    for key, value in state_dict.items():
         # data-parallel training put `module.` in front, spikingjelly's clock_driven containers `.module.` inside
-        name = _our_name(published.removeprefix("module.").replace(".module.", "."), index)
+        published = key.removeprefix("module.").replace(".module.", ".")
+        if _is_spikformer(model):
+            if not _UNUSED_OF_SPIKFORMER.match(published):
+                name, value = _of_spikformer(published, value)
+                converted[name] = value
+            continue
+        name = _our_name(published, index)
         if name.startswith("aap.head.") and getattr(getattr(model, "aap", None), "head", None) is None:
             continue
         converted[name] = value
@@ -77,7 +115,9 @@ def to_published(model: nn.Module, *, clock_driven: bool = False) -> dict[str, T
     published = {}
     for ours, value in model.state_dict().items():
         name = ours
-        if ours.startswith("aap.head."):
+        if _is_spikformer(model):
+            name, value = _as_spikformer(model, ours, value)
+        elif ours.startswith("aap.head."):
             name = _UNUSED_HEAD + ours.removeprefix("aap.head.")
         elif ours.startswith("aap.projections.") and ours.split(".")[2] in names:
             index, rest = ours.removeprefix("aap.projections.").split(".", 1)

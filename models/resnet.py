@@ -25,11 +25,7 @@ class ResNetBlock(Block):
     expansion: ClassVar[int]
 
     def __init__(self, in_channels: int, channels: int, stride: int, join: Join, make_neuron: MakeNeuron) -> None:
-        super().__init__(join)
-        self.in_channels = in_channels
-        self.out_channels = channels * self.expansion
-        self.stride = stride
-        self.changes_shape = stride != 1 or in_channels != self.out_channels
+        super().__init__(join, in_channels, channels * self.expansion, stride)
         convolutions = self.convolutions(in_channels, channels, stride)
         self.depth = len(convolutions)
         for i, convolution in enumerate(convolutions, start=1):  # conv1, sn1, conv2, sn2, ...: the published names
@@ -157,10 +153,7 @@ class SpikingResNet(Trunk):
                 channels_in = blocks[-1].out_channels
             self.add_module(stage, nn.Sequential(*blocks))
         self.fc = nn.Linear(channels_in, num_classes)
-        changes = [
-            (index, b.in_channels, b.out_channels, b.stride) for index, b in enumerate(self.body()) if b.changes_shape
-        ]
-        self.complete(aux_head, changes)
+        self.complete(aux_head)
 
         for module in self.modules():
             if isinstance(module, nn.Conv2d):  # batch norms start at weight 1, bias 0 by themselves

@@ -5,14 +5,14 @@ An architecture is a file beside this one: its blocks, its trunk and the familie
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from .accumulation import AUX_HEADS, AccumulationPathway, Change
 from .connect import Join, JoinLayer
-from .firing import SpikingConv, SpikingLayer
+from .firing import SpikingLayer
 from .layers import GlobalAvgPool
 from .recompute import recomputed
 
@@ -20,22 +20,35 @@ from .recompute import recomputed
 class Block(nn.Module):
     """A chain of spiking layers and a shortcut over it, which meet in the last one.
 
-    Returns (output o_l, own spikes s_l), both [T, N, C, H, W].
+    Returns (output o_l, own spikes s_l), both [T, N, out_channels, H / stride, W / stride], of
+    [T, N, in_channels, H, W].
     """
 
-    changes_shape = False  # whether the shortcut is projected
-
-    def __init__(self, join: Join) -> None:
+    def __init__(self, join: Join, in_channels: int, out_channels: int | None = None, stride: int = 1) -> None:
         super().__init__()
         self.join = JoinLayer(join)
+        self.in_channels = in_channels
+        self.out_channels = in_channels if out_channels is None else out_channels
+        self.stride = stride
+
+    @property
+    def changes_shape(self) -> bool:
+        return self.stride != 1 or self.in_channels != self.out_channels
 
     def spiking_layers(self) -> list[SpikingLayer]:
         """All of it, in the order in which it runs; the last one has the join."""
         raise NotImplementedError
 
 
+def _stride(part: Any) -> int:
+    stride = getattr(part, "stride", 1)
+    return stride[0] if isinstance(stride, tuple) else stride
+
+
 class Trunk(nn.Module):
     """Images or frames -> logits. A subclass makes the layers and says which are the stem, the body and the classifier.
+
+    The stem and the body run one after the other; the pathway starts from what enters the body's first block.
 
     Args:
         aux_head: None for a single stream; "shared" or "separate" for an accumulation pathway, classified by the
@@ -50,7 +63,7 @@ class Trunk(nn.Module):
         ValueError: an option is unknown or out of range.
     """
 
-    event_frames: ClassVar[bool] = False  # made for frames of event counts rather than for static images
+    event_frames = False  # made for frames of event counts rather than for static images
     config: dict[str, Any]  # what `create_model` was called with; set there
 
     def __init__(self, aux_head: str | None, *, T: int, in_channels: int, **sizes: int) -> None:
@@ -65,12 +78,36 @@ class Trunk(nn.Module):
         self.aap: AccumulationPathway | None = None
         self.recomputed_blocks = 0  # set by `save_memory`; with any, the stem is recomputed as well
 
-    def complete(self, aux_head: str | None, changes: Iterable[Change], pool: str = "projection") -> None:
-        """The last layers that a subclass makes: average pooling and, if there is to be one, the pathway."""
+    def complete(self, aux_head: str | None, pool: str = "projection") -> None:
+        """The last layers that a subclass makes: average pooling and, if there is to be one, the pathway.
+
+        pool: how the pathway crosses a stride, see `AccumulationPathway`.
+        """
         self.avgpool = GlobalAvgPool()
         if aux_head is not None:
             size = self.classifier.in_features, self.classifier.out_features
-            self.aap = AccumulationPathway(changes, nn.Linear(*size) if aux_head == "separate" else None, pool)
+            head = nn.Linear(*size) if aux_head == "separate" else None
+            self.aap = AccumulationPathway(self.changes(), head, pool)
+
+    def changes(self) -> list[Change]:
+        """How shapes change between what is accumulated, read off the body: in front of each block's spikes, from those
+        of the block before (or from what enters the first), and in front of the head."""
+        found: list[Change] = []
+        index, stride = 0, 1
+        before = channels = None  # of the last spikes, and of what the body has come to since
+        for part in self.body():
+            if isinstance(part, Block) and before is None:
+                before = channels = part.in_channels
+            if before is None:
+                continue
+            channels = getattr(part, "out_channels", channels)  # pooling has none
+            stride *= _stride(part)
+            if isinstance(part, Block):
+                found.append(Change(index, before, part.out_channels, stride))
+                before, stride, index = part.out_channels, 1, index + 1
+        if before is not None and channels is not None:
+            found.append(Change(index, before, channels, stride))
+        return [change for change in found if not change.is_none]
 
     def silence_residuals(self) -> None:
         """Make every block start as the identity: at each step its own spikes are those that its join passes over.
@@ -119,10 +156,7 @@ class Trunk(nn.Module):
         names = {id(module): name for name, module in self.named_modules()}
         layers = [self.stem_layer()]
         for part in self.body():
-            if isinstance(part, Block):
-                layers += part.spiking_layers()
-            elif isinstance(part, SpikingConv):
-                layers.append(part.spiking_layer())
+            layers += getattr(part, "spiking_layers", list)()  # pooling has none
         return [layer._replace(name=names[id(layer.neuron)]) for layer in layers]
 
     def encode(self, x: Tensor) -> Tensor:
@@ -143,13 +177,17 @@ class Trunk(nn.Module):
         return self.avgpool(x).mean(dim=0)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        o = a = recomputed(self.encode, self, x) if self.recomputed_blocks else self.encode(x)
+        o = recomputed(self.encode, self, x) if self.recomputed_blocks else self.encode(x)
+        a = o
         index = 0
         for layer in self.body():
+            result = recomputed(layer, layer, o) if index < self.recomputed_blocks else layer(o)
             if not isinstance(layer, Block):
-                o = layer(o)
+                o = result
                 continue
-            o, s = recomputed(layer, layer, o) if index < self.recomputed_blocks else layer(o)
+            if index == 0:
+                a = o
+            o, s = result
             if self.aap is not None:
                 a = self.aap(index, a, s)
             index += 1

@@ -13,8 +13,8 @@ import torch
 GOLDENS = Path(__file__).parent / "goldens"
 
 
-def fill(key, shape):
-    """Values of one tensor of the published state dict, float64."""
+def fill(key, shape, shift=0.4):
+    """Values of one tensor of the published state dict, float64; shift: the mean of norms' shifts and of biases."""
     rng = np.random.RandomState(zlib.crc32(key.encode()) & 0x7FFFFFFF)
     shape = tuple(shape)
     if key.endswith("num_batches_tracked"):
@@ -27,11 +27,11 @@ def fill(key, shape):
     if len(shape) == 4:  # convolution [out, in / groups, kh, kw]; He's rule, fan_out of one channel if depthwise
         fan_out = shape[2] * shape[3] * (1 if shape[1] == 1 else shape[0])
         return z * np.sqrt(2.0 / fan_out)
-    if len(shape) == 2:  # linear [out, in]
+    if len(shape) in (2, 3):  # linear [out, in], or a 1x1 convolution over tokens [out, in, 1]
         return z / np.sqrt(shape[1])
     if key.endswith("weight"):  # batch norm's scale
         return 1.0 + 0.1 * z
-    return 0.4 + 0.1 * z  # batch norm's shift, linear bias
+    return shift + 0.1 * z  # batch norm's shift, linear bias
 
 
 def probe(key, shape):
@@ -43,7 +43,12 @@ def probe(key, shape):
 def published_state(model):
     """The filled state dict of `keys_<model>.json`, under its published names."""
     keys = json.loads((GOLDENS / f"keys_{model}.json").read_text())
-    return {key: torch.from_numpy(np.asarray(fill(key, shape))) for key, shape in keys.items()}
+    return filled(keys)
+
+
+def filled(keys, shift=0.4):
+    """A state dict of these names and shapes."""
+    return {key: torch.from_numpy(np.asarray(fill(key, shape, shift))) for key, shape in keys.items()}
 
 
 def images(batch=2, size=64):

@@ -177,16 +177,27 @@ print("done")
 
 
 def test_an_architecture_is_a_file_and_an_import(package):
-    (package / "tiny.py").write_text(code("models/tiny.py"))
+    """A VGG with skips: the pathway finds by itself where the resolution is halved and the channels double."""
+    (package / "vgg.py").write_text(code("models/vgg.py"))
     text = (package / "__init__.py").read_text()
-    (package / "__init__.py").write_text(text.replace("import net_7b, resnet", "import net_7b, resnet, tiny"))
+    (package / "__init__.py").write_text(text.replace("net_7b, resnet, spikformer", "net_7b, resnet, spikformer, vgg"))
     use(
         package,
         """
-rows, model = used("dsnn_tiny", fuse=True)
-assert [layer.name for layer in model.spiking_layers()] == ["first.1", *(f"layers.{i}.conv.1" for i in range(3))]
-assert [row.kind for row in rows.values()].count("join XOR") == 3
-assert create_model(**detach_aap(model).config).spiking_layers()
+from utils.measure.certificate import certify
+rows, model = used("ds_vgg", fuse=True)
+assert [layer.name for layer in model.spiking_layers()] == [
+    "stem_conv.1",
+    *("layers.0.1", "layers.1.first.1", "layers.1.last.1"),
+    *("layers.3.1", "layers.4.first.1", "layers.4.last.1"),
+]
+assert [tuple(change) for change in model.changes()] == [(1, 8, 16, 2), (2, 16, 16, 2)]
+assert sorted(model.aap.projections) == ["1", "2"]
+assert [row.kind for row in rows.values()].count("join XOR") == 2
+detached = detach_aap(model)
+assert detached.config["model"] == "fs_vgg" and create_model(**detached.config).spiking_layers()
+result = certify(detached, [(torch.rand(2, 3, 16, 16), None)])
+assert result.holds and len(result.body) == 6, result.lines()
 print("done")
 """,
     )

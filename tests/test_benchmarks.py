@@ -5,7 +5,7 @@ import torch
 from spikingjelly.activation_based import neuron as stock_neuron
 from torch import nn
 
-from benchmarks.common import compare, convolutions, kept_bytes, reset, stock
+from benchmarks.common import compare, kept_bytes, products, reset, stock
 from benchmarks.growth import slope
 from models import create_model
 
@@ -49,7 +49,7 @@ def test_kept_bytes_under_autocast_are_of_maps_not_of_cast_weights():
 @pytest.mark.parametrize(("backward", "passes"), [(False, (1, 1)), (True, (2, 3))])
 def test_the_bound_counts_every_convolution(backward, passes):
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1, stride=2))
-    side, gflop = convolutions(model, torch.randn(2, 3, 6, 6), backward=backward)
+    side, gflop = products(model, torch.randn(2, 3, 6, 6), backward=backward)
     side()
     first, second = 2 * 2 * 36 * 8 * 27, 2 * 2 * 9 * 4 * 8
     assert gflop * 1e9 == pytest.approx(passes[0] * first + passes[1] * second)

@@ -154,15 +154,17 @@ def test_published_weights_are_evaluated(tmp_path):
 
 
 def test_digits_are_split_alike_each_time_and_normalised_by_their_own_statistics():
-    from cifar.data import Digits
+    from cifar.data import Digits, ImageOptions
 
-    train, test = (Digits(train=train, size=8) for train in (True, False))
+    options = ImageOptions(image_size=8, crop=False)
+    train, test = (Digits(options, train=train) for train in (True, False))
     assert len(train) + len(test) == 1797
     sizes = torch.bincount(train.classes) + torch.bincount(test.classes)
     assert (torch.bincount(test.classes) - sizes / 5).abs().max() < 1
-    assert train.images.mean().item() == pytest.approx(0.0, abs=1e-3)
-    assert train.images.std().item() == pytest.approx(1.0, abs=1e-3)
-    assert torch.equal(Digits(train=True, size=8).images, train.images)
+    images = torch.stack([image for image, _ in train])
+    assert images.mean().item() == pytest.approx(0.0, abs=1e-3)
+    assert images.std().item() == pytest.approx(1.0, abs=1e-3)
+    assert torch.equal(Digits(options, train=True).images, train.images)
 
 
 # Wrong turns

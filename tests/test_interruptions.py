@@ -21,6 +21,13 @@ ARGS = (
     "--epochs 3 --cos_lr_T 3 --checkpoint-every 1 --ema-decay 0.9 --print-freq 2"
 ).split()
 
+# The options of transformers' recipes together
+MIXED = (
+    "--optimizer adamw --lr 0.01 --decay-weights-only --clip-grad-norm 0.5 --label-smoothing 0.1 --hflip 0.3 "
+    "--aa randaugment --random-erase 0.5 --mixup 0.8 --cutmix 1 --mixup-off-epoch 2 "
+    "--sched-on-updates --warmup-epochs 1 --warmup-lr 1e-4 --min-lr 1e-3 --cooldown-epochs 1 --cos_lr_T 2"
+)
+
 
 def run_until(write, size, args):
     """A run that the kernel kills once its checkpoint number `write` has grown to `size` bytes."""
@@ -46,11 +53,14 @@ def start(args, output, until=None):
 
 
 @pytest.fixture(scope="module")
-def quiet(tmp_path_factory):
-    """(the data, how long a run takes, the path of its newest checkpoint), never interrupted."""
+def quiet(tmp_path_factory, request):
+    """(the data, how long a run takes, the path of its newest checkpoint), never interrupted.
+
+    With other options if the test says so.
+    """
     root = tmp_path_factory.mktemp("quiet")
     data = imagenet_tree(root / "data", count=6)
-    args = (*ARGS, "--data-path", data, "--output-dir", root / "out")
+    args = (*ARGS, *getattr(request, "param", "").split(), "--data-path", data, "--output-dir", root / "out")
     for seconds in (0.0, 1.0):  # the first one also starts the server
         began = time.monotonic()
         process = start((*args, *(["--overwrite"] if seconds else [])), root / "log")
@@ -60,8 +70,8 @@ def quiet(tmp_path_factory):
     return data, seconds, only(root / "out") / checkpoint.LATEST
 
 
-def resume(data, out, log, until=None):
-    return start((*ARGS, "--data-path", data, "--output-dir", out, "--resume", "auto"), log, until)
+def resume(data, out, log, until=None, options=""):
+    return start((*ARGS, *options.split(), "--data-path", data, "--output-dir", out, "--resume", "auto"), log, until)
 
 
 def assert_killed(process, by, out, log):
@@ -127,3 +137,16 @@ def test_a_run_goes_on_inside_an_epoch(quiet, tmp_path):
     assert_ends_alike(resume(data, out, log), out, log, expected)
     (line,) = (line for line in log.read_text().splitlines() if line.startswith("resumed from"))
     assert line.endswith("epoch 1, batch 2")
+
+
+@pytest.mark.parametrize("quiet", [MIXED], indirect=True)
+def test_a_transformers_recipe_goes_on_inside_epochs(quiet, tmp_path):
+    """Mixing, erasing, clipping, a warm-up and a cosine in steps; after the second kill with two loading processes."""
+    data, _, expected = quiet
+    out, log = tmp_path / "out", tmp_path / "log"
+    assert_killed(resume(data, out, log, (3, 0), MIXED), signal.SIGXFSZ, out, log)
+    assert_killed(resume(data, out, log, (7, 0), MIXED), signal.SIGXFSZ, out, log)
+    assert_ends_alike(resume(data, out, log, options=f"{MIXED} -j 2"), out, log, expected)
+    first, second = (line for line in log.read_text().splitlines() if line.startswith("resumed from"))
+    assert first.endswith("epoch 1, batch 2")
+    assert second.endswith("epoch 2, batch 3")

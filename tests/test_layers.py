@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.layers import HalvingDepthwise, conv1x1, conv3x3
+from models.layers import HalvingDepthwise, TokenLinear, conv1x1, conv3x3
 
 
 @pytest.mark.parametrize("size", [(8, 6), (7, 7), (1, 1), (2, 5)])
@@ -34,6 +34,30 @@ def test_the_halving_depthwise_convolution_under_autocast():
     assert torch.equal(y, expected)
     y.float().square().sum().backward()
     assert x.grad.dtype == layer.weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_linear_layer_over_tokens_under_autocast(bias, memory_format):
+    """Its outputs are torch's convolution's, its gradients those of float64 within what bfloat16 rounds."""
+    torch.manual_seed(0)
+    layer = TokenLinear(24, 16, bias=bias).to(memory_format=memory_format)
+    for parameter in layer.parameters():
+        parameter.data = parameter.data.bfloat16().float()
+    exact = nn.Conv2d(24, 16, 1, bias=bias).double()
+    exact.load_state_dict(layer.state_dict())
+    x = torch.randn(6, 24, 5, 3).bfloat16().float().to(memory_format=memory_format).requires_grad_()
+    exact_x = x.detach().double().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+        assert torch.equal(y, nn.functional.conv2d(x, layer.weight, layer.bias))
+    gradient = torch.randn_like(y)
+    y.backward(gradient)
+    exact(exact_x).backward(gradient.double())
+    ours, theirs = [x, *layer.parameters()], [exact_x, *exact.parameters()]
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.grad.dtype == torch.float32
+        assert (a.grad.double() - b.grad).norm() <= 2**-8 * b.grad.norm()
 
 
 @pytest.mark.parametrize("make", [conv1x1, conv3x3])

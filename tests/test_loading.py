@@ -20,6 +20,13 @@ DATA_SETS = {
     "digits": (cifar, cifar.data.load, None, "--image-size 8"),
     "folder": (cifar, cifar.data.load, image_tree, "--dataset folder --image-size 8"),
     "imagenet": (imagenet, imagenet.data.load, imagenet_tree, "--train-crop-size 16"),
+    "mixed digits": (
+        cifar,
+        cifar.data.load,
+        None,
+        "--image-size 8 --mixup 1 --cutmix 1 --aa autoaugment-svhn --hflip 1",
+    ),
+    "mixed": (imagenet, imagenet.data.load, imagenet_tree, "--mixup 1 --cutmix 1 --aa randaugment --random-erase 0.5"),
     "gestures": (dvsgesture, dvsgesture.data.GESTURE.load, lambda root: gestures(root, 12), "--augment nda,roll"),
     "cifar10dvs": (cifar10dvs, cifar10dvs.data.CIFAR10DVS.load, lambda root: classes(root, 60), "--augment flip"),
 }
@@ -37,9 +44,8 @@ def test_batches_do_not_depend_on_how_loading_processes_are_started(tmp_path, na
     data = load(config.data, World(), config.network.T)
     found = []
     for workers in (0, 1):
-        loaders = make_loaders(
-            data.train, data.test, batch_size=4, workers=workers, world=World(), seed=0, collate=data.collate
-        )
+        options = {"batch_size": 4, "world": World(), "seed": 0, "collate": data.collate, "mix": data.mix}
+        loaders = make_loaders(data.train, data.test, workers=workers, **options)
         for loader in (loaders.train, loaders.test):
             loader.multiprocessing_context = "forkserver" if workers else None
             found.append(next(iter(loader)))

@@ -51,27 +51,29 @@ def test_dynamics_in_plain_python(name):
     assert spikes.flatten().tolist() == expected
 
 
-@pytest.mark.parametrize("alpha", [1.5, 4.0])
+@pytest.mark.parametrize(("alpha", "threshold", "gain"), [(1.5, 1.0, 1.0), (4.0, 0.6, 1.0), (4.0, 0.5, 0.125)])
 @pytest.mark.parametrize("surrogate", sorted(SURROGATES))
 @pytest.mark.parametrize("name", sorted(NEURONS))
-def test_a_neuron_computes_what_its_spec_says(name, surrogate, alpha):
+def test_a_neuron_computes_what_its_spec_says(name, surrogate, alpha, threshold, gain):
     """Spikes in plain Python from the spec alone, and the spec from what the neuron was made of."""
-    node = neuron_factory(name, tau=3.5, surrogate=surrogate, alpha=alpha)().double()
+    make = neuron_factory(name, tau=3.5, surrogate=surrogate, alpha=alpha)
+    node = make(threshold=threshold, gain=gain).double()
     if name == "PLIF":
         torch.nn.init.constant_(node.w, 0.3)  # as if learned
     spec = node.spec
     assert (spec.kind, spec.surrogate, spec.alpha, spec.standard) == (name, surrogate, alpha, True)
+    assert (spec.threshold, spec.gain) == (threshold, gain)
     assert spec.tau == (None if name == "IF" else 3.5)
     assert (spec.rate is not None) == (name == "PLIF") == (spec.rate is not None and spec.rate.requires_grad)
     rate = 1.0 if spec.tau is None else 1.0 / spec.tau
     if spec.rate is not None:
         rate = spec.rate.item()
-    currents = [0.6, 0.5, 1.9, 3.3, -0.3, 2.3, 4.5, 0.1, 0.95]
+    currents = [spec.threshold / spec.gain * x for x in (0.6, 0.5, 1.9, 3.3, -0.3, 2.3, 4.5, 0.1, 0.95)]
     v, expected = 0.0, []
     for current in currents:
-        v = v + current if name == "IF" else v + (current - v) * rate
-        expected.append(float(v >= 1.0))
-        v = 0.0 if v >= 1.0 else v
+        v = v + spec.gain * current if name == "IF" else v + (spec.gain * current - v) * rate
+        expected.append(float(v >= spec.threshold))
+        v = 0.0 if v >= spec.threshold else v
     assert node(torch.tensor(currents, dtype=torch.float64).view(-1, 1)).flatten().tolist() == expected
     assert 0 < sum(expected) < len(expected)
 
@@ -83,7 +85,7 @@ def test_a_spec_names_what_is_none_of_ours():
     assert Other().spec.kind == "Other"
     node = NEURONS["LIF"](surrogate_function=stock_surrogate.Erf(), detach_reset=True)
     assert (node.spec.surrogate, node.spec.standard) == ("Erf", True)
-    for options in ({"v_threshold": 0.5}, {"v_reset": None}, {"detach_reset": False}, {"decay_input": False}):
+    for options in ({"v_reset": None}, {"detach_reset": False}, {"decay_input": False}):
         assert not NEURONS["LIF"](**{"detach_reset": True, **options}).spec.standard
 
 
@@ -91,7 +93,7 @@ def test_a_spec_names_what_is_none_of_ours():
 @pytest.mark.parametrize("name", sorted(NEURONS))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_firing_current_fires_at_every_step(name, tau, dtype):
-    node = neuron_factory(name, tau=tau)()
+    node = neuron_factory(name, tau=tau)(threshold=0.5, gain=0.25)
     assert node(torch.full((9, 1), node.firing_current(), dtype=dtype)).all()
     assert not node(torch.full((9, 1), 0.98 * node.firing_current(), dtype=dtype))[0].any()
 

@@ -1,27 +1,37 @@
-"""Schedules against their closed forms."""
+"""Schedules against their closed forms, and which parameters decay."""
 
 import math
 
 import pytest
 import torch
+from torch import nn
 
+from models import create_model
 from utils.runtime.errors import UsageError
-from utils.train.optim import OptimOptions, make_schedule
+from utils.train.optim import OptimOptions, make_optimizer, make_schedule
+
+LR = 0.4
 
 
-def rates(epochs, **options):
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.4)
-    schedule = make_schedule(optimizer, OptimOptions(epochs=epochs, **options))
+def rates(epochs, steps=1, start_epoch=0, **options):
+    """The learning rate of each epoch, or of each of its `steps` where the schedule counts them."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=LR)
+    schedule = make_schedule(optimizer, OptimOptions(epochs=epochs, lr=LR, **options), start_epoch, steps)
     found = []
-    for _ in range(epochs):
+    for _ in range((epochs - start_epoch) * steps):
         found.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
     return found
 
 
-def test_cosine():
-    assert rates(20) == pytest.approx([0.2 * (1 + math.cos(math.pi * t / 20)) for t in range(20)])
+def cosine(share, lowest=0.0):
+    return lowest + (LR - lowest) * (1 + math.cos(math.pi * share)) / 2
+
+
+@pytest.mark.parametrize("lowest", [0.0, 0.1])
+def test_cosine(lowest):
+    assert rates(20, min_lr=lowest) == pytest.approx([cosine(t / 20, lowest) for t in range(20)])
 
 
 def test_step():
@@ -40,7 +50,89 @@ def test_a_warm_up_comes_first(kind):
     assert warmed[5:] == pytest.approx(plain)
 
 
+@pytest.mark.parametrize("kind", ["cosine", "step"])
+def test_a_warm_up_from_a_given_rate_and_a_cool_down(kind):
+    options = {"lr_scheduler": kind, "step_size": 4, "min_lr": 0.1}
+    found = rates(20, warmup_epochs=5, warmup_lr=0.2, cooldown_epochs=5, **options)
+    assert found[:5] == pytest.approx([0.2 + 0.2 * t / 5 for t in range(5)])
+    assert found[5:15] == pytest.approx(rates(10, **options))
+    assert found[15:] == pytest.approx([0.1] * 5)
+
+
+def published(t):
+    """timm 0.5.4's cosine as Spikformer's CIFAR-10 recipe sets it, for a rate of 0.4 instead of 5e-4."""
+    lr, first, lowest = LR, 0.008, 0.01
+    if t < 20:
+        return first + t * (lr - first) / 20
+    return lowest + 0.5 * (lr - lowest) * (1 + math.cos(math.pi * t / 300)) if t < 300 else lowest
+
+
+def test_timms_cosine_counts_the_warm_up():
+    options = {"warmup_epochs": 20, "warmup_lr": 0.008, "min_lr": 0.01, "cooldown_epochs": 10}
+    found = rates(310, lr_scheduler="cosine-timm", **options)
+    assert found == pytest.approx([published(t) for t in range(310)])
+    assert rates(310, **options)[160] > 1.1 * found[160]
+
+
+@pytest.mark.parametrize("kind", ["cosine", "cosine-timm"])
+def test_the_rate_may_change_at_every_step(kind):
+    options = {"lr_scheduler": kind, "warmup_epochs": 2, "warmup_lr": 0.2, "cooldown_epochs": 3, "min_lr": 0.1}
+    found = rates(12, steps=7, sched_on_updates=True, **options)
+    first, period = (0, 9) if kind == "cosine-timm" else (2, 7)
+    assert found[:14] == pytest.approx([0.2 + 0.2 * t / 14 for t in range(14)])
+    assert found[14:63] == pytest.approx([cosine((t / 7 - first) / period, 0.1) for t in range(14, 63)])
+    assert found[63:] == pytest.approx([0.1] * 21)
+    assert rates(12, steps=7, sched_on_updates=True, start_epoch=4, **options) == pytest.approx(found[28:])
+
+
+def test_steps_of_the_rate_are_epochs_apart_however_it_is_counted():
+    found = rates(6, steps=5, sched_on_updates=True, lr_scheduler="step", step_size=2)
+    assert found == pytest.approx([0.4 * 0.1 ** (t // 10) for t in range(30)])
+
+
 def test_a_warm_up_as_long_as_the_cosine_is_refused():
     with pytest.raises(UsageError, match="leaves nothing of --cos_lr_T 5"):
         rates(5, warmup_epochs=5)
     rates(5, lr_scheduler="step", warmup_epochs=5)
+
+
+# Weight decay
+
+
+class Parts(nn.Module):
+    """One of each kind of parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2)
+        self.pos_embed = nn.Parameter(torch.ones(1, 9, 4))
+        self.token = nn.Parameter(torch.ones(1, 1, 4))
+        self.slope = nn.Parameter(torch.ones(()))
+        nn.init.ones_(self.norm.bias)
+
+    def no_weight_decay(self):
+        return {"token"}
+
+
+def decayed(model, **options):
+    """Names of the parameters that a step without gradients changes."""
+    optimizer = make_optimizer(model, OptimOptions(lr=0.1, weight_decay=0.1, **options))
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    return {name for name, parameter in model.named_parameters() if not torch.equal(before[name], parameter)}
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_norms_biases_and_position_embeddings_may_be_left_from_decaying(optimizer):
+    every = {name for name, _ in Parts().named_parameters()}
+    assert decayed(Parts(), optimizer=optimizer) == every
+    assert decayed(Parts(), optimizer=optimizer, decay_weights_only=True) == {"conv.weight", "head.weight"}
+
+
+@pytest.mark.parametrize("name", ["dsnn18", "dsnn_7b"])
+def test_of_a_network_convolutions_and_the_head_decay(name):
+    model = create_model(name, num_classes=3, T=2, width=4, neuron="PLIF")
+    weights = {f"{n}.weight" for n, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+    assert decayed(model, decay_weights_only=True) == weights

@@ -6,12 +6,18 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from fill import GOLDENS, frames, images, probe, published_state, targets
+from fill import GOLDENS, filled, frames, images, probe, published_state, targets
 from spikingjelly.activation_based.neuron import BaseNode
 
 from models import create_model, load_published, to_published
+from utils.runtime.hooks import hooked, watch_spikes
 
-FILES = sorted(p.name for p in GOLDENS.glob("golden_*.json") if "syops" not in p.name)
+FILES = sorted(p.name for p in GOLDENS.glob("golden_*.json") if not {"syops", "spikformer"} & set(p.name.split("_")))
+SPIKFORMERS = {  # golden -> the published network that has its kind of layers
+    "golden_spikformer_cifar_2_64_T4.json": "spikformer_4_384",
+    "golden_spikformer_imagenet_2_64_T4.json": "spikformer_8_512",
+}
+COUNTS = GOLDENS / "spikformer_parameters.json"
 RELATIVE = 1e-9
 PROJECTIONS = json.loads((GOLDENS / "projections.json").read_text())
 
@@ -28,21 +34,19 @@ def build(meta, **options):
     return model
 
 
-def run(model, observe=True):
-    """Both logits, the training loss and, if they are to be observed, every neuron's firing rate."""
-    x = frames() if model.event_frames else images()
+def run(model, size=64):
+    """Both logits, the training loss and every neuron's firing rate."""
+    x = frames() if model.event_frames else images(size=size)
     rates = {}
-    handles = [
-        module.register_forward_hook(lambda _m, _i, spikes, name=name: rates.__setitem__(name, spikes.mean().item()))
-        for name, module in model.named_modules()
-        if observe and isinstance(module, BaseNode)
-    ]
-    outputs = model(x)
-    for handle in handles:
-        handle.remove()
+    neurons = {name: module for name, module in model.named_modules() if isinstance(module, BaseNode)}
+    with hooked(
+        watch_spikes(neuron, lambda spikes, name=name: rates.__setitem__(name, spikes.mean().item()))
+        for name, neuron in neurons.items()
+    ):
+        outputs = model(x)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     loss = sum(F.cross_entropy(logits, targets()) for logits in outputs)
-    return outputs, loss, rates if observe else None
+    return outputs, loss, rates
 
 
 def assert_outputs(golden, mode, outputs, loss, rates):
@@ -50,8 +54,7 @@ def assert_outputs(golden, mode, outputs, loss, rates):
         for ours, theirs in zip(logits.tolist(), golden[name], strict=True):
             assert ours == approx(theirs)
     assert loss.item() == approx(golden[f"{mode}_loss"])
-    if rates is not None:
-        assert rates == approx(golden[f"{mode}_firing_rate"])
+    assert rates == approx(golden[f"{mode}_firing_rate"])
 
 
 def assert_projections(ours, golden):
@@ -74,18 +77,73 @@ def test_every_published_family_has_a_golden():
     assert set(PROJECTIONS) == set(FILES)
 
 
+def build_spikformer(file):
+    """(network filled as the golden's was, golden); the layer norms that the release never uses are among its keys."""
+    golden = json.loads((GOLDENS / file).read_text())
+    meta = golden["meta"]
+    sizes = {"width": meta["dim"], "num_classes": meta["num_classes"]}
+    sizes |= {option: meta[option] for option in ("depth", "heads", "patch", "T")}
+    model = create_model(SPIKFORMERS[file], **sizes).double()
+    load_published(model, filled(golden["keys"], shift=0.9))
+    return model, golden
+
+
+@pytest.mark.parametrize("file", SPIKFORMERS)
+def test_matches_the_released_spikformer(file):
+    check_spikformer(*build_spikformer(file))
+
+
+def check_spikformer(model, golden):
+    size = golden["meta"]["image"]
+    with torch.no_grad():
+        assert_outputs(golden, "eval", *named(model, *run(model.eval(), size)))
+    outputs, loss, rates = run(model.train(), size)
+    assert_outputs(golden, "train", *named(model, outputs, loss, rates))
+    loss.backward()
+    gradients = renamed(model, {name: p.grad for name, p in model.named_parameters()})
+    theirs, norms = golden["train_grad"], golden["train_grad_l2"]
+    # biases that a batch norm follows: their gradients are rounding alone
+    idle = {name for name in theirs if name.endswith(("_linear.bias", "_conv.bias"))}
+    assert all(gradients[name].norm() < 1e-15 and norms[name] < 1e-15 for name in idle)
+    assert_projections(*({k: v for k, v in values.items() if k not in idle} for values in (gradients, theirs)))
+    assert {k: gradients[k].norm().item() for k in norms if k not in idle} == approx(
+        {k: v for k, v in norms.items() if k not in idle}
+    )
+    running = {k: v for k, v in to_published(model).items() if k.endswith(("running_mean", "running_var"))}
+    assert_projections(running, golden["train_running"])
+    used = {key: shape for key, shape in golden["keys"].items() if ".norm" not in key}
+    assert {key: list(value.shape) for key, value in to_published(model).items()} == used
+
+
+def named(model, outputs, loss, rates):
+    """Firing rates under the release's names of neurons."""
+    return outputs, loss, {name.replace("position.", "patch_embed."): rate for name, rate in rates.items()}
+
+
+@pytest.mark.parametrize(("release", "size"), [name.split() for name in json.loads(COUNTS.read_text())])
+def test_spikformers_have_the_published_numbers_of_parameters(release, size):
+    """Without what the releases declare and never use: two layer norms a block; for CIFAR10-DVS one more, and a
+    position embedding of 64 tokens."""
+    depth, width = (int(number) for number in size.split("-"))
+    unused = depth * 4 * width + (release == "cifar10dvs") * (2 * width + 64 * width)
+    with torch.device("meta"):
+        model = create_model(f"spikformer_{depth}_{width}")
+    published = json.loads(COUNTS.read_text())[f"{release} {size}"]
+    assert sum(p.numel() for p in model.parameters()) == published - unused
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_matches_the_released_code(file):
     check(file, build(json.loads((GOLDENS / file).read_text())["meta"]))
 
 
-def check(file, model, observe=True):
+def check(file, model):
     """The model, filled as the golden's network was, against that golden in eval and in train mode."""
     golden = json.loads((GOLDENS / file).read_text())
     with torch.no_grad():
-        assert_outputs(golden, "eval", *run(model.eval(), observe))
+        assert_outputs(golden, "eval", *run(model.eval()))
 
-    outputs, loss, rates = run(model.train(), observe)
+    outputs, loss, rates = run(model.train())
     assert_outputs(golden, "train", outputs, loss, rates)
     loss.backward()
 

@@ -2,14 +2,13 @@
 
 import pytest
 from spikingjelly.activation_based.neuron import BaseNode
-from test_models import images, small
+from test_models import NAMES, images, small
 from torch import nn
 
-from models import list_models
 from models.connect import JoinLayer
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", NAMES)
 def test_every_spiking_layer_is_listed_in_the_order_in_which_it_runs(name):
     """Against hooks: what ran, one after the other. What is listed no further are projections without a neuron."""
     model = small(name)
@@ -24,7 +23,7 @@ def test_every_spiking_layer_is_listed_in_the_order_in_which_it_runs(name):
     listed = []
     for layer in layers:
         assert layer.name == names[id(layer.neuron)]
-        chain = [layer.conv, layer.norm, layer.neuron]
+        chain = [layer.conv, layer.norm, layer.neuron] if layer.conv is not None else [layer.neuron]
         if layer.join is not None and layer.join.acts_on != "none":
             chain.insert(2 if layer.join.acts_on == "current" else 3, layer.join)
         listed += [names[id(module)] for module in chain]

@@ -13,6 +13,7 @@ from models import create_model, use_fused
 from models.fused import available
 from utils.data.loading import EpochSampler
 from utils.runtime.distributed import World
+from utils.train.metrics import Meter
 from utils.train.objectives import streams_loss
 from utils.train.optim import OptimOptions, make_optimizer, make_schedule
 from utils.train.step import Trainer
@@ -104,22 +105,59 @@ def test_averaged_weights_are_the_recursion():
     assert not torch.allclose(averaged, weight, rtol=1e-3)
 
 
-def test_label_smoothing_is_its_formula():
+CLASSES = torch.tensor([0, 3, 1, 1, 2, 0])
+SHARES = 0.7 * F.one_hot(CLASSES, 4).double() + 0.3 * F.one_hot(CLASSES.roll(1), 4).double()
+
+
+@pytest.mark.parametrize("target", [CLASSES, SHARES], ids=["classes", "mixed samples"])
+def test_label_smoothing_is_its_formula(target):
     """Cross entropy with (1 - e) on the class and e / classes on every class, summed over the streams."""
     generator = torch.Generator().manual_seed(0)
     outputs = tuple(torch.randn(6, 4, generator=generator, dtype=torch.float64) for _ in range(2))
-    target = torch.tensor([0, 3, 1, 1, 2, 0])
-    expected = 0.0
-    for logits in outputs:
-        wanted = 0.9 * F.one_hot(target, 4).double() + 0.1 / 4
-        expected -= (wanted * logits.log_softmax(1)).sum(1).mean().item()
-    assert streams_loss(outputs, target, 0.1).item() == pytest.approx(expected, rel=1e-12)
-    assert streams_loss(outputs[0], target, 0.0).item() == pytest.approx(F.cross_entropy(outputs[0], target).item())
+    shares = F.one_hot(target, 4).double() if target.ndim == 1 else target
+    for smoothing in (0.0, 0.1):
+        wanted = (1 - smoothing) * shares + smoothing / 4
+        expected = [-(wanted * logits.log_softmax(1)).sum(1).mean().item() for logits in outputs]
+        assert streams_loss(outputs, target, smoothing).item() == pytest.approx(sum(expected), rel=1e-12)
+        assert streams_loss(outputs[0], target, smoothing).item() == pytest.approx(expected[0], rel=1e-12)
+
+
+def test_label_smoothing_is_in_the_objective():
     trainer = trainer_of(network(stem="cifar"), label_smoothing=0.1)
     images, target = samples()
     with torch.no_grad():
         expected = streams_loss(trainer.model(images), target, 0.1)
     assert trainer.step(images, target)[1] == expected
+
+
+def test_a_hit_in_mixed_samples_is_one_of_the_class_with_the_largest_share():
+    logits = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    meters = [Meter(("output",), torch.device("cpu")) for _ in range(2)]
+    for meter, target in zip(meters, (CLASSES, SHARES), strict=True):
+        meter.update({"output": logits}, target)
+    (_, plain), (_, mixed) = (meter.read(World()) for meter in meters)
+    assert 0 < plain["output"].acc1 < 100
+    assert (mixed["output"].acc1, mixed["output"].acc5) == (plain["output"].acc1, plain["output"].acc5)
+    assert mixed["output"].loss == pytest.approx(-(SHARES * logits.log_softmax(1)).sum(1).mean().item())
+
+
+@pytest.mark.parametrize("half", [None, torch.float16], ids=["float32", "float16 with loss scaling"])
+def test_gradients_are_shortened_all_together(half):
+    """A step of SGD without momentum then goes as far as the rate times the norm, in the direction that it had."""
+    images, target = torch.randn(1, 64, 8, generator=torch.Generator().manual_seed(1)), torch.arange(64) % 5
+    start = Small()
+    moves = []
+    for norm in (None, 1e6, 0.05):
+        options = {"lr": 0.1, "momentum": 0.0, "weight_decay": 0.0}
+        trainer = trainer_of(copy.deepcopy(start), optim=options, clip_grad_norm=norm, amp_dtype=half)
+        for i in range(2):  # the norm is of the mean over both batches
+            trainer.step(images[:, i::2], target[i::2], group=2, update=i == 1)
+        moves.append(torch.tensor(flat(trainer.model)) - torch.tensor(flat(start)))
+    free, loose, short = moves
+    assert torch.equal(free, loose)
+    assert free.norm() > 0.02
+    assert short.norm().item() == pytest.approx(0.1 * 0.05, rel=1e-3)
+    assert F.cosine_similarity(short, free, dim=0).item() == pytest.approx(1.0, abs=1e-5)
 
 
 def adam(w, gradients, lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, decoupled=False):

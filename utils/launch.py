@@ -134,6 +134,7 @@ def _set_up(
         world=world,
         seed=config.recipe.seed,
         collate=data.collate,
+        mix=data.mix,
     )
     config = config.with_network(model.config)
     return _Job(config, data, loaders, model, RunLog(world, path), path, world)
@@ -171,13 +172,16 @@ def _train(job: _Job) -> None:
         model_config, model = model.config, nn.SyncBatchNorm.convert_sync_batchnorm(model)
         model.config = model_config
     optimizer = make_optimizer(model, recipe)
+    steps = -(-job.loaders.sampler.batches // recipe.accumulate)
     trainer = Trainer(
         model,
         optimizer,
-        make_schedule(optimizer, recipe, config.run.start_epoch),
+        make_schedule(optimizer, recipe, config.run.start_epoch, steps),
         job.world,
         amp_dtype=recipe.autocast_dtype,
         label_smoothing=recipe.label_smoothing,
+        clip_grad_norm=recipe.clip_grad_norm,
+        sched_on_updates=recipe.sched_on_updates,
         ema_decay=recipe.ema_decay,
         compiled=config.speed.compile,
     )
@@ -191,6 +195,7 @@ def _train(job: _Job) -> None:
         data_recipe={
             "batch_size": config.data.batch_size,
             "training_samples": len(job.data.train),
+            **({"steps_per_epoch": steps} if recipe.sched_on_updates else {}),
             **job.data.recipe,
         },
         print_freq=config.run.print_freq,
@@ -201,7 +206,7 @@ def _train(job: _Job) -> None:
         unit=job.data.unit,
         position=Position(epoch=config.run.start_epoch),
     )
-    if recipe.lr_scheduler == "cosine" and recipe.period < recipe.epochs:
+    if recipe.cosine and recipe.period + recipe.cooldown_epochs < recipe.epochs:
         job.log.say(
             f"warning: --cos_lr_T {recipe.period} ends before --epochs {recipe.epochs}: the learning rate climbs again "
             "from then on, as in the released code"

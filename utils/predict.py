@@ -23,6 +23,7 @@ from utils.factory import add_network_arguments, build_network
 from utils.runtime.errors import UsageError, UserError, escaped, run_command
 from utils.runtime.files import check_output_folder, read_text
 from utils.runtime.options import Parser, positive_int
+from utils.train import checkpoint
 from utils.train.objectives import readouts
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
@@ -34,7 +35,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(prog="python -m utils.predict", description="Classify images, and draw the spikes at them.")
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="an image, or a folder of them")
     parser.add_argument("--top", type=positive_int, default=5, metavar="N", help="classes to print (default: 5)")
-    parser.add_argument("--classes", type=Path, metavar="FILE", help="the classes' names, one a line")
+    parser.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="the classes' names, one a line (default: what the checkpoint says)",
+    )
     parser.add_argument(
         "--output", type=Path, default=Path(), help="folder for the pictures (default: the current one)"
     )
@@ -67,9 +73,13 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _class_names(path: Path | None, count: int) -> list[str]:
+def _class_names(path: Path | None, trained: Path, count: int) -> list[str]:
+    """Of the file that names them, else of the checkpoint if it keeps them, else numbers."""
     if path is None:
-        return [str(k) for k in range(count)]
+        content = checkpoint.load(trained)
+        kept = content.get("classes") if isinstance(content, dict) else None
+        known = isinstance(kept, list) and len(kept) == count and all(isinstance(name, str) for name in kept)
+        return [escaped(name) for name in kept] if known else [str(k) for k in range(count)]  # type: ignore[union-attr]
     names = [escaped(line.strip()) for line in read_text(path).splitlines() if line.strip()]
     if len(names) != count:
         raise UserError(f"{path} names {len(names)} classes and the network has {count}: give one a line")
@@ -93,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not hasattr(module, "picture"):
         raise UsageError(f"--data-set {args.data_set} does not say how an image is read: use cifar or imagenet")
     read = module.picture(data_options(args, module), network.in_channels)
-    names = _class_names(args.classes, network.classifier.out_features)
+    names = _class_names(args.classes, args.checkpoint, network.classifier.out_features)
     taken: set[str] = set()
     for path in images:
         image = load_image(path)

@@ -81,6 +81,7 @@ def layer(
         return None
     joins = join is not None and identity is not None and join.acts_on != "none"
     tau = None if spec.rate is not None else spec.tau
-    rule = Rule(spec.surrogate, spec.alpha, tau, join.join if joins else None, T)  # type: ignore[arg-type, union-attr]
+    what = join.join if joins else None  # type: ignore[union-attr]
+    rule = Rule(spec.surrogate, spec.alpha, tau, what, T, spec.threshold, spec.gain)  # type: ignore[arg-type]
     batch_norm = norm if isinstance(norm, nn.BatchNorm2d) else None
     return run(y, batch_norm, rule, spec.rate, identity if joins else None)

@@ -2,14 +2,14 @@
 
 The forward pass reads the input of T steps and writes the spikes; the membrane lives in registers:
 
-    c_t = scale x_t + shift            a batch norm's, where the layer has one
-    h_t = charge(v_{t-1}, c_t),   s_t = [h_t >= 1],   v_t = (1 - s_t) h_t,   v_0 = 0
+    c_t = scale x_t + shift            a batch norm's, where the layer has one; gain x_t where the neuron has a gain
+    h_t = charge(v_{t-1}, c_t),   s_t = [h_t >= threshold],   v_t = (1 - s_t) h_t,   v_0 = 0
     o_t = g(s_t, identity_t)           where the layer ends a residual block
 
 The backward pass computes all of that again from x, which is all that is saved, in the same loop as the gradients:
 
     dL/ds_t = dL/do_t dg/ds
-    dL/dh_t = dL/ds_t surrogate'(h_t - 1) + dL/dv_t (1 - s_t)                  (the reset is detached)
+    dL/dh_t = dL/ds_t surrogate'(h_t - threshold) + dL/dv_t (1 - s_t)                  (the reset is detached)
 """
 
 from __future__ import annotations
@@ -66,23 +66,25 @@ def _integrate(operands: Operands, rule: Rule) -> list[tuple[Tensor, Tensor, Ten
         current = x[0 if rule.T else t].to(dtype)
         if scale is not None and shift is not None:
             current = current * scale + shift
+        if rule.gain != 1.0:
+            current = current * rule.gain
         if rule.on("current"):
             current = current + shortcut[t].to(dtype)  # type: ignore[index]
         h = _charge(v, current, q, rule)
         steps.append((v, current, h))
-        v = torch.where(h >= 1.0, 0.0, h)
+        v = torch.where(h >= rule.threshold, 0.0, h)
     return steps
 
 
-def _fired(h: Tensor) -> Tensor:
+def _fired(h: Tensor, rule: Rule) -> Tensor:
     # a choice between two floats: the compiler turns masks into bfloat16 one by one
-    return torch.where(h >= 1.0, 1.0, 0.0)
+    return torch.where(h >= rule.threshold, 1.0, 0.0)
 
 
 def forward(operands: Operands, rule: Rule) -> tuple[Tensor, Tensor | None]:
     """(output, own spikes) [T, *]; without a connect function the output is the spikes, and the second is None."""
     dtype = operands.x.dtype
-    spikes = [_fired(h) for _, _, h in _integrate(operands, rule)]
+    spikes = [_fired(h, rule) for _, _, h in _integrate(operands, rule)]
     s = torch.stack([x.to(dtype) for x in spikes])
     if not rule.on("spikes"):
         return s, None
@@ -111,7 +113,7 @@ def backward(
         if rule.on("spikes"):
             connect = rule.join.function  # type: ignore[union-attr]
             # a connect function is linear in each argument: its slope is its difference between 1 and 0
-            identity, s = operands.identity[t].to(h.dtype), _fired(h)  # type: ignore[index]
+            identity, s = operands.identity[t].to(h.dtype), _fired(h, rule)  # type: ignore[index]
             one, zero = torch.ones_like(s), torch.zeros_like(s)
             by_identity = connect(identity=one, residual=s) - connect(identity=zero, residual=s)  # type: ignore[misc]
             by_s = connect(identity=identity, residual=one) - connect(identity=identity, residual=zero)  # type: ignore[misc]
@@ -119,9 +121,9 @@ def backward(
             grad_s = grad_s * by_s
             if grad_own is not None:
                 grad_s = grad_s + grad_own[t].to(h.dtype)
-        grad_h = grad_s * slope(h - 1.0, rule, x.element_size() < 4)
+        grad_h = grad_s * slope(h - rule.threshold, rule, x.element_size() < 4)
         if grad_v is not None:
-            grad_h = grad_h + torch.where(h >= 1.0, 0.0, grad_v)
+            grad_h = grad_h + torch.where(h >= rule.threshold, 0.0, grad_v)
         if q is not None:
             grad_current = grad_h * q
             part = grad_h * (current - v)
@@ -129,7 +131,7 @@ def backward(
         else:
             grad_current = grad_h if rule.tau is None else _per_tau(grad_h, rule)
         grad_v = grad_h if q is None and rule.tau is None else grad_h - grad_current
-        grad_currents.append(grad_current)
+        grad_currents.append(grad_current if rule.gain == 1.0 else grad_current * rule.gain)
     if rule.T:
         grad_currents = [functools.reduce(torch.add, grad_currents)]
     grad_x = torch.stack([g.to(x.dtype) for g in grad_currents[::-1]])

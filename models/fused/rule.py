@@ -17,7 +17,9 @@ class NeuronSpec(NamedTuple):
     surrogate: its name in `SURROGATES`; for any other class, that class's name.
     alpha: the surrogate's sharpness, if it has one.
     rate: the learned 1/tau, a tensor of one element; None where nothing is learned.
-    standard: threshold 1, hard reset to 0 that is detached from the graph, and an input that decays with the membrane.
+    standard: hard reset to 0 that is detached from the graph, and an input that decays with the membrane.
+    threshold: the potential at which it fires.
+    gain: what its input is multiplied by.
     """
 
     kind: str
@@ -26,6 +28,8 @@ class NeuronSpec(NamedTuple):
     alpha: float | None
     rate: Tensor | None
     standard: bool
+    threshold: float = 1.0
+    gain: float = 1.0
 
 
 class Rule(NamedTuple):
@@ -36,6 +40,8 @@ class Rule(NamedTuple):
     tau: float | None = None  # in time steps; None: h = v + x, unless the layer gives its learned 1/tau
     join: Join | None = None
     T: int | None = None  # a static input, of one step, is shown this often
+    threshold: float = 1.0
+    gain: float = 1.0  # of the input
 
     def on(self, acts_on: str) -> bool:
         """Whether a shortcut joins the "spikes", or the "current"."""

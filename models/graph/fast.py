@@ -44,7 +44,7 @@ def integrate(operands: Operands, rule: Rule) -> Tensor:
     v = torch.zeros_like(x[0], dtype=torch.int32)
     for t in range(rule.T or x.shape[0]):
         current = x[0 if rule.T else t].to(torch.int32)
-        h = v + (current * int(rule.tau or 1) + bias)
+        h = v + (current * int(rule.tau or 1) + bias)  # type: ignore[operator]
         fired = h >= threshold  # type: ignore[operator]
         v = torch.where(fired, 0, h)
         s = torch.where(fired, 1, 0).to(torch.int32)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from utils.data.loading import Mix
 from utils.runtime.distributed import World
 from utils.runtime.options import natural, option, positive_int
 
@@ -30,6 +31,7 @@ class Datasets:
     in_channels: int = 3
     name: str = ""  # prefix of the run's folder, for scripts that know several data sets
     collate: Callable | None = None  # see `make_loaders`
+    mix: Mix | None = None  # see `make_loaders`
     unit: str = "images"  # what samples are called
     recipe: dict[str, Any] = field(default_factory=dict)  # options of the data that must not change inside a run
 

@@ -2,7 +2,7 @@
 
 What a sample looks like in an epoch is a function of (seed, epoch, its index): neither the number of workers nor of
 processes nor an interruption changes it. Which samples a batch holds is a function of (seed, epoch) and the number of
-processes.
+processes; how they are mixed, of (seed, epoch, which they are).
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ from collections.abc import Callable, Iterator, Sized
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from utils.runtime.agent import end_with_parent
 from utils.runtime.distributed import World
 from utils.runtime.errors import UserError
-from utils.runtime.seed import derive
+from utils.runtime.seed import derive, drawing_from
+
+Mix = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]  # (inputs, classes [N], epoch) -> (inputs, targets)
 
 
 class SeededSamples(Dataset):
@@ -35,12 +38,33 @@ class SeededSamples(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> Any:
         epoch, index = key
-        before = torch.get_rng_state()
-        torch.default_generator.manual_seed(derive(self.seed, epoch, index))
-        try:
+        with drawing_from(self.seed, epoch, index):
             return self.dataset[index]
-        finally:
-            torch.set_rng_state(before)
+
+
+class MixedBatches(SeededSamples):
+    """Whole batches whose samples are mixed with each other, by random numbers of a stream that is the batch's own.
+
+    Args:
+        collate: list of samples -> (inputs, classes [N]).
+        mix: of these and the epoch.
+    """
+
+    def __init__(self, dataset: Any, seed: int, collate: Callable, mix: Mix) -> None:
+        super().__init__(dataset, seed)
+        self.collate = collate
+        self.mix = mix
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        """What torch's loader asks for in place of a list of samples."""
+        epoch = keys[0][0]
+        inputs, classes = self.collate([self[key] for key in keys])
+        with drawing_from(self.seed, epoch, *(index for _, index in keys)):
+            return self.mix(inputs, classes, epoch)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -139,7 +163,15 @@ class Loaders(NamedTuple):
 
 
 def make_loaders(
-    train: Any, test: Any, *, batch_size: int, workers: int, world: World, seed: int, collate: Callable | None = None
+    train: Any,
+    test: Any,
+    *,
+    batch_size: int,
+    workers: int,
+    world: World,
+    seed: int,
+    collate: Callable | None = None,
+    mix: Mix | None = None,
 ) -> Loaders:
     """Loaders over datasets of (input, class).
 
@@ -147,6 +179,7 @@ def make_loaders(
         batch_size: samples of one process in a batch.
         workers: loading processes of each process; 0 loads in the process itself.
         collate: list of samples -> (input, classes [N]); by default inputs are stacked along a new first dimension.
+        mix: makes of a training batch, and the epoch's number, one of the same shape with targets [N] or [N, classes].
 
     Raises:
         UserError: a dataset is empty.
@@ -155,8 +188,11 @@ def make_loaders(
         if len(dataset) == 0:
             raise UserError(f"the {name} set holds no samples: check the data path")
     sampler = EpochSampler(train, batch_size, world, seed)
+    seeded, gather = SeededSamples(train, seed), collate
+    if mix is not None:
+        seeded, gather = MixedBatches(train, seed, collate or default_collate, mix), _as_it_is
     return Loaders(
-        _loader(SeededSamples(train, seed), sampler, batch_size, workers, world, collate, persistent=True),
+        _loader(seeded, sampler, batch_size, workers, world, gather, persistent=True),
         sampler,
         # a test set's workers would be idle while the network is trained: they live for one evaluation
         _loader(test, EvaluationSampler(test, world), batch_size, workers, world, collate, persistent=False),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from utils.draw.backend import pyplot
 from utils.draw.frames import Times, clock
-from utils.runtime.hooks import hooked
+from utils.runtime.hooks import hooked, watch_spikes
 
 SHOWN = 64  # neurons of a layer
 
@@ -46,8 +46,8 @@ def record_spikes(model: nn.Module, frames: Tensor, seed: int = 0) -> tuple[list
     """
     layers: list[LayerSpikes] = []
 
-    def watch(name: str) -> Any:
-        def keep(_module: nn.Module, _inputs: Any, fired: Tensor) -> None:
+    def watch(name: str) -> Callable[[Tensor], None]:
+        def keep(fired: Tensor) -> None:
             fired = fired.flatten(1)  # [T, C * H * W]
             drawn = torch.randperm(fired.shape[1], generator=torch.Generator().manual_seed(seed))
             chosen = drawn[:SHOWN].sort().values
@@ -58,7 +58,7 @@ def record_spikes(model: nn.Module, frames: Tensor, seed: int = 0) -> tuple[list
         return keep
 
     neurons = {name: module for name, module in model.named_modules() if isinstance(module, BaseNode)}
-    with hooked(module.register_forward_hook(watch(name)) for name, module in neurons.items()):
+    with hooked(watch_spikes(module, watch(name)) for name, module in neurons.items()):
         outputs = model(frames)
     return layers, outputs
 

@@ -1,4 +1,8 @@
-"""The full-spike certificate: does every weighted layer past the stem read nothing but 0 and 1?"""
+"""The full-spike certificate: does every weighted layer past the stem read nothing but 0 and 1?
+
+A product of matrices (attention) is held to this as well: one of its inputs must be spikes, which say where the other,
+spikes or counts of spikes, is added.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.measure.counter import ExactCounter, is_binary
+from utils.measure.counter import ExactCounter, is_binary, is_whole
 from utils.measure.energy import LayerCount
-from utils.measure.layers import WEIGHTED, evaluating
+from utils.measure.layers import WEIGHTED, evaluating, is_product
 from utils.runtime.hooks import hooked
 
 
@@ -26,6 +30,8 @@ class Certificate:
     pathway: its projections, if it has any: they read sums, whatever values these happen to take.
     head: linear layers after the last neuron. They read mean rates and are outside the spike part by definition.
     values: for each layer, the first value that was neither 0 nor 1.
+    products: products of matrices: the largest of the whole numbers that spikes add there, or None where these are not
+        whole numbers.
     unused: layers with weights that never ran.
     """
 
@@ -36,12 +42,13 @@ class Certificate:
     pathway: list[LayerCount]
     head: list[LayerCount]
     values: dict[str, float]
+    products: dict[str, float | None]
     unused: list[str]
 
     @property
     def offender(self) -> LayerCount | None:
         """The first layer of the body that reads anything but spikes."""
-        return next((layer for layer in self.body if not layer.spikes), None)
+        return next((x for x in self.body if not x.spikes or self.products.get(x.name, 0.0) is None), None)
 
     @property
     def holds(self) -> bool:
@@ -49,12 +56,14 @@ class Certificate:
 
     def lines(self) -> list[str]:
         """The certificate in words."""
-        checked = f"{len(self.body)} weighted layers past the stem, {self.images} images"
+        checked = f"{len(self.body) - len(self.products)} weighted layers past the stem, {self.images} images"
         if not self.body:
             lines = ["full-spike: no: no layer past the stem is followed by a spiking neuron"]
         elif self.offender is not None:
             name = self.offender.name
             value = f"{self.values[name]:g}" if name in self.values else "what no spiking neuron fired"
+            if self.offender.spikes:
+                value = "a second input that is no count"
             lines = [f"full-spike: no: {name} reads {value}, which is no spike ({checked})"]
         elif self.accumulates:
             names = ", ".join(layer.name for layer in self.pathway)
@@ -65,6 +74,12 @@ class Certificate:
             ]
         else:
             lines = [f"full-spike: yes: only 0 and 1 enter {checked}"]
+        if self.products:
+            most = max((most for most in self.products.values() if most is not None), default=0.0)
+            lines.append(
+                f"{len(self.products)} products of matrices: one input is spikes, which say where the other is added: "
+                f"spikes or their counts, up to {most:g}"
+            )
         silent = [layer.name for layer in self.body if layer.rate == 0]
         if silent:
             lines.append(f"no spike ever entered {', '.join(silent)}: their check says nothing")
@@ -85,6 +100,15 @@ def certify(model: nn.Module, loader: Iterable[tuple[Tensor, Any]], device: torc
         UserError: the loader is empty, or the model has a layer that cannot be recognised.
     """
     values: dict[str, float] = {}
+    products: dict[str, float | None] = {}
+
+    def watch_second(name: str) -> Any:
+        def keep_largest(_module: nn.Module, args: tuple) -> None:
+            most = products.get(name, 0.0)
+            whole = most is not None and bool(is_whole(args[1]))
+            products[name] = max(most, float(args[1].max())) if whole and most is not None else None
+
+        return keep_largest
 
     def watch(name: str) -> Any:
         def keep_first(_module: nn.Module, args: tuple) -> None:
@@ -95,8 +119,10 @@ def certify(model: nn.Module, loader: Iterable[tuple[Tensor, Any]], device: torc
         return keep_first
 
     counter = ExactCounter(model)
-    weighted = [(name, module) for name, module in model.named_modules() if isinstance(module, WEIGHTED)]
-    watches = (module.register_forward_pre_hook(watch(name)) for name, module in weighted)
+    modules = list(model.named_modules())
+    read = [(name, module) for name, module in modules if isinstance(module, WEIGHTED) or is_product(module)]
+    watches = [module.register_forward_pre_hook(watch(name)) for name, module in read]
+    watches += [m.register_forward_pre_hook(watch_second(name)) for name, m in modules if is_product(m)]
     with hooked(watches), evaluating(model), counter:
         for images, _ in loader:
             model(images.to(device))
@@ -104,6 +130,8 @@ def certify(model: nn.Module, loader: Iterable[tuple[Tensor, Any]], device: torc
     accumulates = any(row.kind == "accumulate" for row in rows)
     parts: dict[str, list[LayerCount]] = {"stem": [], "body": [], "pathway": [], "head": []}
     for row in rows:
-        if row.kind in ("conv", "linear"):
+        if row.kind in ("conv", "linear", "matmul"):
             parts[row.part].append(row)
-    return Certificate(counter.images, **parts, accumulates=accumulates, values=values, unused=counter.unused())
+    return Certificate(
+        counter.images, **parts, accumulates=accumulates, values=values, products=products, unused=counter.unused()
+    )

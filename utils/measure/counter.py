@@ -6,8 +6,8 @@ A spike at one input position of a convolution is added into every output whose 
 
 (see `reach`). A layer whose input is not 0/1 multiplies instead, and costs the dense number of MACs, padding included,
 as is usual. So does the stem; where it reads counts of events, the sum above (a count c is c events at one position) is
-what it costs to add every event by itself, and stands beside. Only sums are kept: memory does not depend on how many
-batches are counted.
+what it costs to add every event by itself, and stands beside. A product [n, k] @ [k, m] whose first matrix is 0/1 adds
+a row of the second, m elements, for each 1. Only sums are kept: memory does not depend on how many batches are counted.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from utils.measure.layers import (
     FREE,
     check_join_is_a_module,
     is_join,
+    is_product,
     join_field,
     layer_kind,
     layers,
@@ -39,7 +40,7 @@ from utils.runtime.errors import UserError
 from utils.runtime.hooks import hooked
 
 # what a layer of these kinds costs depends on what it reads, which may be another stream at each call
-SEVERAL_INPUTS = ("conv", "linear", "avg pool")
+SEVERAL_INPUTS = ("conv", "linear", "avg pool", "matmul")
 
 
 def is_binary(x: Tensor) -> Tensor:
@@ -81,8 +82,8 @@ class ExactCounter:
     Args:
         model: called with images [N, C, H, W] or frames [T, N, C, H, W] (N images either way). Layers inside may see
             [N, ...], [T, N, ...] or [T * N, ...]. Its parts are known by class, subclasses included: convolutions,
-            linear layers, batch norms, pooling, ReLU and spikingjelly's neurons; joins by their attributes (see
-            `is_join`), and the accumulation pathway by the model's attribute `aap`.
+            linear layers, batch norms, pooling, ReLU and spikingjelly's neurons; joins and products by their attributes
+            (see `is_join` and `is_product`), and the accumulation pathway by the model's attribute `aap`.
 
     Raises:
         UserError: a layer has weights and is of no kind that is known here, a convolution pads with other values than
@@ -126,6 +127,8 @@ class ExactCounter:
                 field = join_field(name, module)
                 if field is not None:
                     yield module, name, f"join {module.name}", self._on_elements(field)
+            elif is_product(module):
+                yield module, name, "matmul", self._on_product
             elif next(module.children(), None) is None and not isinstance(module, FREE):
                 self.uncounted.append(f"{name} ({type(module).__name__})")
 
@@ -196,6 +199,10 @@ class ExactCounter:
         outputs_each = layer.out_channels // layer.groups if isinstance(layer, CONVOLUTIONS) else layer.out_features
         self._add_spikes(tally, inputs[0], self._reaches_of(tally, layer, inputs[0], output), outputs_each)
         self._last_output = weakref.ref(output)
+
+    def _on_product(self, tally: _Tally, _layer: nn.Module, inputs: tuple, output: Tensor) -> None:
+        tally.dense += output.numel() * inputs[0].shape[-1]
+        self._add_spikes(tally, inputs[0], [], inputs[1].shape[-1])
 
     def _on_norm(self, tally: _Tally, layer: Any, inputs: tuple, _output: Tensor) -> None:
         # written out, a batch norm normalises (one multiplication, one addition) and then scales and shifts (one each)

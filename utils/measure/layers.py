@@ -60,6 +60,14 @@ def is_join(module: nn.Module) -> bool:
     return all(hasattr(module, attribute) for attribute in ("name", "acts_on", "cost"))
 
 
+def is_product(module: nn.Module) -> bool:
+    """Whether a module multiplies two inputs of which the first says, 1 by 1, what is added of the second.
+
+    Known by its attribute gated_by="first": [..., n, k] and [..., k, m] -> [..., n, m], without weights.
+    """
+    return getattr(module, "gated_by", None) == "first"
+
+
 def check_join_is_a_module(name: str, block: nn.Module) -> None:
     """Raises UserError for a block whose join no hook can see: its operations would be missing in silence."""
     join = getattr(block, "join", None)

@@ -23,6 +23,7 @@ _REASONS = {
     "avg pool": "syops: one MAC per input of average pooling, or one AC per spike; exact: additions",
     "linear": _BIAS,
     "join": "syops: functional operations are not seen; exact: the joins' additions",
+    "matmul": "syops: products of spikes are not seen; exact: additions",
     "accumulate": "syops: functional operations are not seen; exact: the AAP's additions",
     "batch norm": "batch norm after no convolution; exact: cannot be folded",
 }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 
@@ -24,3 +26,13 @@ def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
     finally:
         for handle in registered:
             handle.remove()
+
+
+def watch_spikes(neuron: nn.Module, see: Callable[[Tensor], None]) -> RemovableHandle:
+    """Have `see` called with what a neuron fires, [T, N, *], at each forward pass.
+
+    A neuron with a `watch_spikes` of its own is asked for it: it may be part of a compiled layer, which a forward hook
+    would switch off.
+    """
+    own: Any = getattr(neuron, "watch_spikes", None)
+    return neuron.register_forward_hook(lambda _module, _inputs, spikes: see(spikes)) if own is None else own(see)

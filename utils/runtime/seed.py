@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -24,6 +26,17 @@ def derive(*numbers: int) -> int:
         state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
         state ^= state >> 31
     return state >> 1
+
+
+@contextlib.contextmanager
+def drawing_from(*numbers: int) -> Iterator[None]:
+    """Inside, torch's CPU generator draws from the stream of some numbers; after it, it goes on where it was."""
+    before = torch.get_rng_state()
+    torch.default_generator.manual_seed(derive(*numbers))
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
 
 
 def seed_everything(seed: int, rank: int = 0) -> None:

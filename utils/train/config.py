@@ -29,7 +29,13 @@ class NetworkOptions:
     surrogate: str | None = option(None, "sigmoid or atan")
     alpha: float | None = option(None, "the surrogate's sharpness", parse=above(0.0))
     stem: str | None = option(None, "imagenet or cifar")
-    width: int | None = option(None, "channels of the first stage", parse=positive_int)
+    width: int | None = option(
+        None, "channels of the first stage, of a Spikformer those of a token", parse=positive_int
+    )
+    depth: int | None = option(None, "of a Spikformer: pairs of attention and MLP", parse=positive_int)
+    heads: int | None = option(None, "of a Spikformer's attention", parse=positive_int)
+    patch: int | None = option(None, "of a Spikformer: side of a token in pixels", parse=positive_int)
+    products: str | None = option(None, "of a Spikformer: qk for (QK^T)V, kv for Q(K^T V), or auto for the cheaper one")
     aux_head: str | None = option(None, "classifier of the pathway: shared or separate", "--aux-head", "--aux_head")
     aap_pool: str | None = option(
         None, "how the pathway crosses max pooling: projection or max", "--aap-pool", "--aap_pool"
@@ -57,6 +63,9 @@ class Recipe(OptimOptions):
     """What a step computes, with the optimizer's options and the schedule's: it must stay the same within a run."""
 
     label_smoothing: float = option(0.0, "of the cross entropy", parse=fraction)
+    clip_grad_norm: float | None = option(
+        None, "shorten the gradient of a step, all parameters together, to this norm", parse=above(0.0)
+    )
     accumulate: int = option(1, "batches whose mean gradient makes a step", parse=positive_int)
     ema_decay: float | None = option(None, "keep and evaluate averaged weights, e.g. 0.9999", parse=fraction)
     amp: bool = option(False, "mixed precision")

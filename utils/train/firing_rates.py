@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from spikingjelly.activation_based.neuron import BaseNode
 from torch import Tensor, nn
 
 from utils.runtime.distributed import World
-from utils.runtime.hooks import hooked
+from utils.runtime.hooks import hooked, watch_spikes
 
 
 class FiringRates:
@@ -24,18 +24,18 @@ class FiringRates:
 
     def __enter__(self) -> FiringRates:
         modules = enumerate(self.layers.values())
-        self._hooks.enter_context(hooked(module.register_forward_hook(self._hook(row)) for row, module in modules))
+        self._hooks.enter_context(hooked(watch_spikes(module, self._count(row)) for row, module in modules))
         return self
 
     def __exit__(self, *_: object) -> None:
         self._hooks.close()
 
-    def _hook(self, row: int) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, spikes: Tensor) -> None:
+    def _count(self, row: int) -> Callable[[Tensor], None]:
+        def count(spikes: Tensor) -> None:
             self.sums[row, 0] += spikes.detach().sum(dtype=torch.float32)
             self.sums[row, 1] += spikes.numel()
 
-        return hook
+        return count
 
     def read(self, world: World) -> dict[str, float]:
         """Spikes per neuron and time step, 0 to 1, by layer, over all processes."""

@@ -36,8 +36,7 @@ def run_name(config: Config, network: dict[str, Any], defaults: dict[str, Any]) 
         name += "_zi"
     if recipe.weight_decay:
         name += f"_wd{recipe.weight_decay}"
-    cosine = recipe.lr_scheduler == "cosine"
-    name += f"_coslr{recipe.period}" if cosine else f"_{recipe.lr_scheduler}lr{recipe.step_size}_{recipe.gamma}"
+    name += f"_coslr{recipe.period}" if recipe.cosine else f"_{recipe.lr_scheduler}lr{recipe.step_size}_{recipe.gamma}"
     name += f"_{recipe.optimizer}"
     if network.get("connect_f"):
         name += f"_cnf_{network['connect_f']}"

@@ -35,14 +35,19 @@ class Meter:
 
     @torch.no_grad()
     def update(self, logits: dict[str, Tensor], target: Tensor, objective: Tensor | None = None) -> None:
-        """Add a batch: logits [N, classes] by readout, target [N], and the mean objective that was trained on."""
+        """Add a batch: logits [N, classes] by readout, target [N], and the mean objective that was trained on.
+
+        Targets may also be the shares of classes in mixed samples [N, classes]: losses are then of the shares, and a
+        hit is one of the class with the largest share.
+        """
         n = len(target)
         self.sums[:, 3] += n
+        classes = target if target.ndim == 1 else target.argmax(dim=1)
         if objective is not None:
             self.sums[0, 0] += objective.double() * n
         for row, name in enumerate(self.names, start=1):
             x = logits[name]
-            hits = x.topk(min(5, x.shape[1]), dim=1).indices == target[:, None]  # [N, k]
+            hits = x.topk(min(5, x.shape[1]), dim=1).indices == classes[:, None]  # [N, k]
             self.sums[row, 0] += F.cross_entropy(x, target, reduction="sum")
             self.sums[row, 1] += hits[:, 0].sum()
             self.sums[row, 2] += hits.sum()

@@ -16,7 +16,8 @@ def streams_loss(outputs: Outputs, target: Tensor, label_smoothing: float = 0.0)
 
     Args:
         outputs: logits [N, classes], or the pair of a dual-stream network.
-        target: classes [N], int64.
+        target: classes [N], int64; or of mixed samples the share that each class has, [N, classes].
+        label_smoothing: so much of the target is spread evenly over the classes, whichever form it has.
     """
     logits = outputs if isinstance(outputs, tuple) else (outputs,)
     losses = [F.cross_entropy(x, target, label_smoothing=label_smoothing) for x in logits]

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from utils.runtime.distributed import World
-from utils.runtime.errors import UserError
+from utils.runtime.errors import UsageError, UserError
 from utils.train import checkpoint
 
 
@@ -86,6 +86,36 @@ def require_alike(facts: Mapping[str, Any], world: World) -> None:
                 f"{names}: not the same in process {ranks} as in the main one: "
                 "start all processes with the same command, code and data"
             )
+
+
+def as_now(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's recipe in today's options: what was added since was not in use, and Adam was a switch."""
+    recipe = {"lr_scheduler": "cosine", "sched_on_updates": False, "decay_weights_only": False, **recipe}
+    if "adam" in recipe:
+        recipe["optimizer"] = "adam" if recipe.pop("adam") else "sgd"
+    return recipe
+
+
+def require_same_course(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Compare what the saved state of a schedule and an optimizer is made for.
+
+    Args:
+        then, now: options by name, of the checkpoint and of this run.
+
+    Raises:
+        UsageError: an option differs; the checkpoint's is named.
+    """
+    for name in ("lr_scheduler", "sched_on_updates", "decay_weights_only"):
+        if then[name] != now[name]:
+            flag, value = f"--{name.replace('_', '-')}", then[name]
+            what = f"{'with' if value else 'without'} {flag}" if isinstance(value, bool) else f"with {flag} {value}"
+            raise UsageError(f"the checkpoint is of a run {what}: use the same")
+    steps = "steps_per_epoch"  # known only where the schedule counts them
+    if then.get(steps) != now.get(steps):
+        raise UsageError(
+            f"the checkpoint's schedule counts {then.get(steps)} steps an epoch and this run makes {now.get(steps)}: "
+            "with --sched-on-updates keep processes x --batch-size x --accumulate"
+        )
 
 
 def _digest(value: Any) -> bytes:

@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from utils.data.loading import Loaders
-from utils.runtime.errors import StopRequestedError, UsageError, UserError
+from utils.runtime.errors import StopRequestedError, UserError
 from utils.runtime.log import RunLog
 from utils.runtime.seed import get_rng_state, set_rng_state
 from utils.runtime.versions import versions
-from utils.train import checkpoint, interrupts, schema
+from utils.train import checkpoint, interrupts, resume, schema
 from utils.train.config import Recipe
 from utils.train.evaluation import evaluate, readout_names
 from utils.train.folder import discard_overwritten
@@ -92,7 +92,7 @@ class Run:
         averaged: dict[str, Score] = {}
         if self.trainer.ema is not None:
             averaged, _ = self._test(self.trainer.ema.module, title="ema")
-        self.trainer.schedule.step()
+        self.trainer.end_epoch()
         with self.world.main_only("reporting the epoch"):
             self.still_ours()
         self._report(EpochResult(epoch, objective, train, test, averaged, rates, lr, speed))
@@ -235,10 +235,11 @@ class Run:
         """Go on from a checkpoint's content, bit for bit where it stopped.
 
         Raises:
-            UserError: it stopped inside an epoch and the data would now be dealt out differently.
+            UserError: it stopped inside an epoch and the data would now be dealt out differently, or it does not fit.
+            UsageError: its learning rate goes another course.
         """
         self.position = Position(**{f.name: state[f.name] for f in dataclasses.fields(Position)})
-        then = {**_as_now(state["recipe"]), "world_size": state["world_size"]}
+        then = {**resume.as_now(state["recipe"]), "world_size": state["world_size"]}
         now = {**self._fixed(), "world_size": self.world.size}
         # what an older checkpoint does not know of was not an option then
         changed = [
@@ -246,8 +247,7 @@ class Run:
             for k in now
             if k in then and then[k] != now[k] and k != "epochs"  # a run may be made longer
         ]
-        if then["lr_scheduler"] != now["lr_scheduler"]:
-            raise UsageError(f"the checkpoint is of a run with --lr-scheduler {then['lr_scheduler']}: use the same")
+        resume.require_same_course(then, now)
         dealing = sorted(DEALING & then.keys())
         if self.position.step and any(then[name] != now.get(name) for name in dealing):
             raise UserError(
@@ -275,11 +275,3 @@ class Run:
             self.meter.sums.copy_(state["meter"])
         if state["world_size"] == self.world.size:
             set_rng_state(state["random_states"][self.world.rank], self.world.device)
-
-
-def _as_now(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint's recipe in today's options: the first versions had one schedule, and a switch for Adam."""
-    recipe = {"lr_scheduler": "cosine", **recipe}
-    if "adam" in recipe:
-        recipe["optimizer"] = "adam" if recipe.pop("adam") else "sgd"
-    return recipe

@@ -146,6 +146,9 @@ def misfit(
     saved = [index for group in content["optimizer"]["param_groups"] for index in group["params"]]
     if saved != list(range(len(parameters))):
         return f"its optimizer has {len(saved)} parameters instead of {len(parameters)}"
+    then, now = ([len(g["params"]) for g in x] for x in (content["optimizer"]["param_groups"], optimizer.param_groups))
+    if then != now:
+        return f"its optimizer has groups of {then} parameters instead of {now}"
     for index, entry in content["optimizer"]["state"].items():
         if not isinstance(index, int) or not 0 <= index < len(parameters):
             return f"its optimizer has a state {index!r} of no parameter"
@@ -153,7 +156,7 @@ def misfit(
         for name, item in entry.items():
             if isinstance(item, Tensor) and item.ndim and item.shape != shape:
                 return f"its optimizer's {name} {index} has the shape {tuple(item.shape)} instead of {tuple(shape)}"
-    if content["lr_scheduler"].keys() != schedule.keys():
+    if _names(content["lr_scheduler"]) != _names(schedule):
         return "its schedule is another one"
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     for what, prefix in (("model", ""), ("ema", "module.")):
@@ -166,9 +169,17 @@ def misfit(
         }
         wrong = [name for name in {**shapes, **found} if shapes.get(name) != found.get(name)]
         if wrong:
-            then, now = found.get(wrong[0], "missing"), shapes.get(wrong[0], "nothing")
-            return f"its {what}'s {wrong[0]} is {then} instead of {now}"
+            had, has = found.get(wrong[0], "missing"), shapes.get(wrong[0], "nothing")
+            return f"its {what}'s {wrong[0]} is {had} instead of {has}"
     return None
+
+
+def _names(schedule: Any) -> Any:
+    """What a schedule's state has values of; of one that is made of several, what each of them has."""
+    if not isinstance(schedule, Mapping):
+        return None
+    parts = schedule.get("_schedulers", [])
+    return set(schedule), [_names(part) for part in parts] if isinstance(parts, list) else None
 
 
 def _kind(value: Any) -> str:

@@ -24,10 +24,13 @@ class Trainer:
 
     Args:
         model: the network, on the world's device; one output or a pair.
-        optimizer, schedule: over its parameters; the schedule is stepped once an epoch.
+        optimizer, schedule: over its parameters; the schedule is stepped once an epoch, by `end_epoch`.
         world: the processes; gradients are averaged over them.
         amp_dtype: autocast to bfloat16 or float16 (then with loss scaling), or None.
         label_smoothing: of the cross entropy.
+        clip_grad_norm: the largest norm that the gradients of a step may have together; longer ones are shortened.
+        sched_on_updates: step the schedule after each step that the optimizer makes instead; one that the loss scaler
+            leaves out does not count.
         ema_decay: keep an exponential moving average of the weights, this much of it at each step.
         compiled: torch.compile the network for its steps; evaluation runs it as it is.
     """
@@ -41,6 +44,8 @@ class Trainer:
         *,
         amp_dtype: torch.dtype | None = None,
         label_smoothing: float = 0.0,
+        clip_grad_norm: float | None = None,
+        sched_on_updates: bool = False,
         ema_decay: float | None = None,
         compiled: bool = False,
     ) -> None:
@@ -50,6 +55,10 @@ class Trainer:
         self.world = world
         self.amp_dtype = amp_dtype
         self.label_smoothing = label_smoothing
+        self.clip_grad_norm = clip_grad_norm
+        self.sched_on_updates = sched_on_updates
+        if sched_on_updates:
+            optimizer.register_step_post_hook(lambda *_: schedule.step())
         self.wrapped: Any = torch.compile(model) if compiled else model
         if world.size > 1:
             self.wrapped = data_parallel(self.wrapped, world)
@@ -65,6 +74,11 @@ class Trainer:
     def lr(self) -> float:
         return float(self.optimizer.param_groups[0]["lr"])
 
+    def end_epoch(self) -> None:
+        """The learning rate of the next epoch."""
+        if not self.sched_on_updates:
+            self.schedule.step()
+
     def step(
         self, images: Tensor, target: Tensor, *, group: int = 1, update: bool = True
     ) -> tuple[dict[str, Tensor], Tensor]:
@@ -74,7 +88,7 @@ class Trainer:
 
         Args:
             images: [N, C, H, W] or [T, N, C, H, W] on the device.
-            target: classes [N].
+            target: classes [N], or the share that each class has in each sample [N, classes].
             group: batches whose mean gradient makes the update.
             update: whether this is the last of them.
 
@@ -90,6 +104,9 @@ class Trainer:
                 loss = streams_loss(outputs, target, self.label_smoothing)
             self.scaler.scale(loss / group).backward()
         if update:
+            if self.clip_grad_norm is not None:
+                self.scaler.unscale_(self.optimizer)  # the limit is on gradients, not on scaled ones
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad_norm)
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.optimizer.zero_grad(set_to_none=True)

@@ -66,9 +66,9 @@ def normalise() -> list[v2.Transform]:
     return [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
 
 
-def evaluation_transform(resize: int, crop: int) -> v2.Compose:
+def evaluation_transform(resize: int, crop: int, interpolation: str = "bilinear") -> v2.Compose:
     """PIL image -> float32 [3, crop, crop]: the shorter side resized, the centre cropped, normalised."""
-    return v2.Compose([v2.Resize(resize), v2.CenterCrop(crop), *normalise()])
+    return v2.Compose([v2.Resize(resize, v2.InterpolationMode(interpolation)), v2.CenterCrop(crop), *normalise()])
 
 
 class ImageFolder(Dataset):

@@ -1,0 +1,172 @@
+"""Recipes in files: the published values, and that they run; and what of a recipe a run cannot change on its way."""
+
+import math
+import re
+
+import pytest
+import torch
+import yaml
+from command import ROOT, TINY, assert_same_run, only, refused, run_together, succeed
+from images import image_tree, imagenet_tree
+
+import cifar.train
+import imagenet.train
+from utils.train.optim import make_schedule
+
+# What the release's cifar10.yml and imagenet.yml say, in its own words
+PUBLISHED = {
+    "cifar/spikformer_4_384.yaml": {
+        "epochs": 300, "cooldown_epochs": 10, "batch_size": 128, "processes": 1, "images": 50_000, "lr": 5e-4,
+        "min_lr": 1e-5, "warmup_lr": 1e-5, "warmup_epochs": 20, "weight_decay": 6e-2, "n": 1, "m": 9, "mixup": 0.5,
+        "cutmix": 0.0, "mixup_off_epoch": 200, "reprob": 0.25, "smoothing": 0.1,
+    },
+    "imagenet/spikformer_8_512.yaml": {
+        "epochs": 300, "cooldown_epochs": 10, "batch_size": 24, "processes": 8, "images": 1_281_167, "lr": 5e-4,
+        "min_lr": 1e-5, "warmup_lr": 1e-6, "warmup_epochs": 20, "weight_decay": 5e-2, "n": 2, "m": 9, "mixup": 0.8,
+        "cutmix": 1.0, "mixup_off_epoch": 0, "reprob": 0.25, "smoothing": 0.1,
+    },
+}  # fmt: skip
+PARSERS = {"cifar": cifar.train.parser, "imagenet": imagenet.train.parser}
+
+
+def read(path):
+    return PARSERS[path.split("/")[0]].parse(["--config", str(ROOT / path)])
+
+
+@pytest.mark.parametrize("path", PUBLISHED)
+def test_a_recipe_has_the_published_values(path):
+    published, config = PUBLISHED[path], read(path)
+    recipe, data = config.recipe, config.data
+    assert (recipe.optimizer, recipe.lr, recipe.weight_decay) == ("adamw", published["lr"], published["weight_decay"])
+    assert (recipe.betas, recipe.eps, recipe.decay_weights_only) == ((0.9, 0.999), 1e-8, True)
+    assert recipe.epochs == published["epochs"] + published["cooldown_epochs"]
+    assert (recipe.label_smoothing, recipe.amp, config.network.T) == (published["smoothing"], True, 4)
+    assert (data.auto_augment, data.ra_ops, data.ra_magnitude) == ("randaugment", published["n"], 3 * published["m"])
+    assert (data.random_erase, data.hflip) == (published["reprob"], 0.5)
+    assert (data.mixup, data.cutmix) == (published["mixup"], published["cutmix"])
+    assert data.mixup_off_epoch == published["mixup_off_epoch"]
+    assert data.batch_size == published["batch_size"]
+    assert config.network.model == f"ds_{re.search(r'spikformer_[0-9_]+[0-9]', path)[0]}"
+
+
+@pytest.mark.parametrize("path", PUBLISHED)
+def test_a_recipes_learning_rate_is_timms(path):
+    published, recipe = PUBLISHED[path], read(path).recipe
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=recipe.lr)
+    schedule = make_schedule(optimizer, recipe)
+    lr, first, lowest = published["lr"], published["warmup_lr"], published["min_lr"]
+    for t in range(recipe.epochs):
+        expected = lowest
+        if t < 20:
+            expected = first + t * (lr - first) / 20
+        elif t < 300:
+            expected = lowest + 0.5 * (lr - lowest) * (1 + math.cos(math.pi * t / 300))
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)
+        optimizer.step()
+        schedule.step()
+
+
+@pytest.mark.parametrize("path", PUBLISHED)
+def test_a_recipes_arithmetic(path):
+    """The numbers in its head and in the README beside it."""
+    published, text = PUBLISHED[path], (ROOT / path).read_text()
+    share = math.ceil(published["images"] / published["processes"])
+    steps = math.ceil(share / published["batch_size"])
+    for number in (published["images"], steps, steps * 310):
+        assert f"{number:,}" in text
+        assert f"{number:,}" in (ROOT / path).with_name("README.md").read_text()
+
+
+# Sizes that take a second; every other value is the recipe's
+SMALL = "--model dsnn18 --width 2 --T 2 -b 4 -j 0 --device cpu --epochs 3 --warmup-epochs 1 --cooldown-epochs 1"
+SIZES = "--train-crop-size 16 --val-resize-size 18 --val-crop-size 16"
+
+
+@pytest.mark.parametrize("path", PUBLISHED)
+def test_a_recipe_runs_and_is_kept(tmp_path, path):
+    command = ["--config", ROOT / path, *SMALL.split(), "--output-dir", tmp_path / "out"]
+    if path.startswith("cifar"):
+        command += ["--dataset", "folder", "--data-path", image_tree(tmp_path / "data", count=4)]
+    else:
+        command += ["--data-path", imagenet_tree(tmp_path / "data", count=3), "--cos_lr_T", 2, *SIZES.split()]
+    module = f"{path.split('/')[0]}.train"
+    text = succeed(module, *command)
+    assert "epoch 3/3 " in text
+    folder = only(tmp_path / "out")
+    assert "_wd0.0" in folder.name
+    assert "_coslr2_adamw" in folder.name
+    given = yaml.safe_load((ROOT / path).read_text())
+    flags = {flag.replace("-", "_") for flag in f"{SMALL} {SIZES}".split()}
+    kept = yaml.safe_load((folder / "config.yaml").read_text())
+    same = {name for name in given if f"__{name}" not in flags} - {"batch_size", "dataset", "cos_lr_T"}
+    assert len(same) > 15
+    assert {name: kept[name] for name in same} == {name: given[name] for name in same}
+
+
+# What a run cannot change
+
+
+RECIPE = "--optimizer adamw --lr 0.01 --sched-on-updates --warmup-epochs 1 --decay-weights-only --cos_lr_T 2 -b 512"
+CHANGES = {
+    "steps": (
+        "-b 256",
+        "the checkpoint's schedule counts 3 steps an epoch and this run makes 6: with --sched-on-updates",
+    ),
+    "groups": ("without --decay-weights-only", "is of a run with --decay-weights-only: use the same"),
+    "counting": ("without --sched-on-updates", "is of a run with --sched-on-updates: use the same"),
+    "kind": ("--lr-scheduler cosine-timm", "is of a run with --lr-scheduler cosine: use the same"),
+    "warm-up": ("--warmup-epochs 0", "does not fit this run (its schedule is another one)"),
+}
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory):
+    """A run of the first of two epochs."""
+    out = tmp_path_factory.mktemp("half")
+    succeed("cifar.train", *TINY, *RECIPE.split(), "--epochs", 1, "--output-dir", out)
+    return only(out) / "checkpoint_latest.pth"
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_the_optimizer_and_the_schedule_are_made_for_stays(half, tmp_path, name):
+    change, message = CHANGES[name]
+    left_out = change.removeprefix("without ") if change.startswith("without") else ""
+    options = [x for x in RECIPE.split() if x != left_out] + ([] if left_out else change.split())
+    command = (*TINY, *options, "--epochs", 2, "--output-dir", tmp_path, "--resume", half)
+    assert message in refused("cifar.train", *command, status=1 if name == "warm-up" else 2)
+
+
+def test_the_same_number_of_steps_is_enough(half, tmp_path):
+    """Half of the batch, and two batches a step."""
+    options = ("-b", 256, "--accumulate", 2, "--epochs", 2, "--output-dir", tmp_path, "--resume", half)
+    assert "epoch 2, batch 0" in succeed("cifar.train", *TINY, *RECIPE.split(), *options)
+
+
+def test_a_run_without_these_options_goes_on_as_before(half, tmp_path):
+    """And is refused with them: its optimizer has one group, its schedule counts epochs."""
+    options = (*TINY, "--cos_lr_T", 2)
+    succeed("cifar.train", *options, "--epochs", 1, "--output-dir", tmp_path)
+    latest = only(tmp_path) / "checkpoint_latest.pth"
+    for flag in ("--decay-weights-only", "--sched-on-updates"):
+        line = refused(
+            "cifar.train", *options, flag, "--epochs", 2, "--output-dir", tmp_path / "x", "--resume", latest, status=2
+        )
+        assert f"is of a run without {flag}: use the same" in line
+    assert "epoch 2, batch 0" in succeed(
+        "cifar.train", *options, "--epochs", 2, "--output-dir", tmp_path, "--resume", "auto"
+    )
+
+
+def test_two_processes_mix_and_go_on_alike(tmp_path):
+    recipe = "--mixup 0.8 --cutmix 1 --random-erase 0.5 --clip-grad-norm 0.5 --label-smoothing 0.1 --aa trivialaugment"
+    options = (*TINY, *RECIPE.split(), *recipe.split(), "-b", 4)
+    options += ("--dataset", "folder", "--data-path", image_tree(tmp_path / "data", count=8))
+    whole, _ = run_together("cifar.train", *options, "--epochs", 2, "--output-dir", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    for epochs in (1, 2):
+        parts, _ = run_together(
+            "cifar.train", *options, "--epochs", epochs, "--output-dir", tmp_path / "parts", "--resume", "auto", "-j", 1
+        )
+        assert parts.returncode == 0, parts.stderr
+    assert "epoch 2, batch 0" in parts.stdout
+    assert_same_run(only(tmp_path / "whole"), only(tmp_path / "parts"))
