@@ -22,7 +22,9 @@ setup(
         "tensorboard>=2.14",
         "PyYAML>=6",
     ],
+    entry_points={"console_scripts": ["full-spike=utils.commands:main"]},
     extras_require={
+        "completion": ["argcomplete>=3"],
         "synops": ["syops==0.0.5", "progress>=1.6"],
         "export": ["onnx>=1.19", "onnxruntime>=1.23"],
         "nir": ["nir>=1.0.8"],

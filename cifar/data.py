@@ -2,55 +2,63 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision import datasets
-from torchvision.transforms import v2
 
+from cifar.options import DATASETS, ImageOptions
 from utils.data.dataset import Datasets
 from utils.data.digits import load_digits
-from utils.data.images.augment import AugmentOptions
-from utils.data.images.folder import load_splits
+from utils.data.images.options import KNOWN
 from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError, UserError
 from utils.runtime.memory import require
-from utils.runtime.options import option, positive_int
+
+if TYPE_CHECKING:
+    from torchvision.transforms import v2
 
 DIGITS = 1797  # of scikit-learn
-DATASETS = ("digits", "cifar10", "cifar100", "folder")
 
-# Channel means and standard deviations of the training images.
-CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
-CIFAR100 = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+CIFAR10, CIFAR100 = KNOWN["cifar10"], KNOWN["cifar100"]
 
-
-@dataclass(frozen=True)
-class ImageOptions(AugmentOptions):
-    dataset: str = option("digits", ", ".join(DATASETS))
-    download: bool = option(False, "fetch CIFAR to --data-path first")
-    image_size: int = option(32, "side of the images in pixels", parse=positive_int)
-    crop: bool = option(True, "pad training images by an eighth of the side and crop them at random", negatable=True)
+Levels = tuple[Sequence[float], Sequence[float]]  # channel means and standard deviations
 
 
-def crops(options: ImageOptions) -> list[v2.Transform]:
+class PaddedCrop:
+    """A crop of [C, H, W] at random after padding with black; it draws as torchvision's `v2.RandomCrop` does."""
+
+    def __init__(self, padding: int) -> None:
+        self.padding = padding
+
+    def __call__(self, image: Tensor) -> Tensor:
+        if not self.padding:
+            return image
+        height, width = image.shape[-2:]
+        top, left = (int(torch.randint(0, 2 * self.padding + 1, size=())) for _ in range(2))
+        return F.pad(image, [self.padding] * 4)[..., top : top + height, left : left + width]
+
+
+def crops(options: ImageOptions) -> list[Callable]:
     """The usual for small images: a crop after padding by an eighth of the side (4 of 32), with black."""
-    size = options.image_size
-    return [v2.RandomCrop(size, padding=size // 8)] if options.crop else []
+    return [PaddedCrop(options.image_size // 8)] if options.crop else []
 
 
 def transforms(
-    options: ImageOptions, mean: tuple, std: tuple, *, resize: bool = False
+    options: ImageOptions, mean: Sequence[float], std: Sequence[float], *, resize: bool = False
 ) -> tuple[v2.Compose, v2.Compose]:
-    """Of training and of test images: PIL image -> normalised [C, size, size]."""
+    """Of training and of test images: PIL image -> normalised [C, size, size]; one channel if there is one mean."""
+    from torchvision.transforms import v2  # seconds to import, and digits need none of it
+
     size = options.image_size
-    fit: list[v2.Transform] = [v2.ToImage(), *([v2.Resize(size), v2.CenterCrop(size)] if resize else [])]
+    grey = [v2.Grayscale()] if len(mean) == 1 else []
+    fit: list[Any] = [*grey, v2.ToImage(), *([v2.Resize(size), v2.CenterCrop(size)] if resize else [])]
     changes = options.changes(flips=options.flips(), fill=mean)
-    normalised = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
+    normalised = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
     train = [*fit, *crops(options), *changes, *normalised, *options.erasing()]
     return v2.Compose(train), v2.Compose([*fit, *normalised])
 
@@ -73,19 +81,35 @@ class Digits(Dataset):
         self.classes = torch.from_numpy(classes).long()
         changes = [*crops(options), *options.changes(flips=options.flips(0.0), fill=[0.0])] if train else []
         if train and options.auto_augment is not None:
+            from torchvision.transforms import v2
+
             changes = [v2.ToDtype(torch.uint8, scale=True), *changes, v2.ToDtype(torch.float32, scale=True)]
-        erasing = options.erasing() if train else []
-        self.transform = v2.Compose([*changes, v2.Normalize([self.mean], [self.std]), *erasing])
+        self.transforms = [*changes, self.normalise, *(options.erasing() if train else [])]
+
+    def normalise(self, image: Tensor) -> Tensor:
+        return (image - self.mean) / self.std
 
     def __len__(self) -> int:
         return len(self.classes)
 
+    def name_of(self, index: int) -> str:
+        """Which of its part of the digits."""
+        return f"digit {index}"
+
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(self.images[index]), int(self.classes[index])
+        image = self.images[index]
+        for transform in self.transforms:
+            image = transform(image)
+        return image, int(self.classes[index])
 
 
 def picture(options: ImageOptions, channels: int) -> v2.Compose:
-    """PIL image -> what a network reads [channels, size, size]: grey as the digits are, or RGB."""
+    """PIL image -> what a network reads [channels, size, size]: as a folder was, or grey as the digits are, or RGB."""
+    from torchvision.transforms import v2
+
+    levels = options.numbers()
+    if levels is not None and len(levels[0]) == channels:
+        return transforms(options, *levels, resize=True)[1]
     if channels == 3:
         return transforms(options, *(CIFAR100 if options.dataset == "cifar100" else CIFAR10), resize=True)[1]
     size = options.image_size
@@ -101,8 +125,6 @@ def load(options: ImageOptions, world: World, _T: int | None = None) -> Datasets
         UserError: the data are missing or not what they should be.
     """
     name, size = options.dataset, options.image_size
-    recipe = {"dataset": name, "image_size": size, "crop": options.crop}
-    recipe |= options.recipe(options.flips(0.0 if name == "digits" else 0.5))
     if name not in DATASETS:
         raise UsageError(f"--dataset {name!r} is unknown: choose one of {', '.join(DATASETS)}")
     held, channels = (DIGITS, 1) if name == "digits" else (options.batch_size, 3)
@@ -111,29 +133,71 @@ def load(options: ImageOptions, world: World, _T: int | None = None) -> Datasets
         if options.data_path is not None:
             raise UsageError(f"--data-path {options.data_path} is not used for digits: choose a --dataset for it")
         train, test = (Digits(options, train=split) for split in (True, False))
-        return Datasets(train, test, 10, 1, "digits_", mix=options.mixing(10), recipe=recipe)
+        return _datasets(options, train, test, tuple(map(str, range(10))), ((Digits.mean,), (Digits.std,)))
     if options.data_path is None:
         raise UsageError(f"--dataset {name} needs --data-path: the folder that holds it")
-    root = Path(options.data_path)
-    if name == "folder":
-        chains = transforms(options, *CIFAR10, resize=True)
-        train, test = load_splits(root, ("train", "test"), chains, world, cache=options.cache_dataset)
-        classes, recipe = len(train.classes), recipe | {"files": train.index.fingerprint()}
-        return Datasets(train, test, classes, 3, "folder_", mix=options.mixing(classes), recipe=recipe)
-    kind, (mean, std), classes = {
-        "cifar10": (datasets.CIFAR10, CIFAR10, 10),
-        "cifar100": (datasets.CIFAR100, CIFAR100, 100),
-    }[name]
+    load_named = _load_folder if name == "folder" else _load_cifar
+    return load_named(options, Path(options.data_path), world)
+
+
+def _datasets(
+    options: ImageOptions, train: Any, test: Any, classes: tuple[str, ...], levels: Levels, **recipe: Any
+) -> Datasets:
+    size, (mean, std) = options.image_size, map(list, levels)
+    name = f"{options.dataset}_" + (f"{size}px_" if size != ImageOptions.image_size else "")
+    flips = options.flips(0.0 if options.dataset == "digits" else 0.5)
+    return Datasets(
+        train,
+        test,
+        len(classes),
+        len(mean),
+        name,
+        words=options.words("dataset", "image_size"),
+        mix=options.mixing(len(classes)),
+        grey=options.dataset == "folder" and len(mean) == 1 and options.channels is None,
+        classes=classes,
+        inputs={"channels": len(mean), "resize": size, "crop": size, "mean": mean, "std": std},
+        recipe={
+            "dataset": options.dataset,
+            "image_size": size,
+            "crop": options.crop,
+            **options.recipe(flips),
+            **recipe,
+        },
+    )
+
+
+def _load_folder(options: ImageOptions, root: Path, world: World) -> Datasets:
+    from utils.data.images.folder import ImageFolder, load_splits
+    from utils.data.images.levels import look_at
+
+    parts = load_splits(
+        root, ("test", "val"), world, cache=options.cache_dataset, split=options.split, seed=options.split_seed
+    )
+    _, levels = look_at(parts[0], options, "cifar10", world)
+    chains = transforms(options, *levels, resize=True)
+    train, test = (ImageFolder(part, chain) for part, chain in zip(parts, chains, strict=True))
+    mean, std = map(list, levels)
+    files = train.index.fingerprint()
+    return _datasets(options, train, test, tuple(train.classes), levels, files=files, mean=mean, std=std)
+
+
+def _load_cifar(options: ImageOptions, root: Path, world: World) -> Datasets:
+    from torchvision import datasets
+
+    name, size = options.dataset, options.image_size
+    kind = datasets.CIFAR100 if name == "cifar100" else datasets.CIFAR10
+    levels = KNOWN[name]
     if options.download:
         with world.main_only(f"downloading {name}") as main:
             if main:
                 _download(kind, root)
-    chains = transforms(options, mean, std, resize=size != 32)
+    chains = transforms(options, *levels, resize=size != 32)
     try:
         train, test = (kind(str(root), train=i == 0, transform=chain) for i, chain in enumerate(chains))
     except RuntimeError:
         raise UserError(f"{root} does not hold {name}: add --download to fetch it there") from None
-    return Datasets(train, test, classes, 3, f"{name}_", mix=options.mixing(classes), recipe=recipe)
+    return _datasets(options, train, test, tuple(train.classes), levels)
 
 
 def _download(kind: type, root: Path) -> None:

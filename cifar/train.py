@@ -7,13 +7,18 @@ python -m cifar.train --test-only --resume auto                          # evalu
 
 import sys
 
-import models
-from cifar.data import ImageOptions, load
+from cifar.options import ImageOptions
 from utils import launch
+
+# of the default network, for --help
+OF_MODEL = {
+    "T": 4, "connect_f": "OR", "tau": 2.0, "surrogate": "sigmoid", "alpha": 4.0, "width": 64, "aux_head": "shared",
+}  # fmt: skip
 
 parser = launch.make_parser(
     __doc__,
     ImageOptions,
+    OF_MODEL,
     model="dsnn18",
     neuron="LIF",
     stem="cifar",
@@ -27,7 +32,7 @@ parser = launch.make_parser(
 
 
 def main(argv: list[str] | None = None) -> int:
-    return launch.main(parser, load, models, argv)
+    return launch.main(parser, "cifar.data", "models", argv)
 
 
 if __name__ == "__main__":

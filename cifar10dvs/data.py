@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from utils.data.events.aedat import Events, read_aedat2
-from utils.data.events.dataset import EventDataset, EventOptions, Split, dataset_option
+from utils.data.events.dataset import EventDataset, Split
 from utils.data.events.frames import Originals
 from utils.data.events.simulated import write_as_cifar10dvs
 from utils.data.machines import on_machines_without
@@ -19,11 +18,6 @@ from utils.runtime.errors import UserError
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 RECORDINGS = 1000  # of each class
 RULE = "of each class, in the order of their names, the first 90 % train and the others test"
-
-
-@dataclass(frozen=True)
-class Options(EventOptions):
-    dataset: str = dataset_option("cifar10dvs")
 
 
 def resources() -> list[tuple[str, str, str]]:
@@ -92,5 +86,5 @@ def divide(folder: Path, world: World) -> tuple[Split, Split]:
     return train, test
 
 
-CIFAR10DVS = EventDataset("cifar10dvs", len(CLASSES), 1.0, resources, write_digits, open_originals, divide)
+CIFAR10DVS = EventDataset("cifar10dvs", CLASSES, 1.0, resources, write_digits, open_originals, divide)
 load = CIFAR10DVS.load

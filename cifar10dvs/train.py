@@ -7,13 +7,19 @@ python -m cifar10dvs.train --test-only --resume auto                            
 
 import sys
 
-import models
-from cifar10dvs.data import CIFAR10DVS, Options
+from cifar10dvs.options import Options
 from utils import launch
+
+# of the default network, for --help
+OF_MODEL = {
+    "connect_f": "OR", "neuron": "PLIF", "tau": 2.0, "surrogate": "atan", "alpha": 2.0, "width": 64,
+    "aux_head": "shared", "aap_pool": "projection",
+}  # fmt: skip
 
 parser = launch.make_parser(
     __doc__,
     Options,
+    OF_MODEL,
     model="dsnn_wide7b",
     T=16,
     batch_size=16,
@@ -26,7 +32,7 @@ parser = launch.make_parser(
 
 
 def main(argv: list[str] | None = None) -> int:
-    return launch.main(parser, CIFAR10DVS.load, models, argv)
+    return launch.main(parser, "cifar10dvs.data", "models", argv)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from utils.data.events.aedat import Events, read_aedat3
-from utils.data.events.dataset import EventDataset, EventOptions, Split, dataset_option
+from utils.data.events.dataset import EventDataset, Split
 from utils.data.events.frames import Originals
 from utils.data.events.gestures import read_trials, table_of
 from utils.data.events.simulated import write_as_gestures
@@ -18,13 +17,12 @@ from utils.runtime.errors import UserError
 from utils.runtime.files import read_text
 
 FOLDER = "DvsGesture"
-CLASSES = 11
+NAMES = (  # of gesture_mapping.csv
+    "hand clapping", "right hand wave", "left hand wave", "right arm clockwise", "right arm counter-clockwise",
+    "left arm clockwise", "left arm counter-clockwise", "arm roll", "air drums", "air guitar", "other gestures",
+)  # fmt: skip
+CLASSES = len(NAMES)
 SLACK = 1_000_000  # us by which a trial may end after its recording's last event: nothing moves, nothing fires
-
-
-@dataclass(frozen=True)
-class Options(EventOptions):
-    dataset: str = dataset_option("dvsgesture")
 
 
 def resources() -> list[tuple[str, str, str]]:
@@ -110,5 +108,5 @@ def divide(folder: Path, world: World) -> tuple[Split, Split]:
     return found["train"], found["test"]
 
 
-GESTURE = EventDataset("dvsgesture", CLASSES, 0.75, resources, write_digits, open_originals, divide)
+GESTURE = EventDataset("dvsgesture", NAMES, 0.75, resources, write_digits, open_originals, divide)
 load = GESTURE.load

@@ -7,13 +7,19 @@ python -m dvsgesture.train --test-only --resume auto                            
 
 import sys
 
-import models
-from dvsgesture.data import GESTURE, Options
+from dvsgesture.options import Options
 from utils import launch
+
+# of the default network, for --help
+OF_MODEL = {
+    "connect_f": "OR", "neuron": "PLIF", "tau": 2.0, "surrogate": "atan", "alpha": 2.0, "width": 32,
+    "aux_head": "shared", "aap_pool": "projection",
+}  # fmt: skip
 
 parser = launch.make_parser(
     __doc__,
     Options,
+    OF_MODEL,
     model="dsnn_7b",
     T=16,
     batch_size=16,
@@ -29,7 +35,7 @@ parser = launch.make_parser(
 
 
 def main(argv: list[str] | None = None) -> int:
-    return launch.main(parser, GESTURE.load, models, argv)
+    return launch.main(parser, "dvsgesture.data", "models", argv)
 
 
 if __name__ == "__main__":

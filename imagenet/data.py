@@ -2,55 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torchvision.transforms import v2
 
+from imagenet.options import Options
 from utils.data.dataset import Datasets
-from utils.data.images.augment import AugmentOptions
-from utils.data.images.folder import MEAN, evaluation_transform, load_splits, normalise
+from utils.data.images.folder import MEAN, STD, ImageFolder, evaluation_transform, load_splits, normalise
+from utils.data.images.levels import look_at
 from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError
 from utils.runtime.memory import require
-from utils.runtime.options import above, option, positive_int, probability
-
-
-def _share(text: str) -> float:
-    probability(text)
-    return above(0.0)(text)
 
 
 def picture(options: Options, channels: int) -> v2.Compose:
-    """PIL image -> what a network of these options reads: [3, crop, crop]."""
-    if channels != 3:
+    """PIL image -> what a network of these options reads: [channels, crop, crop]."""
+    levels = options.numbers() or (MEAN, STD)
+    if channels != len(levels[0]):
         raise UsageError(f"a network of ImageNet reads 3 channels, and this one {channels}: use another --data-set")
-    return evaluation_transform(options.val_resize_size, options.val_crop_size)
+    sizes = (options.val_resize_size, options.val_crop_size)
+    return evaluation_transform(*sizes, *levels, interpolation=options.interpolation)
 
 
-@dataclass(frozen=True)
-class Options(AugmentOptions):
-    train_crop_size: int = option(224, "side in pixels", parse=positive_int)
-    train_crop_scale: float = option(0.08, "least share of an image's area that a training crop takes", parse=_share)
-    val_resize_size: int = option(256, "shorter side before cropping, in pixels", parse=positive_int)
-    val_crop_size: int = option(224, "side in pixels", parse=positive_int)
-    interpolation: str = option("bilinear", "how images are resized", choices=("bilinear", "bicubic"))
-
-
-def transforms(options: Options) -> tuple[v2.Compose, v2.Compose]:
+def transforms(
+    options: Options, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+) -> tuple[v2.Compose, v2.Compose]:
     """Training: a random crop of random size and shape, and random changes. Test: the shorter side resized, the centre.
 
-    Both: PIL image -> normalised float32 [3, crop, crop].
+    Both: PIL image -> float32 [C, crop, crop], normalised (see `normalise`).
     """
     crop = v2.RandomResizedCrop(
         options.train_crop_size,
         scale=(options.train_crop_scale, 1.0),
         interpolation=v2.InterpolationMode(options.interpolation),
     )
-    changes = options.changes(flips=options.flips(), fill=MEAN)
-    train = v2.Compose([crop, *changes, *normalise(), *options.erasing()])
-    return train, evaluation_transform(options.val_resize_size, options.val_crop_size, options.interpolation)
+    changes = options.changes(flips=options.flips(), fill=mean if len(mean) == 3 else [*mean] * 3)
+    train = v2.Compose([crop, *changes, *normalise(mean, std), *options.erasing()])
+    sizes = (options.val_resize_size, options.val_crop_size)
+    return train, evaluation_transform(*sizes, mean, std, interpolation=options.interpolation)
 
 
 def load(options: Options, world: World, _T: int | None = None) -> Datasets:
@@ -68,10 +59,25 @@ def load(options: Options, world: World, _T: int | None = None) -> Datasets:
     largest = max(options.train_crop_size, resize)
     need = 4 * options.batch_size * 3 * largest**2
     require(need, torch.device("cpu"), f"a batch of images of {largest} pixels", "take a smaller size")
-    chains = transforms(options)
-    train, test = load_splits(Path(options.data_path), ("train", "val"), chains, world, cache=options.cache_dataset)
+    parts = load_splits(
+        Path(options.data_path), ("val", "test"), world, cache=options.cache_dataset, split=options.split,
+        seed=options.split_seed,
+    )  # fmt: skip
+    channels, levels = look_at(parts[0], options, "imagenet", world)
+    chains = transforms(options, *levels)
+    train, test = (ImageFolder(part, chain) for part, chain in zip(parts, chains, strict=True))
     sizes = ("train_crop_size", "train_crop_scale", "val_resize_size", "val_crop_size", "interpolation")
     recipe = {name: getattr(options, name) for name in sizes} | options.recipe(options.flips())
-    recipe |= {"files": train.index.fingerprint()}
-    classes = len(train.classes)
-    return Datasets(train, test, classes, mix=options.mixing(classes), recipe=recipe)
+    mean, std = map(list, levels)
+    return Datasets(
+        train,
+        test,
+        len(train.classes),
+        channels,
+        words=options.words(),
+        grey=channels == 1 and options.channels is None,
+        mix=options.mixing(len(train.classes)),
+        classes=tuple(train.classes),
+        inputs={"channels": channels, "resize": resize, "crop": crop, "mean": mean, "std": std},
+        recipe=recipe | {"files": train.index.fingerprint(), "mean": mean, "std": std},
+    )

@@ -6,15 +6,29 @@ python -m imagenet.train --data-path /datasets/imagenet --test-only --resume che
 
 import sys
 
-import models
-from imagenet.data import Options, load
+from imagenet.options import Options
 from utils import launch
 
-parser = launch.make_parser(__doc__, Options, batch_size=64, epochs=320, cos_lr_T=320, lr=0.1, weight_decay=1e-5)
+# of the default network, for --help
+OF_MODEL = {
+    "T": 4, "connect_f": "OR", "neuron": "IF", "tau": 2.0, "surrogate": "sigmoid", "alpha": 4.0, "stem": "imagenet",
+    "width": 64, "aux_head": "shared",
+}  # fmt: skip
+
+parser = launch.make_parser(
+    __doc__,
+    Options,
+    OF_MODEL,
+    channels=3,
+    batch_size=64,
+    epochs=320,
+    lr=0.1,
+    weight_decay=1e-5,
+)
 
 
 def main(argv: list[str] | None = None) -> int:
-    return launch.main(parser, load, models, argv)
+    return launch.main(parser, "imagenet.data", "models", argv)
 
 
 if __name__ == "__main__":

@@ -110,10 +110,11 @@ class TokenLinear(nn.Conv2d):
         super().__init__(in_channels, out_channels, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        inputs = _as_autocast(x, self.weight, self.bias) if x.is_cpu and torch.is_grad_enabled() else [x]
-        if inputs[0].dtype != torch.bfloat16:  # type: ignore[union-attr]
-            return super().forward(x)
-        return _PointwiseOnCPU.apply(*inputs)  # type: ignore[no-untyped-call]
+        if x.is_cpu and torch.is_grad_enabled():
+            inputs = _as_autocast(x, self.weight, self.bias)
+            if inputs[0].dtype == torch.bfloat16:  # type: ignore[union-attr]
+                return _PointwiseOnCPU.apply(*inputs)  # type: ignore[no-untyped-call]
+        return super().forward(x)
 
 
 class HalvingDepthwise(nn.Conv2d):

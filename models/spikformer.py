@@ -260,16 +260,16 @@ class Spikformer(Trunk):
         """See `Trunk`. The release convolves a static image T times. Once gives the same spikes, but the batch norm's
         running variance is then to be told that T times as many values were counted."""
         norm = self.stem_layer().norm
-        before = norm.running_var.clone() if T is not None and norm.training else None
+        if T is None or not (norm.training and getattr(norm, "momentum", None)):  # folded, or computed again
+            return super().stem(frames, T)
+        kept = (1.0 - norm.momentum) * norm.running_var
         spikes = super().stem(frames, T)
-        if before is not None and norm.momentum:  # 0 while it is computed again
-            count = spikes[0].numel() // norm.num_features
-            if isinstance(norm, nn.SyncBatchNorm) and torch.distributed.is_initialized():
-                count *= torch.distributed.get_world_size(norm.process_group)
-            kept = (1.0 - norm.momentum) * before
-            unbiased = (count - 1) / count * (T * count) / (T * count - 1)  # type: ignore[operator]
-            # .data: autograd holds the buffer, though in training it takes nothing from it
-            norm.running_var.data.copy_(kept + (norm.running_var.detach() - kept) * unbiased)
+        count = spikes[0].numel() // norm.num_features
+        if isinstance(norm, nn.SyncBatchNorm) and torch.distributed.is_initialized():
+            count *= torch.distributed.get_world_size(norm.process_group)
+        unbiased = (count - 1) / count * (T * count) / (T * count - 1)
+        # .data: autograd holds the buffer, though in training it takes nothing from it
+        norm.running_var.data.copy_(kept + (norm.running_var.detach() - kept) * unbiased)
         return spikes
 
 

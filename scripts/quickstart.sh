@@ -35,4 +35,6 @@ if [ "$model" = "$with" ]; then
   "$PYTHON" -m "$module" "${options[@]}" "$@" --test-only --resume auto --detach | tail -n +3
 fi
 echo
-"$PYTHON" -m utils.plots "$(dirname "$(ls -t "$out/$data"_*"$model"_*/metrics.jsonl | head -n 1)")"
+run="$(dirname "$(ls -t "$out/$data"_*"$model"_*/metrics.jsonl | head -n 1)")"
+"$PYTHON" -m utils.plots "$run"
+"$PYTHON" -m utils.report "$run"

@@ -11,6 +11,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 data="${1:?usage: scripts/train_cifar10dvs.sh DATA_PATH [options]}"
 shift
+source scripts/share_cores.sh
+share_cores "${NPROC:-1}"
 # the agent hands SIGUSR1 on to its workers, which save; by default it would end by it, and they with it
 exec "${PYTHON:-python}" -m torch.distributed.run --standalone --nproc-per-node="${NPROC:-1}" --max-restarts=3 \
   --signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 \

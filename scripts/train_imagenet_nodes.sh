@@ -12,6 +12,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 data="${1:?usage: NNODES=2 NPROC=4 RDZV=host:port scripts/train_imagenet_nodes.sh DATA_PATH [options]}"
 shift
+source scripts/share_cores.sh
+share_cores "${NPROC:?GPUs of each machine}"
 # without this torchrun does not let another machine take the place of a lost one
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 # the agent hands SIGUSR1 on to its workers, which save; by default it would end by it, and they with it

@@ -57,6 +57,7 @@ def refused(module, *args, status, how=call, **kwargs):
     assert "Traceback" not in done.stderr
     lines = [line for line in done.stderr.splitlines() if re.match(r"(error|stopped)( on rank \d+)?: ", line)]
     assert len(lines) == 1, done.stderr
+    assert how is not call or done.stderr == f"{lines[0]}\n"
     return lines[0]
 
 

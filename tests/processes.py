@@ -15,9 +15,8 @@ from utils.runtime import distributed
 
 # Imported from the root of the repository; what tests/ holds comes on top in each process, and takes no time.
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(
-    ["pytest", "cifar.train", "cifar10dvs.train", "dvsgesture.train", "imagenet.train", "spikingjelly.datasets.utils"]
-)
+DATA_SETS = ("cifar.data", "cifar10dvs.data", "dvsgesture.data", "imagenet.data")
+context.set_forkserver_preload(["pytest", *DATA_SETS, "models", "utils.job", "spikingjelly.datasets.utils"])
 
 
 def _exit_with(function, args, outputs, env):

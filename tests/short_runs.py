@@ -21,6 +21,7 @@ def short_run(tmp_path_factory):
     paths = {
         "images": image_tree(made / "images", count=6),
         "other": image_tree(made / "other", classes=("owl", "yak"), count=7),
+        "alone": image_tree(made / "alone", splits=("train",), count=6),
         "imagenet": imagenet_tree(made / "imagenet", count=4),
         "events": gestures(made / "events", count=12),
     }

@@ -45,25 +45,15 @@ ARCHITECTURE = {  # any other file of models/
     "models.accumulation", "models.connect", "models.firing", "models.layers", "models.neuron", "models.registry",
     "models.trunk",
 }  # fmt: skip
-DATA_SET = {"data": {*DATA, "utils.runtime"}}
+DATA_SET = {"options": {*DATA, "utils.runtime"}, "data": {*DATA, "utils.runtime"}}
 DATA_SET["train"] = {*DATA_SET["data"], "models", "utils.cli", "utils.launch", "utils.train.config"}
 # Commands, and what several of them share. A new command joins them.
 TOP_OF_UTILS = {
-    "__init__",
-    "cli",
-    "convert_checkpoint",
-    "data_sets",
-    "export",
-    "factory",
-    "finetune",
-    "fullspike",
-    "launch",
-    "plots",
-    "predict",
-    "sample_data",
-    "show_events",
-    "synops",
-}
+    "__init__", "arguments", "cli", "commands", "completion", "convert_checkpoint", "data_sets", "export",
+    "exporting", "factory",
+    "finetune", "fullspike", "inspection", "job", "launch", "plots", "predict", "report", "sample_data", "show_events",
+    "summary", "synops", "testing", "training",
+}  # fmt: skip
 
 
 def modules(root, packages):
@@ -103,7 +93,8 @@ def table(found):
     files = {".".join(name.split(".")[:2]) for name in found if name.startswith("models.")}
     rows = {"models": files, **dict.fromkeys(files, ARCHITECTURE), **MODELS, **UTILS}
     for name in DATA_SETS:
-        rows |= {f"{name}.{file}": {f"{name}.data", *parts} for file, parts in DATA_SET.items()}
+        rows |= {f"{name}.{file}": {f"{name}.options", *parts} for file, parts in DATA_SET.items()}
+        rows[f"{name}.train"] |= {f"{name}.data"}
     return rows
 
 

@@ -40,7 +40,7 @@ def trained(tmp_path_factory):
 def test_a_run_writes_what_it_says(trained):
     folder, text = trained
     assert "1437 training and 360 test images of 10 classes" in text
-    assert folder.name == "digits_dsnn18_b256_lr0.1_T2_wd0.0005_coslr3_sgd_cnf_OR_width4"
+    assert folder.name == "digits_8px_dsnn18_b256_lr0.1_T2_wd0.0005_coslr3_sgd_cnf_OR_width4"
     assert {"checkpoint_latest.pth", "checkpoint_previous.pth", "checkpoint_0.pth", "checkpoint_2.pth"} <= {
         p.name for p in folder.iterdir()
     }

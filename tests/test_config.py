@@ -122,6 +122,12 @@ def test_adam_is_an_optimizer_and_an_alias(tmp_path):
         ("- lr", "holds no options"),
         ("lr: {a: 1}", "lr: {'a': 1} is no float"),
         ("!!python/object/apply:os.getcwd []", "is no YAML in line 1"),
+        ("lr: 1\nepochs: 2\nlr: 3", "gives 'lr' twice in line 3"),
+        ("betas: &a [0.9, 0.9]\nlr: *a", "repeats a value by *a in line 2"),
+        ("seed: " + "9" * 5000, "is no YAML"),
+        ("name: 2026-13-45", "is no YAML"),
+        ("lr: !!float fast", "is no YAML"),
+        ("lr: 1 #" + "." * 70_000, "has more than 65536 bytes"),
     ],
 )
 def test_a_wrong_configuration_is_one_line(tmp_path, text, message):
@@ -133,8 +139,8 @@ def test_a_wrong_configuration_is_one_line(tmp_path, text, message):
 def test_a_configuration_that_cannot_be_read_is_one_line(tmp_path):
     assert "cannot be read" in refused(TRAIN, "--config", tmp_path / "none.yaml", status=2)
     (tmp_path / "bytes.yaml").write_bytes(b"lr: \xff\xfe")
-    assert "cannot be read" in refused(TRAIN, "--config", tmp_path / "bytes.yaml", status=2)
-    assert "no regular file" in refused(TRAIN, "--config", tmp_path, status=2)
+    assert "is no text in UTF-8 (byte 4)" in refused(TRAIN, "--config", tmp_path / "bytes.yaml", status=2)
+    assert "is a folder, not a regular file" in refused(TRAIN, "--config", tmp_path, status=2)
 
 
 def test_two_groups_cannot_have_an_option_of_one_name():
@@ -160,8 +166,33 @@ def test_options_of_the_network_that_it_does_not_have(tmp_path):
 
 def test_the_recipe_that_a_checkpoint_keeps_is_all_of_it(first, tmp_path):
     """What changes within a run is said, whichever option it is."""
-    options = (*TINY, *OPTIONS, "--epochs", 3, "--cos_lr_T", 2, "--seed", 2020, "--label-smoothing", 0.1)
-    succeed(TRAIN, "--config", first / "config.yaml", "--output-dir", tmp_path, "--epochs", 1, "--cos_lr_T", 2)
+    options = (
+        *TINY,
+        *OPTIONS,
+        "--epochs",
+        3,
+        "--cos_lr_T",
+        2,
+        "--seed",
+        2020,
+        "--label-smoothing",
+        0.1,
+        "--name",
+        "run",
+    )
+    start = (
+        "--config",
+        first / "config.yaml",
+        "--output-dir",
+        tmp_path,
+        "--epochs",
+        1,
+        "--cos_lr_T",
+        2,
+        "--name",
+        "run",
+    )
+    succeed(TRAIN, *start)
     text = succeed(TRAIN, *options, "--momentum", 0.5, "--output-dir", tmp_path, "--resume", "auto")
     (line,) = (line for line in text.splitlines() if line.startswith("warning: options changed"))
     for change in ("label_smoothing 0.0 -> 0.1", "momentum 0.9 -> 0.5"):
@@ -198,6 +229,7 @@ def test_other_files_are_said_between_epochs_and_refused_inside_one(tmp_path):
 
 @pytest.mark.parametrize("change", [("--image-size", 16), ("--amp",), ("--label-smoothing", 0.1)])
 def test_what_changes_a_step_is_said_on_resuming(first, tmp_path, change):
-    succeed(TRAIN, *TINY, "--epochs", 1, "--cos_lr_T", 3, "--output-dir", tmp_path)
-    text = succeed(TRAIN, *TINY, "--epochs", 2, "--cos_lr_T", 3, "--output-dir", tmp_path, "--resume", "auto", *change)
+    options = (*TINY, "--cos_lr_T", 3, "--output-dir", tmp_path, "--name", "run")
+    succeed(TRAIN, *options, "--epochs", 1)
+    text = succeed(TRAIN, *options, "--epochs", 2, "--resume", "auto", *change)
     assert f"{change[0].removeprefix('--').replace('-', '_')} " in text.split("options changed")[1]

@@ -10,12 +10,15 @@ from models import create_model, detach_aap, fold_batchnorm, model_options
 def network(name, dtype, **options):
     """A small network whose batch norms have statistics and weights of their own."""
     torch.manual_seed(0)
-    stem = {"stem": "cifar"} if "stem" in model_options(name) else {}
-    model = create_model(name, width=8, num_classes=10, T=3, **stem, **options).to(dtype)
+    known = model_options(name)
+    small = {option: value for option, value in {"stem": "cifar", "heads": 2, "depth": 2}.items() if option in known}
+    model = create_model(name, width=8, num_classes=10, T=3, **small, **options).to(dtype)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.uniform_(module.bias, -0.3, 0.7)
+            if "heads" in known:  # LIF neurons take in half of a current
+                nn.init.uniform_(module.bias, 0.7, 1.7)
             nn.init.uniform_(module.running_mean, -0.2, 0.2)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
     return model.eval()
@@ -23,13 +26,17 @@ def network(name, dtype, **options):
 
 @pytest.mark.parametrize(("dtype", "relative"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 @pytest.mark.parametrize(
-    "name", ["dsnn18", "dsnn50", "sew_resnet18", "spiking_resnet18", "dsnn_wide7b", "sew_7b", "spiking_7b"]
+    "name",
+    [
+        *("dsnn18", "dsnn50", "sew_resnet18", "spiking_resnet18", "dsnn_wide7b", "sew_7b", "spiking_7b"),
+        *("ds_spikformer_4_384", "spikformer_8_512"),
+    ],
 )
 @torch.no_grad()
 def test_logits_stay(name, dtype, relative):
-    model = network(name, dtype, **({"connect_f": "OR"} if name.startswith("dsnn") else {}))
+    model = network(name, dtype, **({"connect_f": "OR"} if name.startswith("ds") else {}))
     images = torch.randn(2, model.in_channels, 16, 16, dtype=dtype)
-    for full in (model, detach_aap(model)) if name.startswith("dsnn") else (model,):
+    for full in (model, detach_aap(model)) if name.startswith("ds") else (model,):
         folded = fold_batchnorm(full)
         assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
         outputs, expected = folded(images), full(images)

@@ -227,6 +227,18 @@ def test_a_reader_that_goes_ends_a_command_without_a_word(unbuffered):
     assert (done.returncode, done.stderr) == (1, "error: [Errno 32] Broken pipe\n")  # the pipe was another one
 
 
+def test_a_librarys_warning_is_one_line_however_long_it_is():
+    """Also in the processes that load data, which are forked."""
+    code = (
+        "import os, sys, warnings\nfrom utils.runtime.errors import run_command\n"
+        "def main():\n warnings.warn('first\\n second \\x1b[1m', stacklevel=1)\n"
+        " if os.fork() == 0: warnings.warn('a child'); sys.stderr.flush(); os._exit(0)\n os.wait()\n"
+        "run_command(main)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stderr == "warning: first second \\x1b[1m\nwarning: a child\n"
+
+
 DAMAGED = b'5\n{}\n\xff\xfe\n{"epoch": "x"}\n[1]\n'
 
 

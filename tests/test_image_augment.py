@@ -5,6 +5,7 @@ import torch
 from images import imagenet_tree
 from PIL import Image
 from torch.nn import functional as F
+from torch.utils.data import default_collate
 from torchvision.transforms import v2
 
 import cifar.data
@@ -12,7 +13,7 @@ import imagenet.data
 from cifar.data import CIFAR10, Digits, ImageOptions
 from utils.data.images.augment import AUTO_AUGMENT, AugmentOptions
 from utils.data.images.folder import MEAN, STD, load_image
-from utils.data.loading import make_loaders
+from utils.data.loading import MixedBatches, make_loaders
 from utils.runtime.distributed import World
 from utils.runtime.seed import drawing_from
 
@@ -234,6 +235,19 @@ def test_how_a_batch_is_mixed_depends_on_seed_epoch_and_its_samples_alone():
     assert not same(batches(epoch=2, seed=8), whole)
     ranks = [batches(epoch=2, world=World(rank=rank, size=2)) for rank in range(2)]
     assert not any(same([a], [b]) for a, b in zip(*ranks, strict=True))
+
+
+def test_each_batch_of_each_epoch_and_seed_is_mixed_by_a_share_of_its_own():
+    mix = AugmentOptions(mixup=1.0).mixing(5)
+
+    def share(seed, epoch, indices):
+        _, targets = MixedBatches(Samples(), seed, default_collate, mix).__getitems__([(epoch, i) for i in indices])
+        return own_share(targets, torch.tensor(indices) % 5)
+
+    batches = (range(8), range(8, 16))
+    shares = {share(seed, epoch, batch) for seed in (0, 1) for epoch in (0, 1) for batch in batches}
+    assert len(shares) == 8
+    assert share(0, 1, batches[0]) == share(0, 1, batches[0])
 
 
 def test_mixing_leaves_the_stream_of_the_process_alone():

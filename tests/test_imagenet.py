@@ -199,6 +199,11 @@ def test_a_missing_data_path(tmp_path):
     assert f"there is no folder {tmp_path / 'none' / 'train'}" in line
 
 
+def test_a_crop_that_is_larger_than_what_it_is_cut_from(data):
+    line = refused(TRAIN, *SMALL, "--data-path", data, "--val-crop-size", 20, status=2)
+    assert "--val-crop-size 20 is above --val-resize-size 18: resize to as much at least" in line
+
+
 def test_an_unreachable_rendezvous(data):
     env = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9", "LOCAL_RANK": "1"}
     line = refused(TRAIN, *SMALL, "--data-path", data, "--dist-timeout", 2, status=1, how=run, env=env)

@@ -21,8 +21,9 @@ ARGS = (
     "--epochs 3 --cos_lr_T 3 --checkpoint-every 1 --ema-decay 0.9 --print-freq 2"
 ).split()
 
-# The options of transformers' recipes together
+# A transformer, in mixed precision, and the options of transformers' recipes together
 MIXED = (
+    "--model ds_spikformer_2_384 --width 16 --heads 2 --depth 1 --patch 4 --amp "
     "--optimizer adamw --lr 0.01 --decay-weights-only --clip-grad-norm 0.5 --label-smoothing 0.1 --hflip 0.3 "
     "--aa randaugment --random-erase 0.5 --mixup 0.8 --cutmix 1 --mixup-off-epoch 2 "
     "--sched-on-updates --warmup-epochs 1 --warmup-lr 1e-4 --min-lr 1e-3 --cooldown-epochs 1 --cos_lr_T 2"

@@ -1,5 +1,7 @@
 """Layers against torch's own."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -51,9 +53,13 @@ def test_a_linear_layer_over_tokens_under_autocast(bias, memory_format):
     with torch.autocast("cpu", torch.bfloat16):
         y = layer(x)
         assert torch.equal(y, nn.functional.conv2d(x, layer.weight, layer.bias))
+        with torch.no_grad():
+            assert torch.equal(y, layer(x))
     gradient = torch.randn_like(y)
     y.backward(gradient)
     exact(exact_x).backward(gradient.double())
+    with torch.no_grad():
+        assert torch.equal(y, copy.deepcopy(layer).bfloat16()(x.bfloat16()))
     ours, theirs = [x, *layer.parameters()], [exact_x, *exact.parameters()]
     for a, b in zip(ours, theirs, strict=True):
         assert a.grad.dtype == torch.float32

@@ -8,7 +8,7 @@ from torch import nn
 
 from models import create_model
 from utils.runtime.errors import UsageError
-from utils.train.optim import OptimOptions, make_optimizer, make_schedule
+from utils.train.optim import SCHEDULES, OptimOptions, make_optimizer, make_schedule
 
 LR = 0.4
 
@@ -59,21 +59,6 @@ def test_a_warm_up_from_a_given_rate_and_a_cool_down(kind):
     assert found[15:] == pytest.approx([0.1] * 5)
 
 
-def published(t):
-    """timm 0.5.4's cosine as Spikformer's CIFAR-10 recipe sets it, for a rate of 0.4 instead of 5e-4."""
-    lr, first, lowest = LR, 0.008, 0.01
-    if t < 20:
-        return first + t * (lr - first) / 20
-    return lowest + 0.5 * (lr - lowest) * (1 + math.cos(math.pi * t / 300)) if t < 300 else lowest
-
-
-def test_timms_cosine_counts_the_warm_up():
-    options = {"warmup_epochs": 20, "warmup_lr": 0.008, "min_lr": 0.01, "cooldown_epochs": 10}
-    found = rates(310, lr_scheduler="cosine-timm", **options)
-    assert found == pytest.approx([published(t) for t in range(310)])
-    assert rates(310, **options)[160] > 1.1 * found[160]
-
-
 @pytest.mark.parametrize("kind", ["cosine", "cosine-timm"])
 def test_the_rate_may_change_at_every_step(kind):
     options = {"lr_scheduler": kind, "warmup_epochs": 2, "warmup_lr": 0.2, "cooldown_epochs": 3, "min_lr": 0.1}
@@ -88,6 +73,34 @@ def test_the_rate_may_change_at_every_step(kind):
 def test_steps_of_the_rate_are_epochs_apart_however_it_is_counted():
     found = rates(6, steps=5, sched_on_updates=True, lr_scheduler="step", step_size=2)
     assert found == pytest.approx([0.4 * 0.1 ** (t // 10) for t in range(30)])
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_a_schedule_goes_on_as_it_was_saved(kind):
+    """Whatever it would have become by the options of the run that goes on."""
+    options = {"lr_scheduler": kind, "epochs": 12, "lr": LR, "warmup_epochs": 2}
+    then, now = (
+        OptimOptions(**options, min_lr=0.1, cooldown_epochs=2, step_size=2),
+        OptimOptions(**options, min_lr=0.2, cooldown_epochs=4, step_size=3, gamma=0.5),
+    )
+    found = []
+    for resumed in (then, now):
+        weight = nn.Parameter(torch.zeros(1))
+        optimizers = [torch.optim.SGD([weight], lr=LR) for _ in range(2)]
+        schedules = [make_schedule(optimizer, o) for optimizer, o in zip(optimizers, (then, resumed), strict=True)]
+        for _ in range(5):
+            optimizers[0].step()
+            schedules[0].step()
+        optimizers[1].load_state_dict(optimizers[0].state_dict())
+        schedules[1].load_state_dict(schedules[0].state_dict())
+        rates = []
+        for _ in range(7):
+            rates.append(optimizers[1].param_groups[0]["lr"])
+            optimizers[1].step()
+            schedules[1].step()
+        found.append(rates)
+    assert found[0] == found[1]
+    assert len(set(found[0])) > 2
 
 
 def test_a_warm_up_as_long_as_the_cosine_is_refused():

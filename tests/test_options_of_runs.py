@@ -1,11 +1,15 @@
 """What each option does that leaves the weights of a run as they are; those that change them are in test_options.py."""
 
+import csv
 import ctypes
+import json
+import math
 import platform
 import re
 import resource
 import sys
 from functools import partial
+from pathlib import Path
 
 import processes
 import pytest
@@ -83,6 +87,14 @@ def test_output_dir(short_run, tmp_path):
     assert same_weights(there, short_run(FOLDER))
 
 
+def test_name(short_run, tmp_path):
+    named = short_run(FOLDER, "--name mine", out=tmp_path)
+    assert named.folder == tmp_path / "mine"
+    assert same_weights(named, short_run(FOLDER))
+    for wrong in ("a/b", "..", " "):
+        assert "is no folder's name" in refused(FOLDER, *named.command, "--name", wrong, status=2)
+
+
 def test_start_epoch(short_run):
     """The first epoch's number, the learning rate of that epoch and its order of the images."""
     first, second = (
@@ -103,9 +115,9 @@ def test_resume(short_run, tmp_path):
 
 
 def test_overwrite(short_run, tmp_path):
-    first = short_run(FOLDER, "--seed 3 --epochs 2 --cos_lr_T 1", out=tmp_path)
+    first = short_run(FOLDER, "--name run --seed 3 --epochs 2 --cos_lr_T 1", out=tmp_path)
     assert "holds a run already" in refused(FOLDER, *first.command, status=2)
-    second = short_run(FOLDER, "--overwrite --epochs 1", out=tmp_path)
+    second = short_run(FOLDER, "--name run --overwrite --epochs 1", out=tmp_path)
     assert same_weights(second, short_run(FOLDER))
     assert [entry["epoch"] for entry in second.entries] == [0]
 
@@ -141,6 +153,24 @@ def test_ema(short_run):
     assert trained.entries[0]["test"] != trained.entries[0]["ema"]
 
 
+def test_predictions(short_run, tmp_path):
+    """The table says of each image what the scores say of all."""
+    trained = short_run(FOLDER)
+    path = tmp_path / "tables" / "said.csv"
+    command = (FOLDER, *trained.command, "--resume", "auto", "--test-only", "--predictions", path)
+    text = succeed(*command)
+    assert f"wrote {path}" in text
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3 * trained.entries[0]["test"]["fsnn"]["count"]
+    for name, score in trained.entries[0]["test"].items():
+        mine = [row for row in rows if row["readout"] == name]
+        assert 100 * sum(row["class"] == row["top1"] for row in mine) / len(mine) == pytest.approx(score["acc1"])
+        losses = [-math.log(float(row[f"p{1 if row['class'] == row['top1'] else 2}"])) for row in mine]  # of 2 classes
+        assert sum(losses) / len(losses) == pytest.approx(score["loss"], abs=1e-4)
+    assert all(Path(row["path"]).parent.name == row["class"] for row in rows)
+
+
 def test_detach(short_run, tmp_path):
     trained = short_run(FOLDER, out=tmp_path)
     command = (FOLDER, *trained.command, "--resume", "auto", "--test-only")
@@ -148,6 +178,20 @@ def test_detach(short_run, tmp_path):
     assert not (trained.folder / "fsnn.pth").exists()
     assert scores(succeed(*command, "--detach")).keys() == {"output"}
     assert (trained.folder / "fsnn.pth").exists()
+
+
+def test_products(short_run, tmp_path):
+    """Additions of attention's first product at 16 tokens and 8 channels a head: 16 for each spike of Q, 8 of K."""
+    network = "--model fs_spikformer_4_384 --width 16 --heads 2 --depth 1 --patch 2 --neuron IF --lr 0 -b 2 --epochs 6"
+    for products, second in (("qk", 16), ("kv", 8)):
+        out = tmp_path / products
+        trained = short_run(FOLDER, f"{network} --products {products}", out=out)
+        succeed(FOLDER, *trained.command, *"--resume auto --test-only --synops --no-syops".split())
+        report = json.loads(next(trained.folder.rglob("synops.json")).read_text())
+        rows = {row["name"]: row for row in report["networks"][0]["layers"]}
+        gate = rows["block.0.attn.product1"]
+        assert gate["ac"] == pytest.approx(gate["rate"] * 2 * 16 * 16 * second)
+        assert gate["ac"] > 0
 
 
 def test_synops(short_run, tmp_path):
@@ -169,6 +213,14 @@ test_no_syops = test_synops
 def test_print_freq(short_run):
     counts = [len(re.findall(r"(?m)^epoch 1/1 +\d/3 ", short_run(FOLDER, f"--print-freq {n}").text)) for n in (1, 2, 4)]
     assert counts == [3, 1, 0]
+
+
+def test_a_schedule_that_climbs_again_is_told(short_run):
+    """As the released cosine does after --cos_lr_T epochs."""
+    once, again = (short_run(FOLDER, f"--epochs 3 --cos_lr_T {period}") for period in (3, 1))
+    assert "climbs again" not in once.text
+    assert "warning: --cos_lr_T 1 ends before --epochs 3: the learning rate climbs again" in again.text
+    assert again.entries[2]["lr"] > again.entries[1]["lr"]
 
 
 def test_tb(short_run):

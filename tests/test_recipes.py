@@ -1,5 +1,6 @@
 """Recipes in files: the published values, and that they run; and what of a recipe a run cannot change on its way."""
 
+import json
 import math
 import re
 
@@ -106,10 +107,10 @@ def test_a_recipe_runs_and_is_kept(tmp_path, path):
 # What a run cannot change
 
 
-RECIPE = "--optimizer adamw --lr 0.01 --sched-on-updates --warmup-epochs 1 --decay-weights-only --cos_lr_T 2 -b 512"
+RECIPE = "--optimizer adamw --lr 0.01 --sched-on-updates --warmup-epochs 1 --decay-weights-only --cos_lr_T 2"
 CHANGES = {
     "steps": (
-        "-b 256",
+        "-b 4",
         "the checkpoint's schedule counts 3 steps an epoch and this run makes 6: with --sched-on-updates",
     ),
     "groups": ("without --decay-weights-only", "is of a run with --decay-weights-only: use the same"),
@@ -120,52 +121,62 @@ CHANGES = {
 
 
 @pytest.fixture(scope="module")
-def half(tmp_path_factory):
+def run(tmp_path_factory):
+    """The command of a run of three steps an epoch."""
+    data = image_tree(tmp_path_factory.mktemp("data") / "images", count=12)
+    return ("cifar.train", *TINY, "--dataset", "folder", "--data-path", data, "-b", 8)
+
+
+@pytest.fixture(scope="module")
+def half(run, tmp_path_factory):
     """A run of the first of two epochs."""
     out = tmp_path_factory.mktemp("half")
-    succeed("cifar.train", *TINY, *RECIPE.split(), "--epochs", 1, "--output-dir", out)
+    succeed(*run, *RECIPE.split(), "--epochs", 1, "--output-dir", out)
     return only(out) / "checkpoint_latest.pth"
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_what_the_optimizer_and_the_schedule_are_made_for_stays(half, tmp_path, name):
+def test_what_the_optimizer_and_the_schedule_are_made_for_stays(run, half, tmp_path, name):
     change, message = CHANGES[name]
     left_out = change.removeprefix("without ") if change.startswith("without") else ""
     options = [x for x in RECIPE.split() if x != left_out] + ([] if left_out else change.split())
-    command = (*TINY, *options, "--epochs", 2, "--output-dir", tmp_path, "--resume", half)
-    assert message in refused("cifar.train", *command, status=1 if name == "warm-up" else 2)
+    command = (*run, *options, "--epochs", 2, "--output-dir", tmp_path, "--resume", half)
+    assert message in refused(*command, status=1 if name == "warm-up" else 2)
 
 
-def test_the_same_number_of_steps_is_enough(half, tmp_path):
+def test_the_same_number_of_steps_is_enough(run, half, tmp_path):
     """Half of the batch, and two batches a step."""
-    options = ("-b", 256, "--accumulate", 2, "--epochs", 2, "--output-dir", tmp_path, "--resume", half)
-    assert "epoch 2, batch 0" in succeed("cifar.train", *TINY, *RECIPE.split(), *options)
+    options = ("-b", 4, "--accumulate", 2, "--epochs", 2, "--output-dir", tmp_path, "--resume", half)
+    assert "epoch 2, batch 0" in succeed(*run, *RECIPE.split(), *options)
 
 
-def test_a_run_without_these_options_goes_on_as_before(half, tmp_path):
-    """And is refused with them: its optimizer has one group, its schedule counts epochs."""
-    options = (*TINY, "--cos_lr_T", 2)
-    succeed("cifar.train", *options, "--epochs", 1, "--output-dir", tmp_path)
-    latest = only(tmp_path) / "checkpoint_latest.pth"
-    for flag in ("--decay-weights-only", "--sched-on-updates"):
-        line = refused(
-            "cifar.train", *options, flag, "--epochs", 2, "--output-dir", tmp_path / "x", "--resume", latest, status=2
-        )
-        assert f"is of a run without {flag}: use the same" in line
-    assert "epoch 2, batch 0" in succeed(
-        "cifar.train", *options, "--epochs", 2, "--output-dir", tmp_path, "--resume", "auto"
-    )
+@pytest.mark.parametrize("batch", ["-b 8", "-b 4 --accumulate 2"])
+def test_the_learning_rate_that_a_run_ends_an_epoch_with(run, tmp_path, batch):
+    """Three steps an epoch, four epochs: the warm-up takes 3 steps, the cosine 6, the cool-down 3."""
+    options = "--sched-on-updates --lr 0.1 --min-lr 0.02 --warmup-epochs 1 --cooldown-epochs 1 --epochs 4"
+    succeed(*run, *options.split(), *batch.split(), "--output-dir", tmp_path)
+    entries = [json.loads(line) for line in (only(tmp_path) / "metrics.jsonl").read_text().splitlines()]
+    assert [entry["lr"] for entry in entries] == pytest.approx([0.1, 0.06, 0.02, 0.02])
 
 
-def test_two_processes_mix_and_go_on_alike(tmp_path):
+@pytest.mark.parametrize("flag", ["--decay-weights-only", "--sched-on-updates"])
+def test_a_run_without_these_options_is_refused_with_them(run, tmp_path, flag):
+    """Its optimizer has one group, its schedule counts epochs."""
+    options = (*run, "--cos_lr_T", 2, "--output-dir", tmp_path, "--name", "run")
+    succeed(*options, "--epochs", 1)
+    line = refused(*options, flag, "--epochs", 2, "--resume", "auto", status=2)
+    assert f"is of a run without {flag}: use the same" in line
+    assert "epoch 2, batch 0" in succeed(*options, "--epochs", 2, "--resume", "auto")
+
+
+def test_two_processes_mix_and_go_on_alike(run, tmp_path):
     recipe = "--mixup 0.8 --cutmix 1 --random-erase 0.5 --clip-grad-norm 0.5 --label-smoothing 0.1 --aa trivialaugment"
-    options = (*TINY, *RECIPE.split(), *recipe.split(), "-b", 4)
-    options += ("--dataset", "folder", "--data-path", image_tree(tmp_path / "data", count=8))
-    whole, _ = run_together("cifar.train", *options, "--epochs", 2, "--output-dir", tmp_path / "whole")
+    options = (*run, *RECIPE.split(), *recipe.split(), "-b", 4)
+    whole, _ = run_together(*options, "--epochs", 2, "--output-dir", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
     for epochs in (1, 2):
         parts, _ = run_together(
-            "cifar.train", *options, "--epochs", epochs, "--output-dir", tmp_path / "parts", "--resume", "auto", "-j", 1
+            *options, "--epochs", epochs, "--output-dir", tmp_path / "parts", "--resume", "auto", "-j", 1
         )
         assert parts.returncode == 0, parts.stderr
     assert "epoch 2, batch 0" in parts.stdout

@@ -25,7 +25,15 @@ def kept(step):
         return step(), sum(storages.values())
 
 
-@pytest.mark.parametrize(("name", "options"), [("dsnn18", {"T": 3}), ("dsnn50", {"T": 2}), ("dsnn_wide7b", {})])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("dsnn18", {"T": 3}),
+        ("dsnn50", {"T": 2}),
+        ("dsnn_wide7b", {}),
+        ("ds_spikformer_4_384", {"heads": 2, "depth": 2, "T": 2}),
+    ],
+)
 def test_the_same_step_with_less_memory(name, options):
     torch.manual_seed(0)
     model = create_model(name, width=8, num_classes=5, **options)

@@ -2,6 +2,10 @@
 
 Entry points, on this level:
     launch         what the train.py of every data set calls: from a command line to a finished run
+    job            the network, the data and the folder that a command line asks for
+    training       a training run, new or one that goes on
+    testing        a trained network, evaluated
+    arguments      arguments that several commands share
     factory        networks for the commands below: which module builds them, which one, with which weights
     sample_data    what the commands below run a network on: images of a folder, or random inputs
     synops         python -m utils.synops: count synaptic operations and energy
@@ -13,6 +17,11 @@ Entry points, on this level:
     convert_checkpoint  python -m utils.convert_checkpoint: weights between our and published names, and .safetensors
     show_events    python -m utils.show_events: pictures of event data, and of a network's spikes at it
     plots          python -m utils.plots: learning curves and firing rates of a run
+    report         python -m utils.report: a page about a run, or several side by side
+    inspection     what a trained network does on its test set, for the page
+    summary        python -m utils.summary: layers, shapes, parameters, operations, and where spikes flow
+    commands       full-spike: one name for all commands
+    completion     words for the shell that completes them
 
 Rooms. None imports an entry point:
     runtime        the process and its surroundings: errors, options, seeds, processes, files, hooks; imports no room

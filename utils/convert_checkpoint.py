@@ -17,20 +17,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from utils.factory import add_network_arguments, build_network, load_factory
+from utils.arguments import add_network_arguments
 from utils.runtime.errors import UsageError, UserError, run_command
 from utils.runtime.files import check_output_folder, replacing
 from utils.runtime.options import Parser
-from utils.train import checkpoint
 
 NAMINGS = ("ours", "published", "clock_driven", "pretrained")
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command's arguments; UsageError if they are wrong."""
-    parser = Parser(prog="python -m utils.convert_checkpoint", description="Convert weights between namings.")
+    parser = Parser(__doc__, prog="python -m utils.convert_checkpoint")
     parser.add_argument(
         "input", type=Path, metavar="IN", help="a checkpoint, ours or published, or a folder or file of .safetensors"
     )
@@ -49,6 +46,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _network(args: argparse.Namespace, factory: Any) -> Any:
     """The network with the weights that are to be converted."""
+    from utils.factory import build_network
+
     if not (args.input.is_dir() or args.input.suffix == ".safetensors"):
         return build_network(args)
     if not hasattr(factory, "read_pretrained"):
@@ -65,6 +64,11 @@ def _network(args: argparse.Namespace, factory: Any) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
+    import torch  # it and what follows takes seconds to import
+
+    from utils.factory import load_factory
+    from utils.train import checkpoint
+
     factory: Any = load_factory(args.factory)
     model = _network(args, factory)
     if args.to == "pretrained":

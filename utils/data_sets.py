@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
+import importlib.util
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,25 +20,8 @@ from torch.utils.data import DataLoader, Subset, default_collate
 from utils.data.dataset import DataOptions, Datasets
 from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError
-from utils.runtime.options import options_of, positive_int
+from utils.runtime.options import options_of
 from utils.train.weights import read_settings
-
-
-def add_data_set_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--data", type=Path, metavar="FOLDER", help="folder of the data set (default: none, as for the digits)"
-    )
-    parser.add_argument(
-        "--data-set", default="cifar", metavar="NAME", help="cifar, imagenet, dvsgesture or cifar10dvs (default: cifar)"
-    )
-    parser.add_argument(
-        "--data-option",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an option of the data set's train.py, e.g. dataset=folder; default: what the checkpoint says",
-    )
-    parser.add_argument("--batch-size", type=positive_int, default=64, help="images at once (default: 64)")
 
 
 def data_module(name: str) -> Any:
@@ -53,6 +36,10 @@ def data_module(name: str) -> Any:
 
 
 def _options_class(module: Any) -> type:
+    """The data set's options: of the file `options` beside its data, or else of the data themselves."""
+    package = module.__name__.rpartition(".")[0]
+    if importlib.util.find_spec(f"{package}.options") is not None:
+        module = importlib.import_module(f"{package}.options")
     found = [v for v in vars(module).values() if isinstance(v, type) and issubclass(v, DataOptions)]
     return max((v for v in found if v.__module__ == module.__name__), key=lambda v: len(v.__mro__), default=DataOptions)
 

@@ -1,5 +1,7 @@
 """Networks for the command line: which module builds them, which one, and with which weights.
 
+The arguments that say so are those of `arguments.add_network_arguments`.
+
 `utils` knows no network. A command names the module that does (`--factory`, by default the package `models`); it
 offers what `Networks` lists.
 """
@@ -9,59 +11,21 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from utils.runtime.distributed import named_device
-from utils.runtime.errors import UsageError, UserError
+from utils.runtime.errors import UsageError, UserError, warn
 from utils.runtime.memory import require
 from utils.runtime.networks import Networks
-from utils.runtime.options import positive_int, seed
 from utils.train import checkpoint
 from utils.train.weights import check_config, set_weights, weights_of
 
 OFFERS = tuple(name for name in vars(Networks) if not name.startswith("_"))
-
-
-def warn(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr, flush=True)
-
-
-def add_network_arguments(parser: argparse.ArgumentParser, *, optional: bool = False, checkpoint: bool = True) -> None:
-    """The arguments of `build_network`.
-
-    Args:
-        optional: of a command that takes a network only with its checkpoint.
-        checkpoint: False for a command that names the checkpoint in its own way.
-    """
-    parser.add_argument(
-        "--model",
-        required=not optional,
-        help="a name that the factory lists, e.g. dsnn18" + (" (default: what the checkpoint says)" * optional),
-    )
-    parser.add_argument("--connect_f", help="the connect function: ADD, AND, IAND, OR or XOR")
-    parser.add_argument("--T", type=positive_int, help="time steps that an image is shown for, or frames")
-    parser.add_argument("--num-classes", "--num_classes", type=positive_int, help="classes")
-    parser.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="any other option of the model, e.g. stem=cifar; may be repeated",
-    )
-    without = "no network" if optional else "random ones"
-    if checkpoint:
-        parser.add_argument("--checkpoint", type=Path, help=f"trained weights, ours or published; {without} without it")
-    parser.add_argument("--ema", action="store_true", help="the checkpoint's averaged weights (--ema-decay) instead")
-    parser.add_argument("--factory", default="models", help="module that builds the networks (default: models)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
-    parser.add_argument("--seed", type=seed, default=0, help="of random weights and images (default: 0)")
 
 
 def load_factory(name: str) -> Networks:

@@ -12,16 +12,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from utils.factory import add_network_arguments, build_network, load_factory
-from utils.measure.certificate import certify
+from utils.arguments import add_data_arguments, add_network_arguments
 from utils.runtime.errors import UsageError, run_command
 from utils.runtime.options import Parser
-from utils.sample_data import add_data_arguments, build_loader
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command's arguments; UsageError if they are wrong."""
-    parser = Parser(prog="python -m utils.fullspike", description="Certify that a network passes on only spikes.")
+    parser = Parser(__doc__, prog="python -m utils.fullspike")
     add_network_arguments(parser)
     add_data_arguments(parser)
     parser.add_argument("--detach-aap", action="store_true", help="certify the network without its AAP")
@@ -30,6 +28,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
+    from utils.factory import build_network, load_factory  # torch takes seconds to import
+    from utils.measure.certificate import certify
+    from utils.sample_data import build_loader
+
     model = build_network(args)
     loader, words, _ = build_loader(args, model)
     if args.detach_aap:

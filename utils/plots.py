@@ -9,14 +9,13 @@ import sys
 from pathlib import Path
 
 from utils.draw.curves import drawable, firing_rates, learning_curves, rates_of
-from utils.factory import warn
-from utils.runtime.errors import UserError, run_command
+from utils.runtime.errors import UserError, run_command, warn
 from utils.runtime.log import METRICS, read_metrics
 from utils.runtime.options import Parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = Parser(prog="python -m utils.plots", description="Draw a run's learning curves and firing rates.")
+    parser = Parser(__doc__, prog="python -m utils.plots")
     parser.add_argument("folder", type=Path, help="the run's folder, the one with metrics.jsonl")
     folder = parser.parse_args(argv).folder
     if not (folder / METRICS).exists():

@@ -13,18 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from utils.data.images.folder import load_image
-from utils.data_sets import add_data_set_arguments, data_module, data_options
-from utils.draw.spikes import record_spikes, spikes_picture
-from utils.factory import add_network_arguments, build_network
+from utils.arguments import add_data_set_arguments, add_network_arguments
 from utils.runtime.errors import UsageError, UserError, escaped, run_command
 from utils.runtime.files import check_output_folder, read_text
 from utils.runtime.options import Parser, positive_int
-from utils.train import checkpoint
-from utils.train.objectives import readouts
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
 SHOWN_SIDE = 256  # pixels of the image in the picture
@@ -32,15 +24,10 @@ SHOWN_SIDE = 256  # pixels of the image in the picture
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command's arguments; UsageError if they are wrong."""
-    parser = Parser(prog="python -m utils.predict", description="Classify images, and draw the spikes at them.")
+    parser = Parser(__doc__, prog="python -m utils.predict")
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="an image, or a folder of them")
     parser.add_argument("--top", type=positive_int, default=5, metavar="N", help="classes to print (default: 5)")
-    parser.add_argument(
-        "--classes",
-        type=Path,
-        metavar="FILE",
-        help="the classes' names, one a line (default: what the checkpoint says)",
-    )
+    parser.add_argument("--classes", type=Path, metavar="FILE", help="the classes' names, one a line")
     parser.add_argument(
         "--output", type=Path, default=Path(), help="folder for the pictures (default: the current one)"
     )
@@ -73,13 +60,10 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _class_names(path: Path | None, trained: Path, count: int) -> list[str]:
-    """Of the file that names them, else of the checkpoint if it keeps them, else numbers."""
+def _class_names(path: Path | None, kept: list[str], count: int) -> list[str]:
+    """Of a file, or as the checkpoint keeps them, or numbers."""
     if path is None:
-        content = checkpoint.load(trained)
-        kept = content.get("classes") if isinstance(content, dict) else None
-        known = isinstance(kept, list) and len(kept) == count and all(isinstance(name, str) for name in kept)
-        return [escaped(name) for name in kept] if known else [str(k) for k in range(count)]  # type: ignore[union-attr]
+        return [escaped(name) for name in kept] if len(kept) == count else [str(k) for k in range(count)]
     names = [escaped(line.strip()) for line in read_text(path).splitlines() if line.strip()]
     if len(names) != count:
         raise UserError(f"{path} names {len(names)} classes and the network has {count}: give one a line")
@@ -96,6 +80,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     check_output_folder(args.output, "--output")
     images = find_images(args.images)
+    import numpy as np  # this and what follows takes seconds to import
+
+    from utils.data.images.folder import load_image
+    from utils.data_sets import data_module, data_options
+    from utils.draw.spikes import record_spikes, spikes_picture
+    from utils.factory import build_network
+    from utils.train.objectives import readouts
+    from utils.train.weights import read_classes
+
     network: Any = build_network(args)
     if getattr(network, "event_frames", False):
         raise UsageError("this network reads frames of events, not images: use python -m utils.show_events")
@@ -103,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not hasattr(module, "picture"):
         raise UsageError(f"--data-set {args.data_set} does not say how an image is read: use cifar or imagenet")
     read = module.picture(data_options(args, module), network.in_channels)
-    names = _class_names(args.classes, args.checkpoint, network.classifier.out_features)
+    names = _class_names(args.classes, read_classes(args.checkpoint), network.classifier.out_features)
     taken: set[str] = set()
     for path in images:
         image = load_image(path)
@@ -127,5 +120,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    torch.set_grad_enabled(False)
     sys.exit(run_command(main))

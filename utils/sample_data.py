@@ -13,9 +13,8 @@ from torch.utils.data import DataLoader, Subset
 
 from utils.data.images.folder import ImageFolder, evaluation_transform
 from utils.data.images.listing import scan
-from utils.factory import warn
 from utils.measure.layers import NORMS
-from utils.runtime.errors import UsageError, UserError
+from utils.runtime.errors import UsageError, UserError, warn
 
 EVENTS_PER_PIXEL = 0.4  # in a random frame, per polarity
 
@@ -79,16 +78,6 @@ def set_norms(model: nn.Module, images: Tensor) -> None:
     for norm, (training, momentum) in zip(norms, kept, strict=True):
         norm.train(training)
         norm.momentum = momentum
-
-
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, help="images in one folder per class; random inputs without it")
-    parser.add_argument(
-        "--size", type=int, help="side of an image (default: 224; random and a CIFAR stem: 32; event frames: 128)"
-    )
-    parser.add_argument("--images", type=int, help="how many images, or samples, to run (default: all, or 2 random)")
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--workers", type=int, default=0, help="processes that load images (default: 0)")
 
 
 def build_loader(args: argparse.Namespace, model: nn.Module) -> tuple[Iterable[tuple[Tensor, Tensor]], str, bool]:

@@ -14,22 +14,19 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-
-from utils.data.events.aedat import SENSOR, Events
-from utils.data.events.frames import integrate
-from utils.data.events.recordings import read_file, read_trial
-from utils.draw.frames import Times, frames_gif, frames_picture, picture_size
-from utils.draw.spikes import record_spikes, spikes_picture
-from utils.factory import add_network_arguments, build_network
+from utils.arguments import add_network_arguments
+from utils.data.events.options import SENSOR
 from utils.runtime.errors import UsageError, UserError, escaped, run_command
 from utils.runtime.files import check_output_folder
 from utils.runtime.options import Parser, natural, positive_int
-from utils.train.objectives import readouts
-from utils.train.weights import read_settings
+
+if TYPE_CHECKING:  # what takes seconds to import comes where it is used: the command line is read without it
+    import numpy as np
+
+    from utils.data.events.aedat import Events
+    from utils.draw.frames import Times
 
 MOST_FRAMES = 256  # that one looks at, and that an animation's bar tells apart
 LONGEST_SIDE, MOST_PIXELS = (1 << 16) - 1, 1 << 25  # of a picture: what matplotlib draws, and what is not too much
@@ -62,6 +59,8 @@ def _from_frames(args: argparse.Namespace, frames: np.ndarray) -> Sample:
     for option in ("trial", "start_us", "end_us"):
         if getattr(args, option) is not None:
             raise UsageError(f"--{option.replace('_', '-')} is for events, and {args.file} holds frames: leave it out")
+    from utils.draw.frames import picture_size
+
     T, _, height, width = frames.shape
     if T > MOST_FRAMES:
         raise UserError(f"{args.file} holds T={T} frames: at most {MOST_FRAMES} can be shown, use a file with fewer")
@@ -77,7 +76,7 @@ def _from_frames(args: argparse.Namespace, frames: np.ndarray) -> Sample:
             f"{args.file} holds T={T} frames of {height}x{width} pixels, and {wanted} are wanted, by the command "
             "or the checkpoint: use other frames, or the events"
         )
-    counts = frames.sum(axis=(0, 2, 3), dtype=np.float64)
+    counts = frames.sum(axis=(0, 2, 3), dtype="float64")
     if not counts.any():
         raise UserError(f"{args.file} holds no events: there is nothing to show")
     words = f"{counts.sum():,.0f} events, times not kept, {_polarities(*counts)}, {height}x{width} pixels"
@@ -85,6 +84,9 @@ def _from_frames(args: argparse.Namespace, frames: np.ndarray) -> Sample:
 
 
 def _from_events(args: argparse.Namespace, events: Events) -> Sample:
+    from utils.data.events.frames import integrate
+    from utils.data.events.recordings import read_trial
+
     label, name = None, args.file.stem
     start, end = args.start_us, args.end_us
     if args.trial is not None:
@@ -128,7 +130,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         UsageError: they are wrong.
         UserError: the checkpoint cannot be read.
     """
-    parser = Parser(prog="python -m utils.show_events", description="Draw event data, and a network's spikes at it.")
+    parser = Parser(__doc__, prog="python -m utils.show_events")
     parser.add_argument("file", type=Path, help="a recording (.aedat), or events or frames made of one (.npz)")
     parser.add_argument("--output", type=Path, default=Path(), help="folder to write to (default: the current one)")
     parser.add_argument(
@@ -142,6 +144,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_network_arguments(parser, optional=True)
     args = parser.parse_args(argv)
     if args.checkpoint:
+        from utils.train.weights import read_settings
+
         config, recipe = read_settings(args.checkpoint)
         args.T = config.get("T") if args.T is None else args.T
         args.frame_size = args.frame_size or recipe.get("frame_size")
@@ -156,6 +160,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def prediction(outputs: Any) -> str:
     """The class that each readout of a network's outputs says, with its probability."""
+    from utils.train.objectives import readouts
+
     found = []
     for name, logits in readouts(outputs).items():
         probability, label = logits[0].softmax(0).max(0)
@@ -165,6 +171,11 @@ def prediction(outputs: Any) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
+    import numpy as np
+
+    from utils.data.events.recordings import read_file
+    from utils.draw.frames import frames_gif, frames_picture
+
     check_output_folder(args.output, "--output")
     content = read_file(args.file)
     sample = _from_frames(args, content) if isinstance(content, np.ndarray) else _from_events(args, content)
@@ -175,6 +186,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "frames.gif": lambda path: frames_gif(sample.frames, sample.times, path),
     }
     if args.checkpoint:  # first, so that nothing is written where it does not fit
+        import torch
+
+        from utils.draw.spikes import record_spikes, spikes_picture
+        from utils.factory import build_network
+
         network: Any = build_network(args)
         frames = torch.from_numpy(sample.frames.astype(np.float32)).unsqueeze(1).to(args.device)  # [T, 1, 2, H, W]
         try:

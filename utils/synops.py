@@ -1,6 +1,6 @@
 """Count synaptic operations and energy: a network with its AAP, without it, and the plain ResNet of its depth, if any.
 
-    python -m utils.synops --model dsnn18 --connect_f OR --checkpoint dsnn18.pth --data imagenet/val
+    python -m utils.synops --model dsnn18 --connect-f OR --checkpoint dsnn18.pth --data imagenet/val
 
 prints the table and saves synops.json, synops.csv and synops.html. In Python it is `measure.synops.write_report`.
 """
@@ -13,19 +13,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.factory import add_network_arguments, build_network, load_factory
-from utils.measure.ann import plain_resnet
+from utils.arguments import add_data_arguments, add_network_arguments
 from utils.measure.energy import EnergyModel
-from utils.measure.synops import write_report
 from utils.runtime.errors import run_command
 from utils.runtime.files import check_output_folder
 from utils.runtime.options import Parser
-from utils.sample_data import add_data_arguments, build_loader
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command's arguments; UsageError if they are wrong."""
-    parser = Parser(prog="python -m utils.synops", description="Count synaptic operations and energy per image.")
+    parser = Parser(__doc__, prog="python -m utils.synops")
     add_network_arguments(parser)
     add_data_arguments(parser)
     parser.add_argument("--output", type=Path, default=Path("runs/synops"), help="where the report goes")
@@ -38,6 +35,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
+    from utils.factory import build_network, load_factory  # torch takes seconds to import
+    from utils.measure.ann import plain_resnet
+    from utils.measure.synops import write_report
+    from utils.sample_data import build_loader
+
     check_output_folder(args.output, "--output")
     energy = EnergyModel(**{name: getattr(args, f"{name}_pj") for name in vars(EnergyModel())})
     model: Any = build_network(args)

@@ -23,6 +23,7 @@ from utils.runtime.agent import end_with_agent
 from utils.runtime.environment import read_place
 from utils.runtime.errors import UsageError, UserError
 from utils.runtime.rendezvous import meet
+from utils.runtime.threads import share_cores
 
 _FAILED, _DONE, _WORKING = range(3)  # what the main process tells the others of its work
 _MESSAGE = 1 << 26  # bytes sent at once
@@ -204,6 +205,7 @@ def start(device: str, *, world_size: int = 1, dist_url: str = "env://", timeout
     picked = _pick_device(device, place.local_rank)
     if place.size == 1:
         return World(device=picked)
+    share_cores()
     limit = timedelta(seconds=timeout)
     try:
         dist.init_process_group(

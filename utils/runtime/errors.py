@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import logging
 import os
 import re
 import select
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 
 
 class UserError(Exception):
@@ -49,11 +52,31 @@ def one_line(error: BaseException) -> str:
     return escaped(text)
 
 
+@contextlib.contextmanager
+def warnings_in_one_line() -> Iterator[None]:
+    """Print each of Python's warnings as one line: libraries write several, and Python adds a line of their source."""
+    before = warnings.formatwarning
+
+    def as_one(message: Warning | str, *_: object, **__: object) -> str:
+        return f"warning: {escaped(' '.join(str(message).split()))}\n"
+
+    warnings.formatwarning = as_one
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
 def _reader_is_gone() -> bool:
     """Whether nobody reads standard output any more, as after `| head -1`."""
     output = select.poll()
     output.register(sys.stdout.fileno(), select.POLLOUT)
     return any(state & (select.POLLERR | select.POLLHUP) for _, state in output.poll(0))
+
+
+def warn(message: str) -> None:
+    """A line on standard error that says what is not as it should be, and no reason to stop."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def run_command(main: Callable[[], int | None]) -> int:
@@ -64,10 +87,13 @@ def run_command(main: Callable[[], int | None]) -> int:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
+    # whether nvcc has a GPU beside it concerns no command here
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     label = UserError.label
     try:
         try:
-            status = main() or 0
+            with warnings_in_one_line():
+                status = main() or 0
         except SystemExit as end:  # of --help
             status = int(end.code or 0)
         sys.stdout.flush()  # now, and not when Python ends and nothing catches the error

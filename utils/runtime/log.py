@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
-from utils.runtime.distributed import World
 from utils.runtime.files import open_regular, write_file
+
+if TYPE_CHECKING:
+    from utils.runtime.distributed import World
 
 METRICS = "metrics.jsonl"  # in a run's folder: a line of JSON for each epoch
 
@@ -32,6 +35,8 @@ class RunLog:
     def say(self, text: str) -> None:
         """A line on standard output, above the progress bar if there is one."""
         if not self.quiet:
+            from tqdm import tqdm  # here: files are read without it
+
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
 
@@ -85,6 +90,8 @@ class Progress:
 
     def __init__(self, log: RunLog, title: str, total: int, done: int, unit: str) -> None:
         self.log, self.title, self.total, self.done = log, title, total, done
+        from tqdm import tqdm
+
         self.on_terminal = sys.stderr.isatty() and not log.quiet
         self._bar = tqdm(
             total=total,
@@ -105,6 +112,33 @@ class Progress:
     def advance(self) -> None:
         self.done += 1
         self._bar.update()
+
+    @contextlib.contextmanager
+    def waiting(self, what: str, every: float | None = None) -> Iterator[None]:
+        """A block that takes long and shows nothing: meanwhile the seconds are counted.
+
+        Args:
+            what: is done.
+            every: seconds between two counts: by default one on a terminal, and 15 where each is a line.
+        """
+        over = threading.Event()
+        began = time.monotonic()
+
+        def count() -> None:
+            while not over.wait(every or (1.0 if self.on_terminal else 15.0)):
+                seconds = f"{what}, {time.monotonic() - began:.0f} s"
+                if self.on_terminal:
+                    self._bar.set_postfix_str(seconds)
+                else:
+                    self.log.say(f"{self.title}  {seconds}")
+
+        counter = threading.Thread(target=count, daemon=True)
+        counter.start()
+        try:
+            yield
+        finally:
+            over.set()
+            counter.join()
 
     def show(self, text: str) -> None:
         """How things stand, e.g. the loss."""

@@ -19,10 +19,37 @@ from utils.runtime.errors import UsageError
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but a wrong command is one line that `run_command` prints."""
+    """argparse, but a wrong command is one line that `run_command` prints, and examples stand below the options.
+
+    Args:
+        doc: a command's docstring: its first line is the description, its lines that are commands are the examples.
+        given: of argparse.
+    """
+
+    def __init__(self, doc: str | None = None, **given: Any) -> None:
+        doc = doc or ""
+        given = {"description": doc.partition("\n")[0], "epilog": _examples(doc)} | given
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **given)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (--help lists the options)")
+
+
+def _examples(doc: str) -> str | None:
+    """The lines of a docstring that are commands, for the end of --help."""
+    lines = [line.strip() for line in doc.splitlines()]
+    found = [line for line in lines if line.startswith(("python ", "torchrun ", "full-spike "))]
+    return "\n  ".join(["examples:", *found]) if found else None
+
+
+def add_flags(group: Any, *flags: str, **given: Any) -> argparse.Action:
+    """An argument of a parser or of a group; spellings with _ work and --help does not show them beside others."""
+    shown = [flag for flag in flags if "_" not in flag] or list(flags)
+    action: argparse.Action = group.add_argument(*shown, **given)
+    hidden = [flag for flag in flags if flag not in shown]
+    if hidden:
+        group.add_argument(*hidden, **(given | {"dest": action.dest, "help": argparse.SUPPRESS}))
+    return action
 
 
 LARGEST_INT = 2**31 - 1  # of what is counted: tensors' sizes multiply
@@ -146,7 +173,8 @@ class Option:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        return self.about.flags or ("--" + self.name.replace("_", "-"),)
+        """As typed, those with dashes first."""
+        return tuple(sorted(self.about.flags, key=lambda flag: "_" in flag)) or ("--" + self.name.replace("_", "-"),)
 
     def keys_in_a_file(self) -> Iterator[str]:
         """What a configuration may call it: as the field, or as any of its long flags."""
@@ -155,14 +183,24 @@ class Option:
             if flag.startswith("--"):
                 yield flag.removeprefix("--").replace("-", "_")
 
-    def add_to(self, group: Any, default: Any) -> None:
+    def add_to(self, group: Any, default: Any, shown: Any = None) -> None:
+        """Add it to a group of a parser.
+
+        Args:
+            shown: what --help gives as the default where there is none here.
+        """
         about = self.about
-        given: dict[str, Any] = {"dest": self.name, "default": default, "help": about.help}
+        given: dict[str, Any] = {
+            "dest": self.name,
+            "help": about.help + _in_words(shown if default is None else default),
+        }
         if self.kind is bool:
             given["action"] = argparse.BooleanOptionalAction if about.negatable else "store_true"
         else:
-            given |= {"type": about.parse or self.kind, "choices": about.choices, "metavar": about.metavar}
-        group.add_argument(*self.flags, **given)
+            metavar = about.metavar or (None if about.choices else _METAVARS.get(self.kind, "VALUE"))
+            given |= {"type": about.parse or self.kind, "choices": about.choices, "metavar": metavar}
+        # the default comes after the argument: BooleanOptionalAction would add it to the help in its own words
+        add_flags(group, *self.flags, **given).default = default
         for flag, (value, help_) in about.shortcuts.items():
             group.add_argument(
                 flag, dest=self.name, action="store_const", const=value, default=argparse.SUPPRESS, help=help_
@@ -191,6 +229,17 @@ class Option:
         if self.about.choices is not None and found not in self.about.choices:
             raise ValueError(f"{value!r} is unknown, choose one of {', '.join(self.about.choices)}")
         return found
+
+
+_METAVARS = {int: "N", float: "X", str: "NAME"}
+
+
+def _in_words(default: Any) -> str:
+    """A default for --help; nothing where there is none, or where it is an empty text or a switch that is off."""
+    if default is None or default is False or default == "":
+        return ""
+    text = ",".join(map(str, default)) if isinstance(default, tuple) else "on" if default is True else str(default)
+    return f" (default: {text})".replace("%", "%%")
 
 
 def options_of(cls: type) -> list[Option]:

@@ -18,7 +18,6 @@ from utils.runtime.errors import UsageError
 from utils.runtime.options import Option, Parser, options_of
 
 ABOUT = "versions"  # the key of a configuration that tells what wrote it, and sets nothing
-LARGEST = 1 << 20  # bytes of a configuration
 
 
 def _titles(config: type) -> dict[str, str]:
@@ -31,19 +30,29 @@ class OptionsParser:
     """A command line whose result is a dataclass of dataclasses.
 
     Args:
-        description: what --help says first.
+        doc: a command's docstring, see `options.Parser`.
         config: a dataclass whose fields are groups, e.g. `data: Annotated[DataOptions, "title in --help"]`. An option's
             name must not stand in two of them.
         classes: other classes for some of its fields, usually with more options.
+        program: what is typed to start it, e.g. "python -m cifar.train"; by default the name of the script.
+        shown: what --help gives as defaults of options that have none here.
         defaults: of options, in place of those that the classes have.
     """
 
     def __init__(
-        self, description: str, config: type, classes: Mapping[str, type] | None = None, **defaults: Any
+        self,
+        doc: str,
+        config: type,
+        classes: Mapping[str, type] | None = None,
+        *,
+        program: str | None = None,
+        shown: Mapping[str, Any] | None = None,
+        **defaults: Any,
     ) -> None:
+        self.program = program
         self._config = config
         self._classes: dict[str, type] = {**typing.get_type_hints(config), **(classes or {})}
-        self._parser = Parser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        self._parser = Parser(doc, prog=program, usage=f"{program or '%(prog)s'} [options]")
         self._parser.add_argument(
             "--config", metavar="FILE.yaml", help="options by name, e.g. a run's config.yaml; this command line wins"
         )
@@ -57,9 +66,12 @@ class OptionsParser:
                     raise ValueError(f"two groups have an option {item.name!r}: rename one")
                 self._options[item.name] = item
                 self._defaults[item.name] = defaults.pop(item.name, of.default)
-                item.add_to(added, self._defaults[item.name])
+                item.add_to(added, self._defaults[item.name], (shown or {}).get(item.name))
         if defaults:
             raise ValueError(f"there is no option {next(iter(defaults))!r} to give a default to")
+        older = [flag for item in self._options.values() for flag in item.flags if "_" in flag]
+        if older:
+            self._parser.epilog = f"{self._parser.epilog or ''}\n\nspelled as in the released code: {', '.join(older)}"
 
     @property
     def defaults(self) -> Any:
@@ -90,24 +102,9 @@ class OptionsParser:
 
     def _read(self, path: Path) -> dict[str, Any]:
         """The options that a YAML file gives, by name; null is as if it was not there."""
-        import yaml  # here: most commands read none
+        from utils.runtime.plain_yaml import read_mapping  # here: most commands read none
 
-        if path.exists() and not path.is_file():
-            raise UsageError(f"--config {path} is no regular file: name a YAML file")
-        try:
-            if path.stat().st_size > LARGEST:
-                raise UsageError(f"--config {path} is larger than {LARGEST >> 20} MiB: name a YAML file of options")
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeError) as error:
-            raise UsageError(f"--config {path} cannot be read ({error}): name a YAML file") from None
-        except (yaml.YAMLError, RecursionError) as error:
-            mark = getattr(error, "problem_mark", None)
-            where = "" if mark is None else f" in line {mark.line + 1}"
-            raise UsageError(f"--config {path} is no YAML{where}: write one `option: value` a line") from None
-        if content is None:
-            return {}
-        if not isinstance(content, dict):
-            raise UsageError(f"--config {path} holds no options: write one `option: value` a line")
+        content = read_mapping(path, "--config")
         by_key = {key: item for item in self._options.values() for key in item.keys_in_a_file()}
         shortcuts = {
             flag.removeprefix("--").replace("-", "_"): (item, value)
@@ -155,6 +152,8 @@ def to_yaml(config: Any, about: Mapping[str, Any] | None = None) -> str:
         values = {
             of.name: getattr(options, of.name) for of in dataclasses.fields(options) if of.metadata["option"].lasting
         }
+        if not values:
+            continue
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
         parts.append(
             f"# {title.split(' (')[0]}\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000)}"

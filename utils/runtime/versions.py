@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 from pathlib import Path
+from typing import Any
 
 PROJECT = "full-spike-aap"
 _PACKAGES = {"torch": "torch", "spikingjelly": "spikingjelly", PROJECT: PROJECT}
@@ -20,6 +22,22 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue  # this project, run from its folder without `pip install`
     return found
+
+
+def machine(device: Any, processes: int) -> str:
+    """What computes, in words.
+
+    Args:
+        device: a torch.device.
+        processes: of the run.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    name = f"{platform.machine()}, {cores} cores"
+    if device.type == "cuda":
+        import torch
+
+        name = f"{torch.cuda.get_device_name(device)}, {name}"
+    return f"{processes} x {device.type}: {name}"
 
 
 def commit() -> str | None:

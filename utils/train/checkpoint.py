@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import io
 import os
-import pickle
-import re
 import shutil
 import warnings
 import zipfile
@@ -18,7 +16,7 @@ import torch
 
 from utils.runtime.errors import UserError
 from utils.runtime.files import replacing
-from utils.train import schema
+from utils.train import plain, schema
 
 LATEST_VERSION = 1
 FORMAT = {"name": "full-spike-aap", "version": LATEST_VERSION}
@@ -108,20 +106,21 @@ def load(path: Path) -> Any:
     try:
         if zipfile.is_zipfile(path):
             _check_archive(path)
+        stranger = plain.stranger(path)
+        if stranger is not None:
+            raise UserError(
+                f"{path} holds {stranger}, which is not plain data and could run code or take any amount of memory: it "
+                "is not loaded; save tensors, numbers and strings alone"
+            )
         # a Namespace is how published checkpoints carry their command line: plain attributes, nothing that runs
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's advice on files that it takes for something else
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        if not plain.fits(content, path.stat().st_size):
+            raise UserError(f"{path} claims to hold more than its size: use another one")
+        return content
     except UserError:
         raise
-    except pickle.UnpicklingError as error:
-        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if refused:
-            raise UserError(
-                f"{path} holds {refused[1]}, which is not plain data and could run code: it is not loaded; "
-                "save tensors, numbers and strings alone"
-            ) from None
-        raise UserError(f"{path} is damaged or no checkpoint of torch: use another one") from None
     except Exception as error:  # whatever a damaged file makes torch's, zipfile's and pickle's readers raise
         reason = (str(error).splitlines() or [""])[0]
         reason = f" ({reason})" if 0 < len(reason) <= 100 else ""  # torch's longer ones are essays

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import re
 from dataclasses import dataclass
-from typing import Annotated, Any
-
-import torch
+from typing import TYPE_CHECKING, Annotated, Any
 
 from utils.data.dataset import DataOptions
 from utils.runtime.errors import UsageError
 from utils.runtime.options import above, fraction, natural, option, positive_int, seed
-from utils.train.interrupts import parse_interval
 from utils.train.optim import OptimOptions
 
-HALF_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+if TYPE_CHECKING:
+    import torch
+
+HALF_TYPES = {"bf16": "bfloat16", "fp16": "float16"}  # as torch calls them
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,31 @@ class Recipe(OptimOptions):
     @property
     def autocast_dtype(self) -> torch.dtype | None:
         """What autocast computes in, or None without it."""
-        return HALF_TYPES[self.amp_dtype] if self.amp and self.amp_dtype else None
+        if not (self.amp and self.amp_dtype):
+            return None
+        import torch  # here and below: the command line is read without it, which takes seconds to import
+
+        return getattr(torch, HALF_TYPES[self.amp_dtype])
+
+
+def parse_interval(text: str) -> tuple[str, float]:
+    """("steps", n) from "500" or "500steps", ("minutes", m) from "10min".
+
+    Raises:
+        UsageError: neither.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(steps?|min|minutes?|)", text.strip())
+    if match is None or float(match[1]) <= 0 or (not match[2].startswith("min") and "." in match[1]):
+        raise UsageError(f"--checkpoint-every {text!r} is no interval: write steps as 500 or minutes as 10min")
+    return ("minutes" if match[2].startswith("min") else "steps"), float(match[1])
+
+
+def _folder_name(text: str) -> str:
+    if text in (".", "..") or "/" in text or "\0" in text or not text.strip():
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no folder's name: leave out slashes, --output-dir says where it is"
+        )
+    return text
 
 
 def _interval(text: str) -> str:
@@ -88,15 +114,19 @@ def _interval(text: str) -> str:
 class RunOptions:
     """Where a run is kept, what it reports, and what is done with it."""
 
-    output_dir: str = option(".", "where the run's folder is made")
+    output_dir: str = option(".", "where the run's folder is made", metavar="FOLDER")
+    name: str | None = option(
+        None, "what the run's folder is called; default: as in the released code, and all else that is not the default",
+        parse=_folder_name,
+    )  # fmt: skip
     start_epoch: int = option(0, "number of the first epoch of a new run", parse=natural)
-    resume: str = option("", "a checkpoint to go on from, or auto: the run's newest whole one", lasting=False)
+    resume: str = option(
+        "", "a checkpoint to go on from, or auto: the run's newest whole one", metavar="FILE|auto", lasting=False
+    )
     overwrite: bool = option(False, "begin anew in a folder that holds a run", lasting=False)
-    checkpoint_every: str | None = option(None, "also save inside epochs: 500 (steps) or 10min", parse=_interval)
-    test_only: bool = option(False, "evaluate --resume and end", lasting=False)
-    synops: bool = option(False, "with --test-only: count operations and energy as well", lasting=False)
-    no_syops: bool = option(False, "with --synops: leave out the package syops, it is slow", lasting=False)
-    detach: bool = option(False, "with --test-only: without the pathway; saves fsnn.pth", lasting=False)
+    checkpoint_every: str | None = option(
+        None, "also save inside epochs: 500 (steps) or 10min", parse=_interval, metavar="N"
+    )
     ema: bool = option(
         False, "averaged weights (--ema-decay) instead: with --test-only, --detach, and to tell the best checkpoint"
     )
@@ -104,14 +134,32 @@ class RunOptions:
     tb: bool = option(False, "TensorBoard scalars and firing rates")
 
     def __post_init__(self) -> None:
-        if (self.test_only or self.detach) and not self.resume:
-            raise UsageError("--test-only needs weights: name a checkpoint by --resume")
+        if self.overwrite and self.resume:
+            raise UsageError("--overwrite begins anew and --resume goes on: choose one")
+
+
+@dataclass(frozen=True)
+class TestOptions:
+    """What is done with a trained network instead of training."""
+
+    test_only: bool = option(False, "evaluate --resume and end", lasting=False)
+    synops: bool = option(False, "with --test-only: count operations and energy as well", lasting=False)
+    no_syops: bool = option(False, "with --synops: leave out the package syops, it is slow", lasting=False)
+    detach: bool = option(False, "with --test-only: without the pathway; saves fsnn.pth", lasting=False)
+    predictions: str | None = option(
+        None,
+        "with --test-only: write each image's path, class and five likeliest classes",
+        metavar="FILE.csv",
+        lasting=False,
+    )
+
+    def __post_init__(self) -> None:
         if self.synops and not self.test_only:
             raise UsageError("--synops counts a trained network: use it with --test-only")
         if self.detach and not self.test_only:
             raise UsageError("--detach takes the pathway off a trained network: use it with --test-only")
-        if self.overwrite and self.resume:
-            raise UsageError("--overwrite begins anew and --resume goes on: choose one")
+        if self.predictions is not None and not self.test_only:
+            raise UsageError("--predictions are those of a trained network: use it with --test-only")
 
 
 @dataclass(frozen=True)
@@ -147,9 +195,10 @@ class Config:
     """All options of a training script."""
 
     data: Annotated[DataOptions, "data"]
-    network: Annotated[NetworkOptions, "network (defaults below are the model's own unless one is shown)"]
+    network: Annotated[NetworkOptions, "network (of another --model some defaults are others)"]
     recipe: Annotated[Recipe, "recipe"]
     run: Annotated[RunOptions, "run"]
+    testing: Annotated[TestOptions, "test"]
     machines: Annotated[MachineOptions, "machines"]
     speed: Annotated[SpeedOptions, "speed (see docs/PERFORMANCE.md)"]
 
@@ -157,11 +206,15 @@ class Config:
         start, epochs = self.run.start_epoch, self.recipe.epochs
         if start >= epochs:
             raise UsageError(f"--start-epoch {start} leaves no epoch of --epochs {epochs}: start below it")
-        if self.run.ema and self.recipe.ema_decay is None and not self.run.test_only:
+        if (self.testing.test_only or self.testing.detach) and not self.run.resume:
+            raise UsageError("--test-only needs weights: name a checkpoint by --resume")
+        if self.run.ema and self.recipe.ema_decay is None and not self.testing.test_only:
             raise UsageError("--ema takes averaged weights, and this run keeps none: add --ema-decay")
 
     def resolved(self) -> Config:
         """With the values that defaults depending on others take, so that what is kept of a run is what was used."""
+        import torch
+
         device = self.machines.device or ("cuda" if torch.cuda.is_available() else "cpu")
         half = "fp16" if device.startswith("cuda") else "bf16"
         amp_dtype = (self.recipe.amp_dtype or half) if self.recipe.amp else self.recipe.amp_dtype
@@ -176,7 +229,8 @@ class Config:
     def alike(self) -> dict[str, Any]:
         """The options that all processes of a run must have been given alike. Paths may differ between machines."""
         run = dataclasses.asdict(self.run) | {"output_dir": None, "resume": bool(self.run.resume)}
-        groups = {name: dataclasses.asdict(getattr(self, name)) for name in ("network", "recipe", "speed")}
+        groups = {name: dataclasses.asdict(getattr(self, name)) for name in ("network", "recipe", "testing", "speed")}
+        groups["testing"]["predictions"] = None
         return {**groups, "run": run, "--batch-size": self.data.batch_size}
 
     def with_network(self, config: dict[str, Any]) -> Config:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from utils.runtime.distributed import World
@@ -30,11 +30,13 @@ def evaluate(
     firing_rates: bool = False,
     title: str = "test",
     after_batch: Callable[[], None] = lambda: None,
+    watch: Callable[[dict[str, Tensor], Tensor], None] = lambda _logits, _target: None,
 ) -> tuple[dict[str, Score], dict[str, float]]:
     """Score every sample of a loader once, over all processes, in the precision of the weights.
 
     Args:
         after_batch: is called between the batches that all processes have (one may have one more), and may raise.
+        watch: is told each batch's logits [N, classes] by readout, and its classes [N].
 
     Returns:
         (score by readout, firing rate by neuron layer, empty unless asked for).
@@ -48,7 +50,9 @@ def evaluate(
         for batch, (images, target) in enumerate(loader, start=1):
             images = images.to(world.device, non_blocking=True)
             target = target.to(world.device, non_blocking=True)
-            meter.update(readouts(model(images)), target)
+            logits = readouts(model(images))
+            meter.update(logits, target)
+            watch(logits, target)
             progress.advance()
             if batch < common:
                 after_batch()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import os
+import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ from utils.runtime.errors import UsageError
 from utils.runtime.files import write_file
 from utils.runtime.log import METRICS
 from utils.runtime.parser import to_yaml
-from utils.runtime.versions import commit, versions
+from utils.runtime.versions import commit, machine, versions
 from utils.train import checkpoint
 from utils.train.config import Config, RunOptions
 
@@ -21,15 +25,55 @@ OVERWRITTEN = "overwritten"
 
 # options of the network that stand in the name where they are not the script's defaults
 _NAMED = ("neuron", "tau", "surrogate", "alpha", "stem", "width", "aux_head", "aap_pool")
+# options of the recipe that the release's name has, or leaves out on purpose: a run may be made longer, and the
+# published command has --amp
+_RELEASED = {
+    "epochs", "lr", "cos_lr_T", "lr_scheduler", "step_size", "gamma", "optimizer", "weight_decay", "amp", "amp_dtype",
+}  # fmt: skip
+_LONGEST = 200  # bytes of a name, of the 255 that file systems take
 
 
-def run_name(config: Config, network: dict[str, Any], defaults: dict[str, Any]) -> str:
-    """The folder's name: the release's, and what else differs from the script's defaults.
+def run_name(
+    config: Config,
+    network: dict[str, Any],
+    defaults: Config,
+    known: dict[str, Any],
+    prefix: str = "",
+    of_data: Sequence[str] = (),
+) -> str:
+    """The folder's name: --name, or else the release's, and what else differs from the script's defaults.
 
     Args:
         network: the model's options.
-        defaults: of these, in this script.
+        defaults: the script's.
+        known: defaults of the model's options, in this script.
+        prefix: which data.
+        of_data: words for options of the data that are not the defaults.
     """
+    if config.run.name is not None:
+        return config.run.name
+    name = "_".join([_released_name(config, network), *of_data])
+    for option in _NAMED:
+        if option in network and network[option] != known.get(option):
+            name += f"_{option.replace('_', '')}{network[option]}"
+    if config.recipe.cosine and config.recipe.lr_scheduler != "cosine":
+        name += f"_{config.recipe.lr_scheduler}"
+    for field in dataclasses.fields(config.recipe):
+        value, usual = (getattr(recipe, field.name) for recipe in (config.recipe, defaults.recipe))
+        if field.name not in _RELEASED and value != usual:
+            name += f"_{field.name.replace('_', '')}{'' if value is True else _in_a_name(value)}"
+    name = prefix + name
+    if len(name.encode()) > _LONGEST:
+        name = f"{name[: _LONGEST - 13]}_{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    return name
+
+
+def _in_a_name(value: Any) -> str:
+    text = "-".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+    return re.sub(r"[^\w.+=-]", "-", text)
+
+
+def _released_name(config: Config, network: dict[str, Any]) -> str:
     recipe = config.recipe
     name = f"{config.network.model}_b{config.data.batch_size}_lr{recipe.lr}_T{network.get('T', config.network.T)}"
     if network.get("zero_init_residual"):
@@ -40,9 +84,6 @@ def run_name(config: Config, network: dict[str, Any], defaults: dict[str, Any]) 
     name += f"_{recipe.optimizer}"
     if network.get("connect_f"):
         name += f"_cnf_{network['connect_f']}"
-    for option in _NAMED:
-        if option in network and network[option] != defaults.get(option):
-            name += f"_{option.replace('_', '')}{network[option]}"
     return name
 
 
@@ -88,10 +129,14 @@ def discard_overwritten(folder: Path) -> None:
     shutil.rmtree(folder / OVERWRITTEN, ignore_errors=True)
 
 
-def keep_config(folder: Path, config: Config, world: World) -> None:
-    """Write config.yaml: every option in effect, and what the run was made with. `--config` starts it again."""
+def keep_config(folder: Path, config: Config, world: World, script: str | None = None) -> None:
+    """Write config.yaml: every option in effect, and what the run was made with, the script's name included.
+
+    `--config` starts it again.
+    """
     with world.main_only(f"writing {CONFIG}") as main:
         if main:
-            about: dict[str, Any] = versions()
+            about: dict[str, Any] = {"script": script} if script else {}
+            about |= versions() | {"machine": machine(world.device, world.size)}
             about |= {"commit": found} if (found := commit()) else {}
             write_file(folder / CONFIG, to_yaml(config, about).encode())

@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import signal
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 from utils.runtime.distributed import Consensus, World
-from utils.runtime.errors import StopRequestedError, UsageError
+from utils.runtime.errors import StopRequestedError
+from utils.train.config import parse_interval
 
 NOTHING, SAVE, STOP = 0, 1, 2  # ordered: of two requests the larger one counts
 
 # What schedulers send before they take a machine: SLURM's --signal=USR1@120, Kubernetes' and torchrun's SIGTERM.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-
-
-def parse_interval(text: str) -> tuple[str, float]:
-    """("steps", n) from "500" or "500steps", ("minutes", m) from "10min".
-
-    Raises:
-        UsageError: neither.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(steps?|min|minutes?|)", text.strip())
-    if match is None or float(match[1]) <= 0 or (not match[2].startswith("min") and "." in match[1]):
-        raise UsageError(f"--checkpoint-every {text!r} is no interval: write steps as 500 or minutes as 10min")
-    return ("minutes" if match[2].startswith("min") else "steps"), float(match[1])
 
 
 class _AskedToStopError(BaseException):

@@ -8,15 +8,20 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from torch import nn, optim
-from torch.optim import lr_scheduler
-
+from utils.runtime.deferred import Deferred
 from utils.runtime.errors import UsageError
 from utils.runtime.options import LARGEST_INT, above, fraction, natural, non_negative, option, positive_int
 
-Schedule = lr_scheduler.LRScheduler
+if TYPE_CHECKING:
+    from torch import nn, optim
+    from torch.optim import lr_scheduler
+else:  # the options and their tables are read for --help, which must not wait for torch
+    optim = Deferred("torch.optim")
+    lr_scheduler = Deferred("torch.optim.lr_scheduler")
+
+Schedule: TypeAlias = "lr_scheduler.LRScheduler"
 
 
 def _betas(text: str) -> tuple[float, float]:
@@ -41,15 +46,23 @@ SCHEDULES: dict[str, Callable[[optim.Optimizer, OptimOptions], Schedule]] = {
     "cosine": lambda optimizer, o: lr_scheduler.CosineAnnealingLR(optimizer, o.period - o.warmup_epochs, o.min_lr),
     # the same curve from the first epoch on; the warm-up takes the place of its beginning
     "cosine-timm": lambda optimizer, o: lr_scheduler.LambdaLR(
-        optimizer, lambda t: _along_cosine((t + o.warmup_epochs) / o.period, o.min_lr / (o.lr or 1.0))
+        optimizer, _AlongCosine(o.warmup_epochs, o.period, o.min_lr / (o.lr or 1.0))
     ),
     # multiplied by `gamma` every `step_size` epochs
     "step": lambda optimizer, o: lr_scheduler.StepLR(optimizer, o.step_size, o.gamma),
 }
 
 
-def _along_cosine(done: float, lowest: float) -> float:
-    return lowest + (1.0 - lowest) * (1.0 + math.cos(math.pi * done)) / 2
+@dataclass
+class _AlongCosine:
+    """The share of the learning rate `t` epochs after the first ones. Its fields are in checkpoints."""
+
+    first: int
+    period: int
+    lowest: float
+
+    def __call__(self, t: int) -> float:
+        return self.lowest + (1.0 - self.lowest) * (1.0 + math.cos(math.pi * (t + self.first) / self.period)) / 2
 
 
 @dataclass(frozen=True)

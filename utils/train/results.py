@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from utils.train import clock
 from utils.train.metrics import Score
 
 Scores = dict[str, Score]  # by readout; the first one is what a run is judged by
@@ -21,6 +22,7 @@ class EpochResult:
     rates: firing rate by neuron layer on the test set, empty unless asked for.
     lr: the learning rate that it was trained at.
     speed: training samples a second, over all processes; 0 if all of the epoch was trained before a stop.
+    left: seconds that the run will still take, as far as that can be told.
     """
 
     epoch: int
@@ -31,6 +33,7 @@ class EpochResult:
     rates: dict[str, float]
     lr: float
     speed: float
+    left: float = 0.0
 
     def line(self, epochs: int, unit: str) -> str:
         """For people: the epoch of so many, and what samples are called."""
@@ -38,9 +41,10 @@ class EpochResult:
         if self.averaged:
             accuracies += f"  ema {_accuracies(self.averaged)}"
         speed = f"  {self.speed:.1f} {unit}/s" if self.speed else ""
+        left = f"  left {clock.in_words(self.left)}" if self.epoch + 1 < epochs and self.left else ""
         return (
             f"epoch {self.epoch + 1}/{epochs}  loss {self.objective:.4f}  train {_first(self.train).acc1:.2f}  "
-            f"test {accuracies}  lr {self.lr:.5g}{speed}"
+            f"test {accuracies}  lr {self.lr:.5g}{speed}{left}"
         )
 
     def train_tags(self) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -19,6 +20,7 @@ from utils.runtime.log import RunLog
 from utils.runtime.seed import get_rng_state, set_rng_state
 from utils.runtime.versions import versions
 from utils.train import checkpoint, interrupts, resume, schema
+from utils.train.clock import Clock, in_words
 from utils.train.config import Recipe
 from utils.train.evaluation import evaluate, readout_names
 from utils.train.folder import discard_overwritten
@@ -50,6 +52,7 @@ class Run:
     folder: Path
     recipe: Recipe
     data_recipe: dict[str, Any] = field(default_factory=dict)  # what must not change on the way besides the recipe
+    about: dict[str, Any] = field(default_factory=dict)  # what else checkpoints keep, see `Datasets.about`
     print_freq: int = 10
     checkpoint_every: str | None = None
     firing_rates: bool = False
@@ -71,16 +74,21 @@ class Run:
             UserError: the loss is no longer finite.
             StopRequestedError: a scheduler asked to stop; the run has saved.
         """
+        self.clock = Clock(self._done, self.recipe.epochs)
         started = time.monotonic()
         with self.interrupts.listening():
             while self.position.epoch < self.recipe.epochs:
                 self._epoch()
-        minutes, seconds = divmod(int(time.monotonic() - started), 60)
         self.log.say(
-            f"done in {minutes // 60}:{minutes % 60:02}:{seconds:02}, best test top-1 "
+            f"done in {in_words(time.monotonic() - started)}, best test top-1 "
             f"{self.position.max_test_acc1:.2f} %, top-5 then {self.position.test_acc5_at_max_test_acc1:.2f} %, "
             f"in {self.folder}"
         )
+
+    @property
+    def _done(self) -> float:
+        """Epochs that have been trained."""
+        return self.position.epoch + self.position.step / max(1, self.loaders.sampler.batches)
 
     def _epoch(self) -> None:
         """Train what is left of the epoch, evaluate, report, save."""
@@ -95,7 +103,7 @@ class Run:
         self.trainer.end_epoch()
         with self.world.main_only("reporting the epoch"):
             self.still_ours()
-        self._report(EpochResult(epoch, objective, train, test, averaged, rates, lr, speed))
+        self._report(EpochResult(epoch, objective, train, test, averaged, rates, lr, speed, self.clock.left(epoch + 1)))
 
         primary = next(iter((averaged if self.judge_averaged else test).values()))
         best = primary.acc1 > self.position.max_test_acc1
@@ -135,10 +143,13 @@ class Run:
                 group_start = step - step % self.recipe.accumulate
                 group = min(self.recipe.accumulate, batches - group_start)
                 update = step + 1 == group_start + group
-                asked = time.monotonic()
-                logits, objective = self.trainer.step(images, target, group=group, update=update)
+                with progress.waiting("compiling") if self.compiles else contextlib.nullcontext():
+                    asked = time.monotonic()
+                    logits, objective = self.trainer.step(images, target, group=group, update=update)
                 if self.compiles:
-                    self.log.say(f"first step {time.monotonic() - asked:.1f} s, mostly compiling")
+                    took = time.monotonic() - asked
+                    self.log.say(f"first step {took:.1f} s, mostly compiling")
+                    self.clock.leave_out(took)
                     self.compiles = False
                 self.meter.update(logits, target, objective)
                 images_seen += len(target) * self.world.size
@@ -150,7 +161,8 @@ class Run:
                     now = time.monotonic()
                     progress.show(
                         f"loss {objective_so_far:.4f}  acc1 {next(iter(scores.values())).acc1:.2f}  "
-                        f"lr {self.trainer.lr:.5g}  {window_seen / (now - window_began):.1f} {self.unit}/s"
+                        f"lr {self.trainer.lr:.5g}  {window_seen / (now - window_began):.1f} {self.unit}/s  "
+                        f"left {in_words(self.clock.left(self._done))}"
                     )
                     window_seen, window_began = 0, now
                 if update and step + 1 < batches:
@@ -200,6 +212,7 @@ class Run:
                     "world_size": self.world.size,
                     "recipe": self._fixed(),
                     "versions": versions(),
+                    **self.about,
                 }
                 wrong = schema.problem(state, schema.RUN)
                 if wrong:  # it could not be read back: the last step can spoil weights that no loss has been seen of

@@ -67,6 +67,17 @@ def read_settings(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return content["config"], recipe if isinstance(recipe, dict) else {}
 
 
+def read_classes(path: Path) -> list[str]:
+    """The names of the classes that a checkpoint keeps; empty where it keeps none.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    content = checkpoint.load(path)
+    names = content.get("classes") if isinstance(content, dict) else None
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
+
+
 def check_config(path: Path, model: Any, config: dict[str, Any]) -> None:
     """Raises UsageError if a checkpoint with this config is of another network than the model."""
     ours = model.config

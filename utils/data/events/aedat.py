@@ -15,10 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.data.events.options import SENSOR
 from utils.runtime.errors import UserError
 from utils.runtime.files import open_regular
-
-SENSOR = 128  # pixels on each side of the DVS128
 
 # t in microseconds, x and y in pixels, p is 1 where it became brighter; all [events], ordered as recorded
 Events = dict[str, np.ndarray]

@@ -11,7 +11,6 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 from utils.runtime.errors import UsageError
 
@@ -46,9 +45,18 @@ def cutout(frames: Tensor) -> Tensor:
     return frames
 
 
-# nearest neighbours: counts of events stay whole numbers
-rotate = v2.RandomRotation(DEGREES)
-shear = v2.RandomAffine(0.0, shear=(-DEGREES, DEGREES))
+def rotate(frames: Tensor) -> Tensor:
+    """Turned, to the nearest neighbours: counts of events stay whole numbers."""
+    from torchvision.transforms import v2  # seconds to import, as below: most runs change no samples
+
+    return v2.RandomRotation(DEGREES)(frames)
+
+
+def shear(frames: Tensor) -> Tensor:
+    """Sheared along both axes, to the nearest neighbours."""
+    from torchvision.transforms import v2
+
+    return v2.RandomAffine(0.0, shear=(-DEGREES, DEGREES))(frames)
 
 
 def nda(frames: Tensor) -> Tensor:
@@ -57,6 +65,7 @@ def nda(frames: Tensor) -> Tensor:
     return chosen(flip(frames))
 
 
+# the names are those of `options.AUGMENTATIONS`
 AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "flip": flip, "roll": roll, "rotate": rotate, "cutout": cutout, "shear": shear, "nda": nda,
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Event data for training: samples as tensors of frames, batches with time first, and the options they share."""
+"""Event data for training: samples as tensors of frames, and batches with time first."""
 
 from __future__ import annotations
 
@@ -6,25 +6,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from utils.data.dataset import DataOptions, Datasets
-from utils.data.events.aedat import SENSOR
+from utils.data.dataset import Datasets
 from utils.data.events.archives import unpack
-from utils.data.events.augment import AUGMENTATIONS, make_augmentation
+from utils.data.events.augment import make_augmentation
 from utils.data.events.frames import Originals, Preparation, frames_folder
+from utils.data.events.options import DIGITS, SENSOR, EventOptions
 from utils.data.machines import on_machines_without
 from utils.data.prepared import digest, read_npz, read_record
 from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError, UserError
 from utils.runtime.files import cache_home, replacing
-from utils.runtime.options import option, positive_int
-
-DIGITS = "digits-dvs"
 
 Split = Sequence[tuple[str, int]]  # (file of a sample in the folder of frames, its class)
 
@@ -58,6 +54,10 @@ class EventFrames(Dataset):
     def __len__(self) -> int:
         return len(self.samples)
 
+    def name_of(self, index: int) -> str:
+        """The file of its frames."""
+        return str(self.folder / self.samples[index][0])
+
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         name, target = self.samples[index]
         (counts,) = read_npz(self.folder, name, "frames")
@@ -79,36 +79,12 @@ def time_first(batch: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class EventOptions(DataOptions):
-    """What all data sets of events are asked for; each has a `dataset` of its own, see `dataset_option`."""
-
-    dataset: str = option(DIGITS, "the data set")
-    T_train: int | None = option(
-        None, "train on N of a sample's T frames, drawn anew each time and kept in order; default: as the published "
-        "recipe of the data set does", "--T-train", "--T_train", parse=positive_int, metavar="N",
-    )  # fmt: skip
-    frame_size: int = option(
-        SENSOR, f"side of the frames; below {SENSOR} pixels are summed, as on a coarser sensor",
-        parse=positive_int, metavar="PIXELS",
-    )  # fmt: skip
-    augment: str = option(
-        "", f"change training samples at random: {', '.join(AUGMENTATIONS)}; several with commas between them",
-        metavar="NAMES",
-    )  # fmt: skip
-
-
-def dataset_option(name: str) -> Any:
-    """The field `dataset` of the options of a data set of this name."""
-    return option(DIGITS, f"{name}, or {DIGITS}: made here, no download")
-
-
-@dataclass(frozen=True)
 class EventDataset:
     """What is particular to a data set.
 
     Attributes:
         name: of --dataset, and of the folder with its script.
-        classes: how many it has.
+        classes: their names, in order.
         T_train: the part of a sample's frames that its published recipe trains on.
         resources: (file, address, MD5) of each of its downloads.
         write_digits: (folder, keep_alive) -> the digits below the folder, in the data set's own files.
@@ -117,7 +93,7 @@ class EventDataset:
     """
 
     name: str
-    classes: int
+    classes: tuple[str, ...]
     T_train: float
     resources: Callable[[], list[tuple[str, str, str]]]
     write_digits: Callable[[Path, Callable[[], None]], None]
@@ -158,6 +134,7 @@ class EventDataset:
                 prepare(world)
         on_machines_without(folder, world, what, lambda: prepare(World(rank=world.rank)))  # alone there, and quiet
         train, test = self.divide(folder, world)
+        classes = self.classes if real else tuple(map(str, range(10)))
         shape = (T, 2, options.frame_size, options.frame_size)
         sizes = read_record(folder)["files"]
         parts = [options.dataset]  # of the run's folder's name: the data set, and what is done to it
@@ -167,11 +144,13 @@ class EventDataset:
         return Datasets(
             EventFrames(folder, train, shape=shape, T_train=T_train if T_train != T else None, augment=augment),
             EventFrames(folder, test, shape=shape),
-            self.classes if real else 10,
+            len(classes),
             in_channels=2,
             name="_".join(parts) + "_",
             collate=time_first,
             unit="samples",
+            classes=classes,
+            inputs={"channels": 2, "T": T, "frame_size": options.frame_size},
             recipe={
                 "dataset": options.dataset,
                 "T_train": T_train,

@@ -8,13 +8,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor
-from torchvision.transforms import v2
+from typing import TYPE_CHECKING, Any
 
 from utils.data.dataset import DataOptions
+from utils.runtime.deferred import Deferred
 from utils.runtime.options import natural, non_negative, option, positive_int, probability
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torchvision.transforms import v2
+else:  # the options are read for --help, and most runs change no images: torchvision takes seconds to import
+    v2 = Deferred("torchvision.transforms.v2")
 
 MAGNITUDES = 31  # of RandAugment, torchvision's default
 
@@ -31,9 +35,9 @@ AUTO_AUGMENT: dict[str, Callable[[AugmentOptions, dict[str, Any]], v2.Transform]
     "randaugment": lambda o, how: v2.RandAugment(o.ra_ops, o.ra_magnitude, MAGNITUDES, **how),  # arXiv:1909.13719
     "trivialaugment": lambda o, how: v2.TrivialAugmentWide(**how),  # arXiv:2103.10158
     # arXiv:1805.09501, the policies found for three data sets
-    "autoaugment-imagenet": lambda o, how: v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET, **how),
-    "autoaugment-cifar10": lambda o, how: v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10, **how),
-    "autoaugment-svhn": lambda o, how: v2.AutoAugment(v2.AutoAugmentPolicy.SVHN, **how),
+    "autoaugment-imagenet": lambda o, how: v2.AutoAugment(v2.AutoAugmentPolicy("imagenet"), **how),
+    "autoaugment-cifar10": lambda o, how: v2.AutoAugment(v2.AutoAugmentPolicy("cifar10"), **how),
+    "autoaugment-svhn": lambda o, how: v2.AutoAugment(v2.AutoAugmentPolicy("svhn"), **how),
 }
 
 
@@ -77,7 +81,7 @@ class AugmentOptions(DataOptions):
         """
         found: list[v2.Transform] = [v2.RandomHorizontalFlip(flips)] if flips else []
         if self.auto_augment is not None:
-            how = {"fill": [round(255 * x) for x in fill], "interpolation": v2.InterpolationMode.BILINEAR}
+            how = {"fill": [round(255 * x) for x in fill], "interpolation": v2.InterpolationMode("bilinear")}
             found.append(AUTO_AUGMENT[self.auto_augment](self, how))
         return found
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import json
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +19,18 @@ from torchvision.transforms import v2
 
 from utils.data.images.index import share_index
 from utils.data.images.listing import ImageIndex
+from utils.data.images.options import KNOWN
 from utils.runtime.distributed import World
-from utils.runtime.errors import UserError
+from utils.runtime.errors import UsageError, UserError
 from utils.runtime.files import open_regular
 
 # what Pillow may take a file for, whatever its name; for others, such as EPS, it would start another program
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 
-logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what it has to say of a damaged image is raised as well
+# What Pillow and its libtiff have to say of a damaged image is raised as well.
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+with contextlib.suppress(OSError, AttributeError):  # of a Pillow without it
+    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 
 
 def load_image(path: str | Path) -> Image.Image:
@@ -57,18 +64,21 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return Image.fromarray(((pixels.astype(np.uint32) * 255 + 0x7FFF) // 0xFFFF).astype(np.uint8)).convert("RGB")
 
 
-# ImageNet's channel means and standard deviations, as torchvision's reference training normalises
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN, STD = KNOWN["imagenet"]
 
 
-def normalise() -> list[v2.Transform]:
-    """PIL image -> float32 [3, H, W], normalised."""
-    return [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+def normalise(mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> list[v2.Transform]:
+    """PIL image -> float32 [C, H, W], normalised; C is as many as there are means, 3 or 1."""
+    grey = [v2.Grayscale()] if len(mean) == 1 else []
+    return [*grey, v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
 
 
-def evaluation_transform(resize: int, crop: int, interpolation: str = "bilinear") -> v2.Compose:
-    """PIL image -> float32 [3, crop, crop]: the shorter side resized, the centre cropped, normalised."""
-    return v2.Compose([v2.Resize(resize, v2.InterpolationMode(interpolation)), v2.CenterCrop(crop), *normalise()])
+def evaluation_transform(
+    resize: int, crop: int, *levels: Sequence[float], interpolation: str = "bilinear"
+) -> v2.Compose:
+    """PIL image -> float32 [C, crop, crop]: the shorter side resized, the centre cropped, then `normalise`."""
+    fit = [v2.Resize(resize, v2.InterpolationMode(interpolation)), v2.CenterCrop(crop)]
+    return v2.Compose([*fit, *normalise(*levels)])
 
 
 class ImageFolder(Dataset):
@@ -94,29 +104,42 @@ class ImageFolder(Dataset):
     def __len__(self) -> int:
         return len(self.index)
 
+    def name_of(self, i: int) -> str:
+        """The image's path."""
+        return self.index.path(i)
+
     def __getitem__(self, i: int) -> tuple[Any, int]:
         return self.transform(load_image(self.index.path(i))), int(self.index.targets[i])
 
 
 def load_splits(
-    root: Path, splits: tuple[str, str], transforms: tuple[Callable, Callable], world: World, *, cache: bool
-) -> tuple[ImageFolder, ImageFolder]:
-    """The training and the test folder below `root`, with the same classes, since they are numbered by name.
+    root: Path, tests: tuple[str, ...], world: World, *, cache: bool, split: float | None = None, seed: int = 0
+) -> tuple[ImageIndex, ImageIndex]:
+    """The training and the test images below `root`, with the same classes, since they are numbered by name.
 
     Args:
-        root: the folder.
-        splits: the two folders' names.
-        transforms: of a PIL image, in either.
+        root: the folder, with `train` in it.
+        tests: names that the folder to test on may have, the first one that there is counts.
         world: the processes, all of which call this; the main one lists the images.
         cache: keep the list for later starts.
+        split, seed: the share of each class of `train` that is put aside to test on, where there is no such folder.
 
     Raises:
         UserError: a folder is not as expected, or the classes differ, or there is only one.
+        UsageError: there is nothing to test on, or a folder as well as a split.
     """
-    train, test = (
-        ImageFolder(share_index(root / split, world, cache=cache), transform)
-        for split, transform in zip(splits, transforms, strict=True)
-    )
+    with world.main_only(f"looking for folders in {root}") as main:
+        there = json.dumps([name for name in tests if (root / name).is_dir()] if main else []).encode()
+    there = json.loads(world.share(there))
+    if there and split is not None:
+        raise UsageError(f"--split {split:g} divides train/ and {root} has {there[0]}/ to test on: leave one out")
+    if split is not None:
+        train, test = share_index(root / "train", world, cache=cache).divide(split, seed)
+    else:
+        if not there and (root / "train").is_dir():
+            either = " or ".join(str(root / name) for name in tests)
+            raise UserError(f"there is no folder {either} to test on: make one, or give --split 0.1")
+        train, test = (share_index(root / name, world, cache=cache) for name in ("train", (*there, tests[0])[0]))
     only = {f.root: sorted(set(f.classes) - set(g.classes)) for f, g in ((train, test), (test, train))}
     if any(only.values()):
         parts = "; ".join(f"only in {folder}: {', '.join(names[:3])}" for folder, names in only.items() if names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import time
@@ -51,6 +52,37 @@ class ImageIndex:
         for array in (self.names, self.ends, self.targets, self.sizes):
             found.update(np.ascontiguousarray(array).data)
         return found.hexdigest()[:16]
+
+    def subset(self, chosen: np.ndarray) -> ImageIndex:
+        """Some of the images, in their order; classes stay what they are.
+
+        Args:
+            chosen: their numbers, ascending.
+        """
+        begins = np.concatenate([[0], self.ends[:-1]])
+        parts = [self.names[begins[i] : self.ends[i]] for i in chosen]
+        return dataclasses.replace(
+            self,
+            names=np.concatenate(parts),
+            ends=np.cumsum([len(part) for part in parts], dtype=np.int64),
+            targets=self.targets[chosen],
+            sizes=self.sizes[chosen],
+        )
+
+    def divide(self, share: float, seed: int) -> tuple[ImageIndex, ImageIndex]:
+        """(the others, a share of each class), at least one image in each.
+
+        Raises:
+            UserError: a class has a single image.
+        """
+        aside = np.zeros(len(self), dtype=bool)
+        for label, name in enumerate(self.classes):
+            mine = np.flatnonzero(self.targets == label)
+            if len(mine) < 2:
+                raise UserError(f"the class {name} of {self.root} has one image, which cannot be divided: add another")
+            count = min(max(1, round(share * len(mine))), len(mine) - 1)
+            aside[np.random.default_rng([seed, label]).permutation(mine)[:count]] = True
+        return self.subset(np.flatnonzero(~aside)), self.subset(np.flatnonzero(aside))
 
     def path(self, index: int) -> str:
         begin = self.ends[index - 1] if index else 0

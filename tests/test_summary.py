@@ -1,0 +1,112 @@
+"""What utils.summary says of a network, against what torch and the networks themselves say."""
+
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+import torch
+from refusals import command
+
+import models
+from utils.draw.streams import Box, streams_svg
+from utils.measure.summary import summarise
+from utils.sample_data import random_inputs, set_norms
+
+NETWORKS = {
+    "dsnn18": {"stem": "cifar", "width": 8},
+    "dsnn50": {"stem": "imagenet", "width": 4},
+    "sew_resnet18": {"stem": "cifar", "width": 8},
+    "spiking_resnet18": {"stem": "cifar", "width": 8},
+    "dsnn_7b": {"width": 4, "T": 4},
+    "plain_wide7b": {"width": 4, "T": 4},
+}
+
+
+def summary_of(name, size=32, **options):
+    torch.manual_seed(0)
+    model = models.create_model(name, num_classes=10, **options).eval()
+    inputs = random_inputs(model, 2, size)
+    set_norms(model, inputs)
+    return model, inputs, summarise(model, inputs)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_parameters_are_all_of_them_and_operations_those_of_torchs_counter(name):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model, inputs, summary = summary_of(name, **NETWORKS[name])
+    assert summary.parameters == sum(p.numel() for p in model.parameters())
+    assert sum(line.parameters for line in summary.lines) == summary.parameters
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(inputs)
+    assert summary.macs() == counter.get_total_flops() // 2 // 2  # two per MAC, two samples
+
+
+def test_shapes_are_those_of_one_image():
+    _, _, summary = summary_of("dsnn18", stem="cifar", width=8)
+    shapes = {line.name: line.shape for line in summary.lines}
+    assert shapes["conv1"] == (8, 32, 32)  # once, and shown T times
+    assert shapes["layer2.0.conv1.0"] == (4, 16, 16, 16)
+    assert shapes["aap.projections.2.pointwise.0"] == (4, 16, 16, 16)
+    assert shapes["fc"] == (10,)
+
+
+@pytest.mark.parametrize(("name", "full"), [("dsnn18", True), ("fsnn18", True), ("sew_resnet18", False)])
+def test_where_spikes_flow(name, full):
+    _, _, summary = summary_of(name, stem="cifar", width=8)
+    body = [line.reads for line in summary.lines if line.stream == "trunk" and line.kind.startswith("conv")]
+    assert body[0] == "input"
+    assert set(body[1:]) == ({"spikes"} if full else {"spikes", "values"})
+    if name == "dsnn18":
+        assert summary.streams == ["trunk", "pathway"]
+        beside = {line.reads for line in summary.lines if line.stream == "pathway" and line.name.startswith("aap.")}
+        assert beside == {"sums"}
+    else:
+        assert summary.streams == ["trunk"]
+
+
+def test_the_command_prints_a_table_and_draws(tmp_path):
+    options = ("--model", "dsnn18", "--option", "stem=cifar", "--option", "width=4", "--num-classes", 10)
+    done = command("utils.summary", *options, "--svg", tmp_path / "net.svg")
+    assert done.status == 0, done.err
+    head, *lines = done.out.splitlines()
+    assert head.split() == ["layer", "kind", "output", "parameters", "MACs", "reads", "then"]
+    assert lines[0].split() == "conv1 conv 3x3 4 x 32 x 32 116 111 k input batch norm, IF".split()
+    assert "spikes alone enter all 19 weighted layers" in done.out
+    assert f"wrote {tmp_path / 'net.svg'}" in done.out
+    text = (tmp_path / "net.svg").read_text()
+    root = ET.fromstring(text)
+    circles = [node for node in root.iter() if node.tag.endswith("circle")]
+    assert len(circles) == 8  # a sum for each block
+    assert len(re.findall("own spikes s", text)) == 8
+    assert text.count("depthwise conv 3x3 / 2, conv 1x1") == 3
+
+
+def test_one_stream_has_no_pathway_in_its_picture(tmp_path):
+    done = command(
+        "utils.summary",
+        "--model",
+        "plain_7b",
+        "--option",
+        "width=4",
+        "--T",
+        2,
+        "--size",
+        128,
+        "--svg",
+        tmp_path / "n.svg",
+    )
+    assert done.status == 0, done.err
+    assert "own spikes" not in (tmp_path / "n.svg").read_text()
+
+
+def test_names_are_escaped_in_the_picture():
+    ET.fromstring(
+        streams_svg('<a>&"', [Box("<b>", "&", "spikes", True, "<c>"), Box("fc", "10", "values")], ["<d>", "e"])
+    )
+
+
+def test_a_network_must_be_named():
+    done = command("utils.summary")
+    assert done.status == 2
+    assert "name one by --model, or a --checkpoint" in done.err

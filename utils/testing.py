@@ -1,0 +1,83 @@
+"""A trained network, evaluated: `--test-only`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from utils.job import Job
+from utils.runtime.errors import UsageError, UserError
+from utils.runtime.files import check_output_folder
+from utils.runtime.log import table
+from utils.runtime.networks import TrainableNetworks
+from utils.train import checkpoint, resume
+from utils.train.classes import ByClass, class_names
+from utils.train.evaluation import evaluate, readout_names
+from utils.train.predictions import Likeliest, write_predictions
+from utils.train.weights import set_weights
+
+
+def test(job: Job, models: TrainableNetworks) -> None:
+    """Evaluate a checkpoint, ours or a published one."""
+    run, world, say = job.config.run, job.world, job.log.say
+    found = resume.find(run.resume, job.folder, say, world)
+    if found is None:
+        raise UserError(f"there is no checkpoint in {job.folder}: name one by --resume{job.beside}")
+    path, content = found
+    model = job.model
+    set_weights(path, content, model, models.load_published, averaged=run.ema)
+    if job.config.testing.detach:
+        try:
+            model = models.detach_aap(model)
+        except ValueError as error:
+            raise UsageError(f"--detach: {error}") from None
+    predictions = job.config.testing.predictions
+    if predictions is not None:
+        check_output_folder(Path(predictions).parent, "--predictions")
+    by_class = ByClass(readout_names(model), job.data.num_classes, world.device)
+    likeliest = Likeliest()
+
+    def watch(logits: dict[str, Tensor], target: Tensor) -> None:
+        by_class.update(logits, target)
+        if predictions is not None:
+            likeliest.update(logits, target)
+
+    scores, _ = evaluate(model, job.loaders.test, world, job.log, watch=watch)
+    say(f"{model.config['model']}{', averaged weights' if run.ema else ''} from {path}")
+    say(table(scores, job.data.unit))
+    say(f"\n{by_class.table(by_class.read(world), class_names(job.data), job.data.unit)}")
+    if predictions is not None:
+        rows = likeliest.rows(world, len(job.data.test))
+        with world.main_only("writing the predictions") as main:
+            if main:
+                write_predictions(Path(predictions), rows, job.data)
+                say(f"wrote {predictions}")
+    if job.config.testing.synops:
+        _count(job, models, model, path)
+    if job.config.testing.detach:
+        with world.main_only("saving the detached network") as main:
+            if main:
+                target = path.with_name("fsnn.pth")
+                checkpoint.write(target, {"config": model.config, "model": model.state_dict(), **job.data.about()})
+                say(f"without the pathway, saved as {target}")
+
+
+def _count(job: Job, models: TrainableNetworks, model: Any, path: Path) -> None:
+    """Synaptic operations and energy of the network trained at `path`, on its test set."""
+    if job.world.size > 1:
+        raise UsageError(f"--synops counts in one process, not in {job.world.size}: start without torchrun")
+    from utils.measure.ann import plain_resnet  # the counters are only imported where they are used
+    from utils.measure.synops import write_report
+
+    write_report(
+        model,
+        job.loaders.test,
+        path.parent / "synops",
+        detached=models.detach_aap(model) if getattr(model, "aap", None) is not None else None,
+        ann=plain_resnet(model),
+        device=job.world.device,
+        data=f"the test set, weights of {path}",
+        syops=not job.config.testing.no_syops,
+    )

@@ -1,0 +1,96 @@
+"""A training run, new or one that goes on."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from utils.job import Job
+from utils.runtime.errors import UsageError
+from utils.runtime.lease import held
+from utils.runtime.parser import to_yaml
+from utils.train import checkpoint, folder, resume
+from utils.train.optim import make_optimizer, make_schedule
+from utils.train.run import Position, Run
+from utils.train.step import Trainer
+from utils.train.weights import check_config
+
+
+def train(job: Job) -> None:
+    """A new run, or one that goes on."""
+    config, recipe, model = job.config, job.config.recipe, job.model
+    if recipe.sync_bn:
+        if job.world.device.type != "cuda":
+            raise UsageError("--sync-bn needs GPUs (torch has it for CUDA alone): leave it out with --device cpu")
+        model_config, model = model.config, nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model.config = model_config
+    optimizer = make_optimizer(model, recipe)
+    steps = -(-job.loaders.sampler.batches // recipe.accumulate)
+    trainer = Trainer(
+        model,
+        optimizer,
+        make_schedule(optimizer, recipe, config.run.start_epoch, steps),
+        job.world,
+        amp_dtype=recipe.autocast_dtype,
+        label_smoothing=recipe.label_smoothing,
+        clip_grad_norm=recipe.clip_grad_norm,
+        sched_on_updates=recipe.sched_on_updates,
+        ema_decay=recipe.ema_decay,
+        compiled=config.speed.compile,
+    )
+    run = Run(
+        trainer,
+        job.loaders,
+        job.log,
+        job.folder,
+        recipe,
+        # of the data what the recipe cannot know
+        data_recipe={
+            "batch_size": config.data.batch_size,
+            "training_samples": len(job.data.train),
+            **({"steps_per_epoch": steps} if recipe.sched_on_updates else {}),
+            **job.data.recipe,
+        },
+        about=job.data.about(),
+        print_freq=config.run.print_freq,
+        checkpoint_every=config.run.checkpoint_every,
+        firing_rates=config.run.tb,
+        judge_averaged=config.run.ema,
+        compiles=config.speed.fused or config.speed.compile,
+        unit=job.data.unit,
+        position=Position(epoch=config.run.start_epoch),
+    )
+    if recipe.cosine and recipe.period + recipe.cooldown_epochs < recipe.epochs:
+        job.log.say(
+            f"warning: --cos_lr_T {recipe.period} ends before --epochs {recipe.epochs}: the learning rate climbs again "
+            "from then on, as in the released code"
+        )
+    with held(job.folder, job.world) as run.still_ours:  # only now that nothing about the command can be wrong any more
+        _fit(job, run)
+
+
+def _fit(job: Job, run: Run) -> None:
+    """Train in the run's folder, from the start or from where it stopped."""
+    options = job.config.run
+    folder.prepare(job.folder, options, job.world)
+    if options.resume:
+        _resume(options.resume, run, job)
+    resume.require_alike(run.starting_point(), job.world)
+    folder.keep_config(job.folder, job.config, job.world, job.script)
+    job.log.forget_from(run.position.epoch)
+    if options.tb:
+        job.log.open_tensorboard(run.position.epoch, to_yaml(job.config))
+    run.fit()
+    job.log.close()
+
+
+def _resume(wanted: str, run: Run, job: Job) -> None:
+    say = job.log.say
+    found = resume.find(wanted, run.folder, say, job.world)
+    if found is None:
+        say(f"no checkpoint in {run.folder} yet: beginning at epoch {run.position.epoch + 1}{job.beside}")
+        return
+    path, content = found
+    state = checkpoint.resumable(path, content)
+    check_config(path, run.trainer.model, state["config"])
+    run.resume(state)
+    say(f"resumed from {path}: epoch {run.position.epoch + 1}, batch {run.position.step}")
