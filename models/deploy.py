@@ -38,5 +38,5 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
         raise ValueError(f"{type(model).__name__} has no batch norm to fold: is it folded already?")
     for conv, norm in by_norm.values():
         folded.set_submodule(names[id(conv)], fuse_conv_bn_eval(conv, norm))
-        folded.set_submodule(names[id(norm)], nn.Identity())
+        folded.set_submodule(names[id(norm)], nn.Identity().eval())
     return folded

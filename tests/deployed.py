@@ -32,8 +32,11 @@ def moving_digits(count):
 def network(name, connect_f, **options):
     """A network in evaluation mode whose random weights spike."""
     torch.manual_seed(0)
-    stem = {"stem": "cifar", "in_channels": 1} if "stem" in model_options(name) else {}
-    model = create_model(name, connect_f=connect_f, **{"width": 4, "num_classes": 10, "T": 4, **stem, **options})
+    known = model_options(name)
+    grey = {"in_channels": 1} if known["in_channels"] == 3 else {}
+    stem = {"stem": "cifar"} if "stem" in known else {}
+    given = {"width": 4, "num_classes": 10, "T": 4, **grey, **stem, **options}
+    model = create_model(name, connect_f=connect_f, **given)
     set_norms(model, inputs(model, 64))
     return model.eval()
 

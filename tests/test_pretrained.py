@@ -17,6 +17,7 @@ from refusals import command
 from models import create_model, from_published, load_published, save_pretrained, to_published
 from models.tensors_file import read_tensors, write_tensors
 from utils.data.digits import load_digits
+from utils.train.checkpoint import load, write
 
 ROOT = "."
 OPTIONS = {"width": 4, "num_classes": 5, "T": 2, "stem": "cifar", "connect_f": "XOR"}
@@ -198,6 +199,11 @@ def test_images_are_classified_and_drawn(digit, tmp_path):
     done = command("utils.predict", *common, "--no-pictures", "--top", 2, "--classes", names)
     assert len([line for line in done.out.splitlines() if "digit " in line]) == 2 * 2
     assert sorted(tmp_path.glob("*_spikes.png")) == pictures
+    content = load(checkpoint)
+    named = {key: content[key] for key in ("config", "model")} | {"classes": [f"number {k}" for k in range(10)]}
+    write(tmp_path / "named.pth", named)
+    done = command("utils.predict", "--checkpoint", tmp_path / "named.pth", folder / "digits", "--no-pictures")
+    assert len([line for line in done.out.splitlines() if "number " in line]) == 2 * 5
     other = command("utils.predict", *common, "--no-pictures", "--data-option", "image_size=16")
     assert other.status == 0
     assert other.out != command("utils.predict", *common, "--no-pictures").out

@@ -52,5 +52,6 @@ def exact_sums(graph: Graph) -> Graph:
         if node.neuron == "PLIF":  # a division by 1 / rate, as LIF has it, is what other runtimes know
             node = dataclasses.replace(node, neuron="LIF", time=1.0 / node.time)
         if node.time is not None:
-            changed[node.name] = dataclasses.replace(node, time=float(torch.tensor(node.time, dtype=torch.float32)))
+            time = float(torch.tensor(node.time, dtype=torch.float32))
+            changed[node.name] = dataclasses.replace(node, time=time)
     return graph.with_nodes(changed)

@@ -53,6 +53,7 @@ class Fire(Node):
     neuron: IF: h = v + x. LIF: h = v + (x - v) / time. PLIF: h = v + (x - v) * time.
     threshold: a number; [C] int32 of an integer network.
     time: the time constant of LIF, the learned rate of PLIF; None for IF.
+    gain: what the input is multiplied by.
 
     Of an integer network alone, whose v counts 2^-fraction of the weights' unit, with x = (sum << fraction) + b:
 
@@ -64,6 +65,7 @@ class Fire(Node):
     neuron: str
     threshold: float | Tensor
     time: float | None = None
+    gain: float = 1.0
     bias: Tensor | None = None
     leak: tuple[tuple[int, int], ...] = ()
     fraction: int = 0
@@ -97,6 +99,23 @@ class Pool(Node):
     kernel: tuple[int, int]
     stride: tuple[int, int]
     padding: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Attention(Node):
+    """Q K^T V in each head, counts of spikes, with a position of the map as a token; inputs are (q, k, v).
+
+    heads: each has a share of the channels, one after the other.
+    """
+
+    kind: ClassVar[str] = "attention"
+    heads: int
+
+    @property
+    def channels_first(self) -> bool:
+        """Whether K^T V, of the channels with each other, is the cheaper product."""
+        channels, height, width = self.shape
+        return channels // self.heads <= height * width
 
 
 @dataclass(frozen=True)

@@ -93,8 +93,8 @@ def input_scale(batches: Iterable[Tensor]) -> tuple[float, int]:
 
 def _layer(graph: Graph, conv: Any, fire: Any, bits: int, input_unit: float, shift: Tensor) -> tuple[Any, Any]:
     """The integer convolution and neuron; `shift` is added to the bias (see `bias_corrections`)."""
-    weight = conv.weight.double() * input_unit
-    bias = conv.bias.double() + shift
+    weight = conv.weight.double() * input_unit * fire.gain
+    bias = (conv.bias.double() + shift) * fire.gain
     leak = () if fire.neuron == "IF" else powers_of_two(fire.time if fire.neuron == "PLIF" else 1.0 / fire.time)
     fraction = LEAKY_FRACTION if leak else FRACTION["IF", bits]
     # a channel whose weights are nearly nothing would have a threshold past 32 bits
@@ -109,7 +109,12 @@ def _layer(graph: Graph, conv: Any, fire: Any, bits: int, input_unit: float, shi
     return (
         dataclasses.replace(conv, weight=whole, bias=None),
         dataclasses.replace(
-            fire, threshold=threshold, bias=(bias / fine).round().to(torch.int32), leak=leak, fraction=fraction
+            fire,
+            threshold=threshold,
+            bias=(bias / fine).round().to(torch.int32),
+            leak=leak,
+            fraction=fraction,
+            gain=1.0,
         ),
     )
 
@@ -149,6 +154,8 @@ def quantize_graph(graph: Graph, calibration: list[Tensor], bits: int = 8) -> Gr
     if bits not in BITS:
         raise ValueError(f"bits={bits} is out of range: weights have {' or '.join(map(str, BITS))}")
     graph.require_binary("an integer network")
+    for node in graph.of_kind("attention"):
+        raise ValueError(f"{node.name} is attention, which integer networks have not: export floats")
     scale, zero = input_scale(calibration)
     shifts = bias_corrections(graph, calibration, bits)
     changed: dict[str, Any] = {}

@@ -39,6 +39,13 @@ def gate(node: Any, identity: Tensor, residual: Tensor) -> Tensor:
     return result.to(identity.dtype)
 
 
+def attention(node: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Q K^T V of spikes [T, N, C, H, W], whole numbers below 2^24 in the same shape; exact in either order."""
+    q, k, v = (x.flatten(3).unflatten(2, (node.heads, -1)) for x in (q, k, v))  # [T, N, heads, d, L]
+    product = (v @ k.mT) @ q if node.channels_first else v @ (k.mT @ q)
+    return product.flatten(2, 3).unflatten(3, node.shape[-2:])
+
+
 def or_pool(node: Any, x: Tensor) -> Tensor:
     """The maximum over windows of spikes [M, C, H, W], in their type and layout."""
     (height, width), (kh, kw), (sh, sw), (top, left) = node.shape[-2:], node.kernel, node.stride, node.padding
@@ -113,6 +120,8 @@ class Runner(nn.Module):
     def _fire(self, node: Any, x: Tensor, steps: int, state: dict[str, Tensor] | None) -> Tensor:
         """Spikes [T, N, C, H, W] of currents [T, N, C, H, W], or of [1, N, C, H, W] that every step sees."""
         threshold, bias = self._of(node, "threshold"), self._of(node, "bias")
+        if node.gain != 1.0:
+            x = x * node.gain
         if bias is not None:
             threshold = threshold[:, None, None]
             x = (x << node.fraction) + bias[:, None, None]
@@ -168,6 +177,8 @@ class Runner(nn.Module):
                 values[node.name] = gate(node, *inputs)
             elif node.kind == "add":
                 values[node.name] = inputs[0] + inputs[1]
+            elif node.kind == "attention":
+                values[node.name] = attention(node, *inputs)
             else:
                 values[node.name] = or_pool(node, inputs[0].flatten(0, 1)).unflatten(0, inputs[0].shape[:2])
             if see is not None and node.kind in ("fire", "gate", "pool"):

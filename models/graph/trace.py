@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..connect import JoinLayer
 from ..deploy import fold_batchnorm
 from ..neuron import use_fused
-from .nodes import INPUT, Add, Conv, Fire, Gate, Graph, Head, Pool
+from .nodes import INPUT, Add, Attention, Conv, Fire, Gate, Graph, Head, Pool
 
 _FREE = (nn.Identity, nn.Dropout)
 
@@ -50,7 +50,7 @@ def _fire(name: str, module: Any, **node: Any) -> Fire:
     if not getattr(module, "decay_input", True):
         raise ValueError(f"{name} takes its current in undecayed: use decay_input=True")
     time = float(spec.rate) if spec.rate is not None else spec.tau
-    return Fire(neuron=spec.kind, threshold=float(module.v_threshold), time=time, name=name, **node)
+    return Fire(neuron=spec.kind, threshold=spec.threshold, time=time, gain=spec.gain, name=name, **node)
 
 
 def _join(name: str, module: JoinLayer, inputs: tuple[str, ...], shape: tuple[int, ...]) -> Gate | Add:
@@ -100,12 +100,31 @@ class _Trace:
             maker = next((maker for kind, maker in _MAKERS.items() if isinstance(module, kind)), None)
             if module is self.model.classifier or maker is not None:
                 yield module.register_forward_hook(self._hook(name, maker), with_kwargs=True)
+            elif callable(getattr(module, "product", None)):  # of attention: what it reshapes on the way is no view
+                module.product = self._product(name, module)
             elif isinstance(module, nn.AdaptiveAvgPool2d):
                 yield module.register_forward_pre_hook(
                     lambda _m, args, name=name: self._pooled.append(self._source(name, args[0]))
                 )
             elif isinstance(module, _BatchNorm | nn.Linear | nn.modules.pooling._AvgPoolNd):
                 raise ValueError(f"{name} ({type(module).__name__}) is of a kind that cannot be described")
+
+    def _product(self, name: str, module: Any) -> Any:
+        product = module.product
+
+        def see(*qkv: Tensor) -> Tensor:
+            inputs = tuple(self._source(name, x) for x in qkv)
+            output: Tensor = product(*qkv)
+            node = Attention(f"{name}.product", inputs, tuple(output.shape[-3:]), int(module.heads))
+            self._add(node, output)
+            return output
+
+        return see
+
+    def _add(self, node: Any, output: Tensor) -> None:
+        self.nodes.append(node)
+        self._made[output.untyped_storage().data_ptr()] = node.name
+        self._alive.append(output)
 
     def _hook(self, name: str, maker: Any) -> Any:
         def see(module: Any, args: tuple, kwargs: dict, output: Tensor) -> None:
@@ -116,9 +135,7 @@ class _Trace:
                 )  # fmt: skip
                 return
             inputs = tuple(self._source(name, x) for x in (*args, *kwargs.values()))
-            self.nodes.append(maker(name, module, inputs=inputs, shape=tuple(output.shape[-3:])))
-            self._made[output.untyped_storage().data_ptr()] = name
-            self._alive.append(output)
+            self._add(maker(name, module, inputs=inputs, shape=tuple(output.shape[-3:])), output)
 
         return see
 

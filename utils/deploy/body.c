@@ -1,6 +1,7 @@
-/* A position along one axis of what a convolution or a pooling reads: how many windows cover it, and of the first one
- * where its weights and its output begin. The next window's weights lie further on, its output before. */
-struct axis { int32_t windows, weights, output; };
+/* A position along one axis of what a convolution or a pooling reads. Of the windows that cover it: the first one's
+ * output and weights; the next one's output lies before, its weights further on, until the output is `end`. And where
+ * the position's own values begin. No loop counts windows: compilers would multiply to know where it ends. */
+struct axis { int32_t output, end, weights, input; };
 
 struct sums {
     const int8_t *weights; /* [inputs][kernel height][kernel width][outputs] */
@@ -20,6 +21,16 @@ struct neurons {
     const struct term *term;
 };
 
+/* Code of its own that knows no layer's numbers: what multiplies can be told from what does not, and the compiler makes
+ * no multiplication of a stride that it knows. */
+#if defined(__GNUC__) && !defined(__clang__)
+#define APART __attribute__((noinline, noclone, unused))
+#elif defined(__clang__)
+#define APART __attribute__((noinline, unused))
+#else
+#define APART
+#endif
+
 #ifdef CLASSIFY_COUNT
 uint64_t classify_additions[LAYERS];
 #define COUNT(layer, n) classify_additions[layer] += (uint64_t)(n)
@@ -35,7 +46,7 @@ void (*classify_watch)(int32_t layer, const uint8_t *spikes, int32_t size);
 #endif
 
 /* Every spike adds its weights to the sums that it reaches. spikes: [height][width][inputs], 0 or 1. */
-static void add_spikes(const struct sums *l, const uint8_t *spikes, int32_t *sums)
+static APART void add_spikes(const struct sums *l, const uint8_t *spikes, int32_t *sums)
 {
     memset(sums, 0, (size_t)l->size * sizeof *sums);
     const struct axis *row = l->rows;
@@ -43,16 +54,15 @@ static void add_spikes(const struct sums *l, const uint8_t *spikes, int32_t *sum
         const struct axis *column = l->columns;
         for (int32_t x = l->width; x > 0; x--, column++) {
             const int8_t *weights = l->weights + row->weights + column->weights;
-            for (int32_t c = l->inputs; c > 0; c--, weights += l->input_step) {
-                if (!*spikes++)
+            const uint8_t *here = spikes + row->input + column->input;
+            for (int32_t c = 0; c < l->inputs; c++, weights += l->input_step) {
+                if (!here[c])
                     continue;
                 const int8_t *of_row = weights;
-                int32_t output = row->output + column->output;
-                for (int32_t i = row->windows; i > 0; i--, of_row += l->row_step, output -= l->output_row) {
+                for (int32_t i = row->output; i != row->end; i -= l->output_row, of_row += l->row_step) {
                     const int8_t *w = of_row;
-                    int32_t first = output;
-                    for (int32_t j = column->windows; j > 0; j--, w += l->column_step, first -= l->output_column) {
-                        int32_t *sum = sums + first;
+                    for (int32_t j = column->output; j != column->end; j -= l->output_column, w += l->column_step) {
+                        int32_t *sum = sums + i + j;
                         for (int32_t k = 0; k < l->outputs; k++)
                             sum[k] += w[k];
                         COUNT(l->layer, l->outputs);
@@ -64,7 +74,7 @@ static void add_spikes(const struct sums *l, const uint8_t *spikes, int32_t *sum
 }
 
 /* The membranes take the sums in; those at their threshold fire and start again at 0. */
-static void fire(const struct neurons *l, const int32_t *sums, int32_t *membrane, uint8_t *spikes)
+static APART void fire(const struct neurons *l, const int32_t *sums, int32_t *membrane, uint8_t *spikes)
 {
     for (int32_t i = l->positions; i > 0; i--) {
         for (int32_t c = 0; c < l->channels; c++) {
@@ -87,26 +97,24 @@ static void fire(const struct neurons *l, const int32_t *sums, int32_t *membrane
 }
 
 /* The maximum of spikes over a window: whether any is 1. */
-static inline void pool(const struct sums *l, const uint8_t *spikes, uint8_t *pooled)
+static APART void pool(const struct sums *l, const uint8_t *spikes, uint8_t *pooled)
 {
     memset(pooled, 0, (size_t)l->size);
     const struct axis *row = l->rows;
     for (int32_t y = l->height; y > 0; y--, row++) {
         const struct axis *column = l->columns;
-        for (int32_t x = l->width; x > 0; x--, column++, spikes += l->inputs) {
-            int32_t output = row->output + column->output;
-            for (int32_t i = row->windows; i > 0; i--, output -= l->output_row) {
-                int32_t first = output;
-                for (int32_t j = column->windows; j > 0; j--, first -= l->output_column)
+        for (int32_t x = l->width; x > 0; x--, column++) {
+            const uint8_t *here = spikes + row->input + column->input;
+            for (int32_t i = row->output; i != row->end; i -= l->output_row)
+                for (int32_t j = column->output; j != column->end; j -= l->output_column)
                     for (int32_t c = 0; c < l->inputs; c++)
-                        pooled[first + c] |= spikes[c];
-            }
+                        pooled[i + j + c] |= here[c];
         }
     }
 }
 
 /* Every spike of the last layer adds its weights [inputs][outputs] to the logits, every time step the biases. */
-static void add_to_logits(const struct sums *l, const int32_t *bias, const uint8_t *spikes, int32_t *logits)
+static APART void add_to_logits(const struct sums *l, const int32_t *bias, const uint8_t *spikes, int32_t *logits)
 {
     for (int32_t k = 0; k < l->outputs; k++)
         logits[k] += bias[k];
@@ -123,7 +131,7 @@ static void add_to_logits(const struct sums *l, const int32_t *bias, const uint8
 }
 
 /* The first layer reads bytes [inputs][height][width], and is the only one that multiplies. */
-static void multiply_bytes(const struct sums *l, const uint8_t *bytes, int32_t *sums)
+static APART void multiply_bytes(const struct sums *l, const uint8_t *bytes, int32_t *sums)
 {
     memset(sums, 0, (size_t)l->size * sizeof *sums);
     const int8_t *of_input = l->weights;
@@ -133,12 +141,12 @@ static void multiply_bytes(const struct sums *l, const uint8_t *bytes, int32_t *
                 const int32_t value = (int32_t)*bytes++ - CLASSIFY_ZERO;
                 if (!value)
                     continue;
-                for (int32_t i = 0; i < l->rows[y].windows; i++) {
-                    for (int32_t j = 0; j < l->columns[x].windows; j++) {
-                        const int8_t *w = of_input + l->rows[y].weights + l->columns[x].weights
-                            + i * l->row_step + j * l->column_step;
-                        int32_t *sum = sums + l->rows[y].output + l->columns[x].output
-                            - i * l->output_row - j * l->output_column;
+                const struct axis *row = l->rows + y, *column = l->columns + x;
+                const int8_t *of_row = of_input + row->weights + column->weights;
+                for (int32_t i = row->output; i != row->end; i -= l->output_row, of_row += l->row_step) {
+                    const int8_t *w = of_row;
+                    for (int32_t j = column->output; j != column->end; j -= l->output_column, w += l->column_step) {
+                        int32_t *sum = sums + i + j;
                         for (int32_t k = 0; k < l->outputs; k++)
                             sum[k] += value * w[k];
                     }

@@ -103,7 +103,7 @@ class _Writer:
                 f"static int32_t sums[{self.largest_sums}];", f"static int32_t scores[{self.graph.head.shape[0]}];", "",
                 "void classify_reset(void)", "{", *clears, "    memset(scores, 0, sizeof scores);", "}", "",
                 "/* One time step of everything behind the first layer's sums. */",
-                "static void body(const int32_t *stem)", "{", *self.calls, "}", "", self._entry_points(),
+                "static APART void body(const int32_t *stem)", "{", *self.calls, "}", "", self._entry_points(),
             ]
         )  # fmt: skip
 
@@ -117,10 +117,16 @@ class _Writer:
         """A `struct sums`, of a convolution or a pooling, with its axes."""
         symbol, (inputs, *size) = _symbol(node.name), self.shapes[node.inputs[0]]
         outputs, height, width = node.shape
-        steps = {"rows": (kernel[1] * outputs, width * outputs), "columns": (outputs, outputs)}
-        for i, (axis_name, (weight, output)) in enumerate(steps.items()):
-            places = axis(size[i], (height, width)[i], kernel[i], node.stride[i], node.padding[i])
-            cells = [f"{{{n}, {first * weight}, {out * output}}}" for n, first, out in places]
+        steps = {
+            "rows": (kernel[1] * outputs, width * outputs, size[1] * inputs),
+            "columns": (outputs, outputs, inputs),
+        }
+        for i, (axis_name, (weight, output, value)) in enumerate(steps.items()):
+            places = enumerate(axis(size[i], (height, width)[i], kernel[i], node.stride[i], node.padding[i]))
+            cells = [
+                f"{{{out * output}, {(out - windows) * output}, {first * weight}, {at * value}}}"
+                for at, (windows, first, out) in places
+            ]
             self._array("struct axis", f"{axis_name}{symbol}", len(cells), _list(cells, 6))
         numbers = [
             *size, inputs, outputs, kernel[0] * kernel[1] * outputs,

@@ -51,9 +51,9 @@ class _Writer:
     def full(self, shape: tuple[int, ...], value: Any) -> np.ndarray:
         return np.full(shape, value, dtype=np.float32)
 
-    def neuron(self, shape: tuple[int, ...], threshold: float, tau: float | None = None) -> Any:
+    def neuron(self, shape: tuple[int, ...], threshold: float, tau: float | None = None, gain: float = 1.0) -> Any:
         given = {
-            "r": self.full(shape, 1),
+            "r": self.full(shape, gain),
             "v_threshold": self.full(shape, below(threshold)),
             "v_reset": self.full(shape, 0),
         }
@@ -75,7 +75,7 @@ class _Writer:
         self.add(_symbol(node.name), conv, *sources)
 
     def fire(self, node: Any, *sources: str) -> None:
-        self.add(_symbol(node.name), self.neuron(node.shape, node.threshold, node.time), *sources)
+        self.add(_symbol(node.name), self.neuron(node.shape, node.threshold, node.time, node.gain), *sources)
 
     def gate(self, node: Any, identity: str, residual: str) -> None:
         name, shape = _symbol(node.name), node.shape
@@ -139,6 +139,8 @@ class _Writer:
     def write(self) -> Any:
         for node in self.graph.nodes:
             sources = [name if name == "input" else _symbol(name) for name in node.inputs]
+            if not hasattr(self, node.kind):
+                raise ValueError(f"{node.name} is {node.kind}, which NIR has no nodes for: use --to onnx")
             getattr(self, node.kind)(node, *sources)
         return self.nir.NIRGraph(nodes=self.nodes, edges=self.edges)
 

@@ -122,9 +122,11 @@ class FloatWriter:
         return not self.graph.frames and name == self.graph.stem.name
 
     def fire(self, node: Any) -> None:
-        spikes, v = [], None
+        spikes, v, current = [], None, node.inputs[0]
         threshold, zero = self.constant(node.threshold, np.float32), self.constant(0.0, np.float32)
-        for x in self.steps(node.inputs[0], self.is_static(node.inputs[0])):
+        if node.gain != 1.0:
+            current = self.add("Mul", [current, self.constant(node.gain, np.float32)])
+        for x in self.steps(current, self.is_static(node.inputs[0])):
             h = self.charge(node, v, x)
             fired = self.add("GreaterOrEqual", [h, threshold])
             v = self.add("Where", [fired, zero, h])
@@ -171,6 +173,17 @@ class FloatWriter:
         self.add(
             "MaxPool", [node.inputs[0]], node.name, kernel_shape=list(node.kernel), strides=list(node.stride), pads=pads
         )
+
+    def attention(self, node: Any) -> None:
+        channels, height, width = node.shape
+        sizes = [-1, node.heads, channels // node.heads, height * width]
+        q, k, v = (self.reshape(name, sizes) for name in node.inputs)  # [T * N, heads, d, L]
+        k = self.add("Transpose", [k], perm=[0, 1, 3, 2])
+        if node.channels_first:
+            product = self.add("MatMul", [self.add("MatMul", [v, k]), q])
+        else:
+            product = self.add("MatMul", [v, self.add("MatMul", [k, q])])
+        self.reshape(product, [-1, channels, height, width], node.name)
 
     def head(self, node: Any) -> None:
         counts = self.counts(node, "FLOAT")
