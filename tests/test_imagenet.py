@@ -18,7 +18,8 @@ from utils.train import checkpoint
 
 TRAIN = "imagenet.train"
 SIZES = ("--train-crop-size", "16", "--val-resize-size", "18", "--val-crop-size", "16")
-SMALL = (*SIZES, "--width", "4", "-b", "4", "-j", "0", "--device", "cpu")
+SIZES_IN_A_NAME = "traincropsize16_valresizesize18_valcropsize16"
+SMALL = (*SIZES, "--cos_lr_T", "320", "--width", "4", "-b", "4", "-j", "0", "--device", "cpu")
 # As in the release's README, but for the number of processes.
 PUBLISHED = "--cos_lr_T 320 --model dsnn18 -b 64 --tb --print-freq 500 --amp --cache-dataset --connect_f OR --T 4"
 
@@ -64,7 +65,7 @@ def test_the_published_command_runs_to_the_letter_and_resumes(data, tmp_path):
     args = (*args, "--width", 4)
     first = launch(launcher, *args, "--epoch", 1, cwd=ROOT / "imagenet")
     assert first.returncode == 0, first.stdout + first.stderr
-    folder = tmp_path / "logs" / "dsnn18_b64_lr0.1_T4_wd1e-05_coslr320_sgd_cnf_OR_width4"
+    folder = tmp_path / "logs" / f"dsnn18_b64_lr0.1_T4_wd1e-05_coslr320_sgd_cnf_OR_{SIZES_IN_A_NAME}_width4"
     assert {"checkpoint_latest.pth", "checkpoint_0.pth"} <= {p.name for p in folder.iterdir()}
     logs = folder.with_name(folder.name + "_logs")
     assert only(logs / "train", "events.out.tfevents.*")

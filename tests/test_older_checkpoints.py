@@ -60,7 +60,7 @@ def test_training_goes_on_to_the_same_figures_and_weights(path, tmp_path):
         assert known(ours, theirs) == approx(theirs)
         line = next(x for x in text.splitlines() if x.startswith(f"epoch {theirs['epoch'] + 1}/5  loss "))
         printed = re.fullmatch(
-            r".*  loss ([\d.]+)  train ([\d.]+)  test (.*)  ema (.*)  lr ([\d.]+)  .* images/s", line
+            r".*  loss ([\d.]+)  train ([\d.]+)  test (.*)  ema (.*)  lr ([\d.]+)  .* images/s(?:  left [\d:]+)?", line
         )
         assert float(printed[1]) == pytest.approx(theirs["train_loss"], abs=1e-4)
         assert printed[2] == f"{theirs['train']['fsnn']['acc1']:.2f}"
