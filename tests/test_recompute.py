@@ -81,7 +81,7 @@ def test_synchronised_batch_norms_are_recomputed_as_well(fused):
 
 # Trains two steps on this process's own images and prints a digest of gradients, weights and buffers.
 SYNCHRONISED = """
-import hashlib, sys
+import hashlib, os, sys
 import torch, torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -133,8 +133,10 @@ for step in range(2):
 digest = hashlib.sha256()
 for value in (*(p.grad for p in model.parameters()), *model.state_dict().values()):
     digest.update(value.contiguous().numpy().tobytes())
-print(digest.hexdigest(), model.bn1.num_batches_tracked.item())
+print(digest.hexdigest(), model.bn1.num_batches_tracked.item(), flush=True)
+dist.barrier()
 dist.destroy_process_group()
+os._exit(0)  # the wrapped network still holds the group, whose threads end the interpreter's shutdown by an abort at times
 """
 
 
