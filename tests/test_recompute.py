@@ -136,7 +136,7 @@ for value in (*(p.grad for p in model.parameters()), *model.state_dict().values(
 print(digest.hexdigest(), model.bn1.num_batches_tracked.item(), flush=True)
 dist.barrier()
 dist.destroy_process_group()
-os._exit(0)  # the wrapped network still holds the group, whose threads end the interpreter's shutdown by an abort at times
+os._exit(0)  # at times the group's threads, which the wrapped network still holds, abort the interpreter's shutdown
 """
 
 
