@@ -104,7 +104,7 @@ def test_what_the_user_has_set_stays(env, parent, ours):
     assert threads_of_its_own(env, parent) == expected
 
 
-THREADS = """
+THREADS = r"""
 import os
 from utils.runtime import distributed
 world = distributed.start("cpu")
