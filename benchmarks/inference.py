@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from models import detach_aap, exact, fold_batchnorm, quantize, use_fused
+from utils.cli.sample_data import set_norms
 from utils.deploy.runtimes import OnnxRuntime
 from utils.deploy.targets import TARGETS
 from utils.measure.layers import NORMS
-from utils.sample_data import set_norms
 
 from .common import ALONE, bound_line, compare, network, ours, parser, products, reset, stock
 from .memory import peak

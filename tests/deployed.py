@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from models import create_model, model_options
+from utils.cli.sample_data import set_norms
 from utils.data.digits import load_digits
-from utils.sample_data import set_norms
 
 SIZE = 14  # pixels: some maps of odd sides on the way
 

@@ -16,7 +16,7 @@ from utils.runtime import distributed
 # Imported from the root of the repository; what tests/ holds comes on top in each process, and takes no time.
 context = multiprocessing.get_context("forkserver")
 DATA_SETS = ("cifar.data", "cifar10dvs.data", "dvsgesture.data", "imagenet.data")
-context.set_forkserver_preload(["pytest", *DATA_SETS, "models", "utils.job", "spikingjelly.datasets.utils"])
+context.set_forkserver_preload(["pytest", *DATA_SETS, "models", "utils.cli.job", "spikingjelly.datasets.utils"])
 
 
 def _exit_with(function, args, outputs, env):

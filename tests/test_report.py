@@ -18,9 +18,9 @@ from refusals import command
 
 from cifar.data import Digits
 from cifar.options import ImageOptions
+from utils.cli.inspection import picture
 from utils.draw.charts import Curve, line_chart, ticks
 from utils.draw.page import RunView, differing, render, short_titles
-from utils.inspection import picture
 from utils.report import guess_script
 from utils.train import checkpoint
 

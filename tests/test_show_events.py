@@ -13,13 +13,13 @@ from spikingjelly.activation_based.neuron import BaseNode
 
 from models import create_model
 from utils import show_events
+from utils.cli.sample_data import set_norms
 from utils.data.events.aedat import write_aedat2, write_aedat3
 from utils.data.events.frames import integrate
 from utils.data.npz import write_npz
 from utils.draw.frames import frames_picture
 from utils.draw.spikes import record_spikes, spikes_figure
 from utils.runtime.errors import UserError
-from utils.sample_data import set_norms
 from utils.train import checkpoint
 
 SHOW = "utils.show_events"

@@ -10,9 +10,9 @@ from test_models import small
 
 from models import CONNECT_FUNCTIONS, detach_aap, to_published
 from models.layers import SpikeMatmul
+from utils.cli.sample_data import random_loader
 from utils.measure.certificate import certify
 from utils.measure.counter import ExactCounter
-from utils.sample_data import random_loader
 
 NAME = "ds_spikformer_4_384"
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))

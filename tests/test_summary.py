@@ -8,9 +8,9 @@ import torch
 from refusals import command
 
 import models
+from utils.cli.sample_data import random_inputs, set_norms
 from utils.draw.streams import Box, streams_svg
 from utils.measure.summary import summarise
-from utils.sample_data import random_inputs, set_norms
 
 NETWORKS = {
     "dsnn18": {"stem": "cifar", "width": 8},

@@ -26,13 +26,13 @@ from models.connect import get_join
 from models.layers import halving_pool, over_time
 from models.neuron import neuron_factory
 from models.resnet import BasicBlock, Bottleneck
+from utils.cli.sample_data import random_inputs, set_norms
 from utils.measure.ann import plain_resnet
 from utils.measure.counter import ExactCounter, is_binary, is_whole
 from utils.measure.energy import EnergyModel, Totals
 from utils.measure.reach import reach
 from utils.measure.synops import Network, count, write_report
 from utils.runtime.errors import UserError, run_command
-from utils.sample_data import random_inputs, set_norms
 from utils.synops import main
 from utils.train.checkpoint import load
 from utils.train.weights import set_weights

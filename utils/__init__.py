@@ -2,28 +2,20 @@
 
 Entry points, on this level:
     launch         what the train.py of every data set calls: from a command line to a finished run
-    job            the network, the data and the folder that a command line asks for
-    training       a training run, new or one that goes on
-    testing        a trained network, evaluated
-    arguments      arguments that several commands share
-    factory        networks for the commands below: which module builds them, which one, with which weights
-    sample_data    what the commands below run a network on: images of a folder, or random inputs
     synops         python -m utils.synops: count synaptic operations and energy
     fullspike      python -m utils.fullspike: certify that only spikes enter the weighted layers
-    data_sets      the data that a trained network belongs to, for the commands that run it
     export         python -m utils.export: write a trained network as integers, ONNX, NIR or C, and compare
-    finetune       training on with rounded weights, for the command above
     predict        python -m utils.predict: the classes of images, and pictures of the spikes at them
     convert_checkpoint  python -m utils.convert_checkpoint: weights between our and published names, and .safetensors
     show_events    python -m utils.show_events: pictures of event data, and of a network's spikes at it
     plots          python -m utils.plots: learning curves and firing rates of a run
     report         python -m utils.report: a page about a run, or several side by side
-    inspection     what a trained network does on its test set, for the page
     summary        python -m utils.summary: layers, shapes, parameters, operations, and where spikes flow
     commands       full-spike: one name for all commands
-    completion     words for the shell that completes them
 
 Rooms. None imports an entry point:
+    cli            what commands share, and what they do once the command line is read: arguments, networks by name,
+                   jobs, training, testing, exporting; imports any room
     runtime        the process and its surroundings: errors, options, seeds, processes, files, hooks; imports no room
     data           from files to batches: loading, folders of images, event recordings; imports runtime
     measure        what a network computes and costs: counters, reports, the certificate; imports runtime

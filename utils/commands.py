@@ -79,7 +79,7 @@ def _look_up(argv: Sequence[str]) -> tuple[Callable[[list[str]], int], list[str]
 def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     if "_ARGCOMPLETE" in os.environ:  # the shell asks; see `completion`
-        from utils.completion import complete
+        from utils.cli.completion import complete
 
         complete(available(), DATA_SETS)
     if not argv or argv[0] in ("-h", "--help"):

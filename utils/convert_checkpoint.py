@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.arguments import add_network_arguments
+from utils.cli.arguments import add_network_arguments
 from utils.runtime.errors import UsageError, UserError, run_command
 from utils.runtime.files import check_output_folder, replacing
 from utils.runtime.options import Parser
@@ -46,7 +46,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _network(args: argparse.Namespace, factory: Any) -> Any:
     """The network with the weights that are to be converted."""
-    from utils.factory import build_network
+    from utils.cli.factory import build_network
 
     if not (args.input.is_dir() or args.input.suffix == ".safetensors"):
         return build_network(args)
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     import torch  # it and what follows takes seconds to import
 
-    from utils.factory import load_factory
+    from utils.cli.factory import load_factory
     from utils.train import checkpoint
 
     factory: Any = load_factory(args.factory)

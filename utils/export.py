@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.arguments import add_data_set_arguments, add_network_arguments
+from utils.cli.arguments import add_data_set_arguments, add_network_arguments
 from utils.runtime.errors import UsageError, run_command
 from utils.runtime.files import check_output_folder
 from utils.runtime.options import Parser, above, natural, positive_int
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     import torch  # it and all else takes seconds to import
 
-    from utils.exporting import export
+    from utils.cli.exporting import export
 
     torch.manual_seed(args.seed)
     export(args)

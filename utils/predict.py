@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.arguments import add_data_set_arguments, add_network_arguments
+from utils.cli.arguments import add_data_set_arguments, add_network_arguments
 from utils.runtime.errors import UsageError, UserError, escaped, run_command
 from utils.runtime.files import check_output_folder, read_text
 from utils.runtime.options import Parser, positive_int
@@ -82,10 +82,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     images = find_images(args.images)
     import numpy as np  # this and what follows takes seconds to import
 
+    from utils.cli.data_sets import data_module, data_options
+    from utils.cli.factory import build_network
     from utils.data.images.folder import load_image
-    from utils.data_sets import data_module, data_options
     from utils.draw.spikes import record_spikes, spikes_picture
-    from utils.factory import build_network
     from utils.train.objectives import readouts
     from utils.train.weights import read_classes
 

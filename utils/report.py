@@ -155,7 +155,7 @@ def view(folder: Path, args: argparse.Namespace) -> RunView:
         notes.append("not evaluated: its config.yaml does not say what trained it; give --script")
     else:
         try:
-            from utils.inspection import inspect
+            from utils.cli.inspection import inspect
 
             found = inspect(script, folder / CONFIG, folder / LATEST, data_path=args.data_path, device=args.device)
             facts.append(("parameters", f"{found.parameters:,}"))

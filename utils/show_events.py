@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.arguments import add_network_arguments
+from utils.cli.arguments import add_network_arguments
 from utils.data.events.options import SENSOR
 from utils.runtime.errors import UsageError, UserError, escaped, run_command
 from utils.runtime.files import check_output_folder
@@ -188,8 +188,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.checkpoint:  # first, so that nothing is written where it does not fit
         import torch
 
+        from utils.cli.factory import build_network
         from utils.draw.spikes import record_spikes, spikes_picture
-        from utils.factory import build_network
 
         network: Any = build_network(args)
         frames = torch.from_numpy(sample.frames.astype(np.float32)).unsqueeze(1).to(args.device)  # [T, 1, 2, H, W]

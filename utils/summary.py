@@ -16,7 +16,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.arguments import add_network_arguments
+from utils.cli.arguments import add_network_arguments
 from utils.runtime.errors import UsageError, run_command
 from utils.runtime.files import check_output_folder, write_file
 from utils.runtime.options import Parser, positive_int
@@ -118,10 +118,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     if args.svg:
         check_output_folder(args.svg.parent, "--svg")
+    from utils.cli.factory import build_network
+    from utils.cli.sample_data import random_inputs, set_norms
     from utils.draw.streams import streams_svg  # torch takes seconds to import
-    from utils.factory import build_network
     from utils.measure.summary import summarise
-    from utils.sample_data import random_inputs, set_norms
 
     model: Any = build_network(args)
     inputs = random_inputs(model, 1, args.size, args.seed).to(args.device)

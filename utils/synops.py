@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.arguments import add_data_arguments, add_network_arguments
+from utils.cli.arguments import add_data_arguments, add_network_arguments
 from utils.measure.energy import EnergyModel
 from utils.runtime.errors import run_command
 from utils.runtime.files import check_output_folder
@@ -35,10 +35,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    from utils.factory import build_network, load_factory  # torch takes seconds to import
+    from utils.cli.factory import build_network, load_factory  # torch takes seconds to import
+    from utils.cli.sample_data import build_loader
     from utils.measure.ann import plain_resnet
     from utils.measure.synops import write_report
-    from utils.sample_data import build_loader
 
     check_output_folder(args.output, "--output")
     energy = EnergyModel(**{name: getattr(args, f"{name}_pj") for name in vars(EnergyModel())})

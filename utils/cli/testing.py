@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from utils.job import Job
+from utils.cli.job import Job
 from utils.runtime.errors import UsageError, UserError
 from utils.runtime.files import check_output_folder
 from utils.runtime.log import table

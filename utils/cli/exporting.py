@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.data_sets import batches, inputs_of, load_data_set
+from utils.cli.data_sets import batches, inputs_of, load_data_set
+from utils.cli.factory import build_network, load_factory
+from utils.cli.finetune import finetune
 from utils.deploy.compare import Comparison, compare
 from utils.deploy.targets import TARGETS, Target
-from utils.factory import build_network, load_factory
-from utils.finetune import finetune
 from utils.runtime.errors import UsageError, UserError
 from utils.runtime.files import replacing, write_file
 from utils.train import checkpoint

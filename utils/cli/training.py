@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from utils.job import Job
+from utils.cli.job import Job
 from utils.runtime.errors import UsageError
 from utils.runtime.lease import held
 from utils.runtime.parser import to_yaml

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from utils.cli.factory import create
 from utils.data.dataset import Datasets, LoadData
 from utils.data.loading import Loaders, make_loaders
-from utils.factory import create
 from utils.runtime.allocator import keep_freed_memory
 from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError
