@@ -95,7 +95,7 @@ def test_checkpoints_in_torchs_format_without_checksums(tmp_path, kept, damage):
 
 
 def test_checkpoints_in_torchs_format_without_checksums_in_a_process_of_its_own():
-    """In one that ran hundreds of tests before, the system's figures of its memory say more than what a reader took."""
+    """In one that had run hundreds of other tests it went beyond the bound now and then, for a reason not found."""
     command = (sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", __file__)
     chosen = ("-k", "format_without_checksums and not own")
     done = subprocess.run(
