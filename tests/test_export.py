@@ -81,7 +81,7 @@ def test_integers_are_the_same_bit_for_bit_on_1000_images(tmp_path, name, connec
 
 def test_the_batch_of_an_onnx_model_is_free_and_its_counts_may_pass_a_byte(tmp_path):
     model = network("fsnn18", "OR", T=8)
-    runner = graph.quantize(model, [digits(8)])
+    runner = graph.Runner(graph.quantize(model, [digits(8)]).graph)
     for node in runner.graph.of_kind("fire")[-2:]:
         node.threshold.fill_(-(2**20))  # the last layer always fires: 8 steps of 2 x 2 neurons
     runtime = written(tmp_path, "onnx", runner)
@@ -89,7 +89,7 @@ def test_the_batch_of_an_onnx_model_is_free_and_its_counts_may_pass_a_byte(tmp_p
         assert torch.equal(runtime.logits(digits(count)), runner(digits(count)))
     big = create_model("fsnn18", width=2, stem="cifar", num_classes=3, T=8, in_channels=1).eval()
     x = torch.randn(2, 1, 64, 64)
-    runner = graph.quantize(big, [x])
+    runner = graph.Runner(graph.quantize(big, [x]).graph)
     for node in runner.graph.of_kind("fire"):
         node.threshold.fill_(-(2**20))
     (tmp_path / "big").mkdir()
