@@ -198,6 +198,7 @@ def stopped_at(event, name, stop, args):
         if kind == event and str(details[0]).endswith(name) and (kind != "open" or "w" in (details[1] or "")):
             next(moments, lambda: None)()
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a process in the background inherits as ignored
     sys.addaudithook(watch)
     return run_command(lambda: utils.export.main(args))
 
