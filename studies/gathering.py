@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
-from models import create_model, detach_aap, model_options
+from models import create_model, detach_aap
 from studies.grid import Planned
-from studies.running import DONE, trained
+from studies.running import DONE, LATEST, trained
 from utils.runtime.files import read_text, write_file
 from utils.runtime.log import read_metrics
 from utils.runtime.plain_yaml import read_mapping
+from utils.train.weights import read_weights
 
 RESULTS = Path(__file__).parent / "results"
 LARGEST = 1 << 24  # bytes of a file of JSON
@@ -29,12 +30,11 @@ def _seconds(entries: Sequence[dict[str, Any]]) -> float:
     return sum(next(iter(e["train"].values()))["count"] / e["images_per_second"] for e in entries)
 
 
-def _parameters(config: dict[str, Any]) -> tuple[int, int]:
+def _parameters(folder: Path) -> tuple[int, int]:
     """Of the network as it was trained, and without its pathway."""
-    known = model_options(config["model"])
-    options = {name: config[name] for name in known if config.get(name) is not None}
+    config, _ = read_weights(folder / LATEST)
     with torch.device("meta"):
-        model = create_model(config["model"], **options)
+        model = create_model(**(config or {}))
         alone = model if getattr(model, "aap", None) is None else detach_aap(model)
     both = [sum(p.numel() for p in network.parameters()) for network in (model, alone)]
     return both[0], both[1]
@@ -77,7 +77,7 @@ def line(run: Planned, folder: Path) -> dict[str, Any]:
     versions = config.get("versions", {})
     first = next(iter(entries[-1]["test"]))
     best = max(entries, key=lambda entry: entry["test"][first]["acc1"])
-    trained_parameters, alone = _parameters(config)
+    trained_parameters, alone = _parameters(folder)
     last = entries[-1]["test"]
     return {
         "row": run.row,
@@ -161,13 +161,14 @@ def gather(planned: Iterable[Planned], runs: Path, results: Path = RESULTS) -> i
     """
     planned = list(planned)
     name = planned[0].study.name
-    found = {run: runs / name / run.name for run in planned if trained(run, runs / name / run.name)}
-    have = {(run.row, run.seed) for run in found}
+    places = [(run, runs / name / run.name) for run in planned]
+    found = [(run, folder) for run, folder in places if trained(run, folder)]
+    have = {(run.row, run.seed) for run, _ in found}
     order = {(run.row, run.seed): i for i, run in enumerate(planned)}
     tables = {
-        f"{name}.csv": [line(run, folder) for run, folder in found.items()],
-        f"{name}_epochs.csv": [entry for run, folder in found.items() for entry in epochs(run, folder)],
-        f"{name}_blocks.csv": [entry for run, folder in found.items() for entry in blocks(run, folder)],
+        f"{name}.csv": [line(run, folder) for run, folder in found],
+        f"{name}_epochs.csv": [entry for run, folder in found for entry in epochs(run, folder)],
+        f"{name}_blocks.csv": [entry for run, folder in found for entry in blocks(run, folder)],
     }
     for file, lines in tables.items():
         path = results / file

@@ -70,7 +70,8 @@ def set_up(config: Config, parser: OptionsParser, load_data: LoadData, models: T
         **config.network.options(known, defaults.network),
     }
     model = _build_model(config, options, models, world, say)
-    if config.network.tau is not None and model.config.get("neuron") == "IF":
+    # its default is in every run's config.yaml, which is to be taken as it is
+    if config.network.tau not in (None, known.get("tau")) and model.config.get("neuron") == "IF":
         raise UsageError(f"--tau {config.network.tau} does nothing: IF neurons have no time constant; leave it out")
     _check_memory(model, data, config.data.batch_size, world.device)
     known |= {name: value for name, value in vars(defaults.network).items() if value is not None}
