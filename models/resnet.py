@@ -1,4 +1,4 @@
-"""ResNet of spiking neurons, all of it: blocks, trunk, and the families spiking_resnet, sew_resnet, fsnn and dsnn."""
+"""ResNet, all of it: blocks, trunk, and the families resnet, spiking_resnet, sew_resnet, fsnn and dsnn."""
 
 from __future__ import annotations
 
@@ -173,6 +173,43 @@ class SpikingResNet(Trunk):
 
     def stem(self, frames: Tensor, T: int | None) -> Tensor:
         return self.maxpool(super().stem(frames, T))
+
+
+class PlainResNet(SpikingResNet):
+    """The ordinary ResNet to compare with: the same layers, ReLU for neurons, the sum before it, one time step.
+
+    torchvision's, for the "imagenet" stem and width 64. Input images [N, in_channels, H, W]; of frames
+    [T, N, in_channels, H, W] each is seen alone and the logits are of the mean features.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        *,
+        num_classes: int = 1000,
+        stem: str = "imagenet",
+        in_channels: int = 3,
+        width: int = 64,
+        zero_init_residual: bool = False,
+    ) -> None:
+        super().__init__(
+            depth,
+            MEMBRANE,
+            num_classes=num_classes,
+            T=1,
+            stem=stem,
+            in_channels=in_channels,
+            width=width,
+            zero_init_residual=zero_init_residual,
+        )
+        for layer in self.spiking_layers():
+            self.set_submodule(layer.name, nn.ReLU())
+
+
+@register_family(DEPTHS, trunk=PlainResNet)
+def resnet(depth: int, **options: Any) -> PlainResNet:
+    """Registered as resnet18, 34, 50, 101 and 152: no spikes at all (arXiv:1512.03385)."""
+    return PlainResNet(depth, **options)
 
 
 @register_family(DEPTHS, trunk=SpikingResNet)

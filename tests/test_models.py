@@ -42,7 +42,7 @@ def images(model, count=2):
 
 
 def test_all_families_and_depths_are_registered():
-    families = ("dsnn", "fsnn", "sew_resnet", "spiking_resnet")
+    families = ("dsnn", "fsnn", "resnet", "sew_resnet", "spiking_resnet")
     expected = {f"{family}{depth}" for family in families for depth in (18, 34, 50, 101, 152)}
     families = ("dsnn", "fsnn", "sew", "spiking", "plain")
     expected |= {f"{family}_{layout}" for family in families for layout in ("7b", "wide7b")}
@@ -57,6 +57,18 @@ def test_the_full_spike_trunk_has_a_plain_resnets_parameters(depth):
         plain = getattr(torchvision.models, f"resnet{depth}")()
         ours = create_model(f"fsnn{depth}")
     assert count(ours) == count(plain)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_the_plain_resnet_is_torchvisions(name):
+    """Weights in the order of definition, float64, training and evaluation: the same logits, to the last bit."""
+    torch.manual_seed(0)
+    theirs = getattr(torchvision.models, name)(num_classes=7).double()
+    ours = create_model(name, num_classes=7).double()
+    ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    for training in (True, False):
+        assert torch.equal(ours.train(training)(x), theirs.train(training)(x))
 
 
 def test_published_parameter_counts():

@@ -39,6 +39,7 @@ def test_the_released_command_has_the_released_name():
         ("--momentum 0.5", "_momentum0.5"),
         ("--ema-decay 0.99", "_emadecay0.99"),
         ("--label-smoothing 0.1", "_labelsmoothing0.1"),
+        ("--aap-weight 0.5", "_aapweight0.5"),
         ("--accumulate 4", "_accumulate4"),
         ("--betas 0.8,0.9 --adam", "_betas0.8-0.9"),
         ("--sync-bn", "_syncbn"),

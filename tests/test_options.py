@@ -77,6 +77,8 @@ CHANGES = {
     "weight_decay": (FOLDER, "", "--wd 0.1"),
     "decay_weights_only": (FOLDER, "--wd 0.1", "--decay-weights-only"),
     "clip_grad_norm": (FOLDER, "", "--clip-grad-norm 0.01"),
+    "aap_weight": (FOLDER, "", "--aap-weight 0.5"),
+    "aap_off_epoch": (FOLDER, "--epochs 2", "--aap-off-epoch 1"),
     "label_smoothing": (FOLDER, "", "--label-smoothing 0.2"),
     "accumulate": (FOLDER, "", "--accumulate 2"),
     "amp": (FOLDER, "", "--amp"),

@@ -13,6 +13,7 @@ from models import create_model, use_fused
 from models.fused import available
 from utils.data.loading import EpochSampler
 from utils.runtime.distributed import World
+from utils.train.config import Recipe
 from utils.train.metrics import Meter
 from utils.train.objectives import streams_loss
 from utils.train.optim import OptimOptions, make_optimizer, make_schedule
@@ -141,6 +142,26 @@ def test_label_smoothing_is_in_the_objective():
     with torch.no_grad():
         expected = streams_loss(trainer.model(images), target, 0.1)
     assert trainer.step(images, target)[1] == expected
+
+
+def test_the_pathways_loss_is_weighed_and_left_out_from_its_epoch_on():
+    """The gradient is the trunk's own and w times the pathway's; at 0 the pathway does not move the trunk."""
+    images, target = samples()
+    model = network()
+    shares = []
+    for stream in (0, 1):
+        model.zero_grad()
+        F.cross_entropy(model(images)[stream], target).backward()
+        shares.append({n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()})
+    for weight in (0.0, 0.5, 3.0):
+        model.zero_grad()
+        streams_loss(model(images), target, aap_weight=weight).backward()
+        for name, parameter in model.named_parameters():
+            expected = shares[0][name] + weight * shares[1][name]
+            assert torch.allclose(parameter.grad, expected, rtol=1e-4, atol=1e-6), (name, weight)
+    recipe = Recipe(aap_weight=0.5, aap_off_epoch=3)
+    assert [recipe.aap_weight_in(epoch) for epoch in range(5)] == [0.5, 0.5, 0.5, 0.0, 0.0]
+    assert {Recipe(aap_weight=0.5).aap_weight_in(epoch) for epoch in range(5)} == {0.5}
 
 
 def test_a_hit_in_mixed_samples_is_one_of_the_class_with_the_largest_share():

@@ -23,6 +23,11 @@ def train(job: Job) -> None:
             raise UsageError("--sync-bn needs GPUs (torch has it for CUDA alone): leave it out with --device cpu")
         model_config, model = model.config, nn.SyncBatchNorm.convert_sync_batchnorm(model)
         model.config = model_config
+    if recipe.weighs_pathway and getattr(model, "aap", None) is None:
+        raise UsageError(
+            f"--aap-weight and --aap-off-epoch weigh the pathway's loss, and {config.network.model} has no pathway: "
+            "leave them out"
+        )
     optimizer = make_optimizer(model, recipe)
     steps = -(-job.loaders.sampler.batches // recipe.accumulate)
     trainer = Trainer(

@@ -14,11 +14,12 @@ def plain_resnet(model: Any) -> nn.Module | None:
     """torchvision's ResNet with the depth, classes, input channels and stem of a spiking one, weights random.
 
     Read from the model's `config`: the digits that end its name are the depth. None where torchvision has no
-    counterpart: another depth or width.
+    counterpart (another depth or width), and for a plain ResNet itself.
     """
     config = getattr(model, "config", {})
-    depth = re.search(r"(\d+)$", config.get("model", ""))
-    if depth is None or int(depth[1]) not in DEPTHS or config.get("width", 64) != 64:
+    name = config.get("model", "")
+    depth = re.search(r"(\d+)$", name)
+    if depth is None or int(depth[1]) not in DEPTHS or config.get("width", 64) != 64 or name.startswith("resnet"):
         return None
     from torchvision import models as torchvision_models  # here: only this comparison needs it
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from utils.data.dataset import DataOptions
 from utils.runtime.errors import UsageError
-from utils.runtime.options import above, fraction, natural, option, positive_int, seed
+from utils.runtime.options import above, fraction, natural, non_negative, option, positive_int, seed
 from utils.train.optim import OptimOptions
 
 if TYPE_CHECKING:
@@ -65,6 +65,16 @@ class Recipe(OptimOptions):
     """What a step computes, with the optimizer's options and the schedule's: it must stay the same within a run."""
 
     label_smoothing: float = option(0.0, "of the cross entropy", parse=fraction)
+    aap_weight: float = option(
+        1.0, "of the pathway's loss; the trunk's has 1", "--aap-weight", "--aap_weight", parse=non_negative
+    )
+    aap_off_epoch: int = option(
+        0,
+        "number of the first epoch that leaves the pathway's loss out; 0: none",
+        "--aap-off-epoch",
+        "--aap_off_epoch",
+        parse=natural,
+    )
     clip_grad_norm: float | None = option(
         None, "shorten the gradient of a step, all parameters together, to this norm", parse=above(0.0)
     )
@@ -74,6 +84,15 @@ class Recipe(OptimOptions):
     amp_dtype: str | None = option(None, "default: fp16 on CUDA, bf16 on the CPU", choices=tuple(HALF_TYPES))
     sync_bn: bool = option(False, "batch norm over all processes (GPUs only)")
     seed: int = option(2020, "of weights, data and their order", parse=seed)
+
+    @property
+    def weighs_pathway(self) -> bool:
+        """Whether the pathway's loss counts otherwise than the trunk's, which takes a network that has one."""
+        return self.aap_weight != 1.0 or self.aap_off_epoch > 0
+
+    def aap_weight_in(self, epoch: int) -> float:
+        """The weight of the pathway's loss in an epoch, numbered from 0."""
+        return 0.0 if 0 < self.aap_off_epoch <= epoch else self.aap_weight
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:

@@ -11,17 +11,18 @@ SINGLE = ("output",)
 DUAL = ("fsnn", "aap", "sum")
 
 
-def streams_loss(outputs: Outputs, target: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Cross entropy, summed over the streams: CE(trunk) + CE(pathway) (arXiv:2301.11929, section 3.4).
+def streams_loss(outputs: Outputs, target: Tensor, label_smoothing: float = 0.0, aap_weight: float = 1.0) -> Tensor:
+    """Cross entropy, summed over the streams: CE(trunk) + w CE(pathway) (arXiv:2301.11929, section 3.4, where w = 1).
 
     Args:
         outputs: logits [N, classes], or the pair of a dual-stream network.
         target: classes [N], int64; or of mixed samples the share that each class has, [N, classes].
         label_smoothing: so much of the target is spread evenly over the classes, whichever form it has.
+        aap_weight: w. At 0 the pathway's parameters still have gradients, of 0, which synchronising processes count on.
     """
     logits = outputs if isinstance(outputs, tuple) else (outputs,)
     losses = [F.cross_entropy(x, target, label_smoothing=label_smoothing) for x in logits]
-    return sum(losses[1:], losses[0])
+    return losses[0] if len(losses) == 1 else losses[0] + aap_weight * losses[1]
 
 
 def readouts(outputs: Outputs) -> dict[str, Tensor]:

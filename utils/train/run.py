@@ -134,6 +134,7 @@ class Run:
         self.loaders.sampler.start_at(epoch, first)
         batches = self.loaders.sampler.batches
         self.trainer.wrapped.train()
+        self.trainer.aap_weight = self.recipe.aap_weight_in(epoch)
         images_seen, began = 0, time.monotonic()
         window_seen, window_began = 0, began
         with self.log.progress(f"epoch {epoch + 1}/{self.recipe.epochs}", batches, first) as progress:

@@ -55,6 +55,7 @@ class Trainer:
         self.world = world
         self.amp_dtype = amp_dtype
         self.label_smoothing = label_smoothing
+        self.aap_weight = 1.0  # of the pathway's loss; the run sets it at each epoch
         self.clip_grad_norm = clip_grad_norm
         self.sched_on_updates = sched_on_updates
         if sched_on_updates:
@@ -101,7 +102,7 @@ class Trainer:
         with together:
             with torch.autocast(images.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
                 outputs = self.wrapped(images)
-                loss = streams_loss(outputs, target, self.label_smoothing)
+                loss = streams_loss(outputs, target, self.label_smoothing, self.aap_weight)
             self.scaler.scale(loss / group).backward()
         if update:
             if self.clip_grad_norm is not None:
