@@ -15,7 +15,10 @@ from refusals import command as run_here
 
 from utils import commands as full_spike
 
-PAGES = ("README.md", "cifar/README.md", "imagenet/README.md", "dvsgesture/README.md", "cifar10dvs/README.md")
+PAGES = (
+    *("README.md", "docs/METHOD.md", "docs/TRAINING.md", "docs/DATA.md"),
+    *("cifar/README.md", "imagenet/README.md", "dvsgesture/README.md", "cifar10dvs/README.md"),
+)
 STARTS = ("python ", "torchrun ", "scripts/", "./scripts/", "sbatch ", "NNODES=", "pip ", "full-spike")
 
 COMMON = "--epochs 1 -j 0 --device cpu --print-freq 1 --no-fused"
@@ -28,6 +31,7 @@ SMALLER = {
     "utils.synops": "--size 32 --images 4 --no-syops",
     "utils.fullspike": "--size 32 --images 4",
     "utils.summary": "--size 32",
+    "utils.export": "--images 4 --calibrate 4 --batch-size 4",
 }
 # A recipe with a network of its own, made smaller
 RECIPES = "--width 16 --heads 2 --depth 1 --warmup-epochs 0 --cooldown-epochs 0"
@@ -213,6 +217,7 @@ def reader(tmp_path_factory):
         found.type(train)
         found.type(f"{train} --test-only --resume auto --detach")
         shutil.copy(next(home.glob("logs/*/checkpoint_latest.pth")), home / "checkpoint.pth")
+        shutil.copy(next(home.glob("images/test/*/*")), home / "cat.jpg")
         shutil.copy(next(home.glob("logs/*/fsnn.pth")), home / "fsnn.pth")
         yield found
 
@@ -220,7 +225,7 @@ def reader(tmp_path_factory):
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_runs_and_prints_what_is_shown(reader, page):
     lines = commands(page)
-    assert len(lines) >= 3
+    assert lines
     for line in lines:
         reader.type(line)
     missing = [line for line in shown(page) if not any(shape(line).fullmatch(printed) for printed in reader.printed)]
@@ -229,12 +234,12 @@ def test_every_command_runs_and_prints_what_is_shown(reader, page):
 
 def test_commands_are_found():
     """The extraction itself, on what is known to be there."""
-    found = commands("README.md")
+    found = [line for page in PAGES for line in commands(page)]
     assert "./scripts/quickstart.sh" in found
     assert "python -m utils.fullspike --model fsnn18 --checkpoint fsnn.pth --data /datasets/imagenet" in found
     assert any("--stem imagenet --width 16 --surrogate atan" in line for line in found)  # over two lines
     assert not any("#" in line for line in found)
-    assert sum(map(len, map(commands, PAGES))) > 30
+    assert len(found) > 30
 
 
 def test_a_shape_is_met_by_other_numbers_and_by_nothing_else():
