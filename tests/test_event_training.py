@@ -209,12 +209,10 @@ def test_counting_a_trained_network(trained):
 
 @pytest.mark.slow
 def test_the_quick_start_learns_digits_from_events(tmp_path, monkeypatch):
-    """Its options, for 4 of its 24 epochs: from 83.1 to 89.7 % on four seeds, where chance is 10 %."""
+    """3 of its 24 epochs, without compiled neurons: from 80.0 to 82.2 % on three seeds, where chance is 10 %."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    options = (
-        "--frame-size 16 --T 4 --T-train 4 -b 32 --lr 0.1 --lr-scheduler cosine --epochs 4 -j 0 --device cpu --fused"
-    )
+    options = "--frame-size 16 --T 4 --T-train 4 -b 32 --lr 0.1 --lr-scheduler cosine --epochs 3 -j 0 --device cpu"
     text = succeed("dvsgesture.train", *options.split(), "--output-dir", tmp_path / "out")
     assert "1437 training and 360 test samples of 10 classes" in text
     (*_, last) = entries(only(tmp_path / "out"))
-    assert last["test"]["sum"]["acc1"] >= 75.0
+    assert last["test"]["sum"]["acc1"] >= 70.0

@@ -47,6 +47,18 @@ def test_folding_changes_no_spike_in_float64(name, connect_f, options):
     assert torch.equal(logits.argmax(1), folded_logits.argmax(1))
 
 
+@pytest.mark.parametrize(("name", "connect_f", "options"), [each for each in NETWORKS if each[0] != "fsnn50"])
+def test_folding_changes_no_class_of_the_test_images_in_float32(name, connect_f, options):
+    """On all 360; few membranes are within rounding of the threshold, and few spikes follow from them."""
+    model = network(name, connect_f, **options)
+    x = inputs(model, 360)
+    with torch.no_grad():
+        before, logits = spikes_of(model, x)
+        after, folded_logits = spikes_of(fold_batchnorm(model), x)
+    assert torch.equal(logits.argmax(1), folded_logits.argmax(1))
+    assert differing(before, after) <= 1e-5 * sum(spikes.numel() for spikes in before.values())
+
+
 @EACH
 def test_what_is_described_does_what_the_network_does(name, connect_f, options):
     """But for membranes within float32's rounding of the threshold, and what follows from them."""

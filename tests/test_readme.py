@@ -8,15 +8,17 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from command import ROOT
 from events import classes, gestures
 from images import image_tree, imagenet_tree
 from refusals import command as run_here
 
+from models import create_model, to_published
 from utils import commands as full_spike
 
 PAGES = (
-    *("README.md", "docs/METHOD.md", "docs/TRAINING.md", "docs/DATA.md"),
+    *("README.md", "docs/METHOD.md", "docs/TRAINING.md", "docs/DATA.md", "docs/DEPLOY.md"),
     *("cifar/README.md", "imagenet/README.md", "dvsgesture/README.md", "cifar10dvs/README.md"),
 )
 STARTS = ("python ", "torchrun ", "scripts/", "./scripts/", "sbatch ", "NNODES=", "pip ", "full-spike")
@@ -31,7 +33,7 @@ SMALLER = {
     "utils.synops": "--size 32 --images 4 --no-syops",
     "utils.fullspike": "--size 32 --images 4",
     "utils.summary": "--size 32",
-    "utils.export": "--images 4 --calibrate 4 --batch-size 4",
+    "utils.export": "--images 8",
 }
 # A recipe with a network of its own, made smaller
 RECIPES = "--width 16 --heads 2 --depth 1 --warmup-epochs 0 --cooldown-epochs 0"
@@ -189,6 +191,10 @@ def reader(tmp_path_factory):
             patch.setenv(name, "http://127.0.0.1:9")  # nothing is fetched
         for place in ("data/images", "data/cifar10", "images"):
             image_tree(home / place, count=4)
+        (home / "pictures").mkdir()
+        for picture in ("cat.jpg", "pictures/dog.jpg"):
+            shutil.copy(next(home.glob("images/*/cat/*")), home / picture)
+        torch.save({"model": to_published(create_model("dsnn18"))}, home / "published.pth")
         imagenet_tree(home / "imagenet", count=4)
         gestures(home / "data" / "dvsgesture", count=100)
         gestures(home / "data" / "digits" / "dvsgesture", count=12)
@@ -217,7 +223,6 @@ def reader(tmp_path_factory):
         found.type(train)
         found.type(f"{train} --test-only --resume auto --detach")
         shutil.copy(next(home.glob("logs/*/checkpoint_latest.pth")), home / "checkpoint.pth")
-        shutil.copy(next(home.glob("images/test/*/*")), home / "cat.jpg")
         shutil.copy(next(home.glob("logs/*/fsnn.pth")), home / "fsnn.pth")
         yield found
 
@@ -230,6 +235,10 @@ def test_every_command_runs_and_prints_what_is_shown(reader, page):
         reader.type(line)
     missing = [line for line in shown(page) if not any(shape(line).fullmatch(printed) for printed in reader.printed)]
     assert missing == []
+    if page == "docs/DEPLOY.md":  # its code, of what the commands have made
+        code = re.findall(r"(?ms)^```python\n(.*?)^```", (ROOT / page).read_text())
+        assert len(code) == 2
+        reader.python(["-c", "\n".join(code)])
 
 
 def test_commands_are_found():

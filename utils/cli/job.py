@@ -139,7 +139,7 @@ def _build_model(
 def _check_memory(model: Any, data: Datasets, batch_size: int, device: torch.device) -> None:
     """Refuse a run whose first spikes alone do not fit on the device: time steps and sizes multiply."""
     *steps, _, height, width = data.test[0][0].shape  # [C, H, W], or frames [T, C, H, W]
-    T, channels = (*steps, model.config["T"])[0], model.config.get("width", 1)
+    T, channels = (*steps, model.config.get("T", 1))[0], model.config.get("width", 1)
     maps = max(1, height // 2) * max(1, width // 2)  # at least: some stems halve the resolution
     what = f"a batch of {batch_size} x {T} time steps x {channels} channels x {maps:,} neurons"
     require(4 * batch_size * T * channels * maps, device, what, "take a smaller -b, --T, --width or image")

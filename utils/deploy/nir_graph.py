@@ -4,9 +4,14 @@ NIR's edges into a node are summed, and its neurons fire at v > threshold. With 
 v > the float32 below it, so each threshold is one step lower. One time step is dt = 1.
 
     OR      IF(0.5) of s + o: whatever fires starts again at 0, so it remembers nothing
-    AND     Threshold(1.5) of s + o        IAND    Threshold(0.5) of o - s
-    XOR     Threshold(0.5) of s + o - 2 AND(s, o)
-    pooling SumPool2d, then IF(0.5); where its windows reach past the last row, a Conv2d of ones in place of the sum
+    NOT     IF(0.5) of 1 - s, which a Conv2d with weights -1 and bias 1 gives
+    AND     NOT NAND;  NAND = IF(0.5) of 2 - s - o
+    IAND    NOT (s OR NOT o)
+    XOR     IF(0.5) of s + o - 2 + 2 NAND, where nothing is ever negative
+    pooling SumPool2d, then IF(0.5); a Conv2d of ones in place of the sum where there is padding
+
+No node but Conv2d, IF, LIF, SumPool2d, Flatten and Affine: simulators know these, but not Threshold and Scale, and some
+ignore the padding of a SumPool2d.
 
 LIF's tau is in time steps. A node "head" gives the logits of each time step; the network's are their mean over time.
 """
@@ -61,17 +66,32 @@ class _Writer:
             return self.nir.IF(**given)
         return self.nir.LIF(tau=self.full(shape, tau), v_leak=self.full(shape, 0), **given)
 
-    def threshold(self, shape: tuple[int, ...], value: float) -> Any:
-        return self.nir.Threshold(threshold=self.full(shape, value))
+    def any_of(self, name: str, shape: tuple[int, ...], *sources: str) -> str:
+        """Whether the sum of what is never negative is more than 0."""
+        return self.add(name, self.neuron(shape, 0.5), *sources)
 
-    def scale(self, shape: tuple[int, ...], value: float) -> Any:
-        return self.nir.Scale(scale=self.full(shape, value))
+    def window(
+        self, shape: tuple[int, ...], weight: np.ndarray, bias: np.ndarray, stride: Any, padding: Any, groups: int = 1
+    ) -> Any:
+        return self.nir.Conv2d(
+            input_shape=tuple(shape[1:]), weight=weight, stride=stride, padding=padding, dilation=(1, 1),
+            groups=groups, bias=bias,
+        )  # fmt: skip
+
+    def dense(self, channels: int, kernel: np.ndarray) -> np.ndarray:
+        """Weights [C, C, kh, kw] with nothing between channels: few readers of NIR take groups."""
+        weight = np.zeros((channels, channels, *kernel.shape), dtype=np.float32)
+        weight[range(channels), range(channels)] = kernel
+        return weight
+
+    def affine(self, name: str, shape: tuple[int, ...], weight: float, bias: float, *sources: str) -> str:
+        """weight * (sum of the sources) + bias, for each neuron."""
+        each = self.dense(shape[0], np.full((1, 1), weight, dtype=np.float32))
+        return self.add(name, self.window(shape, each, self.full(shape[:1], bias), (1, 1), (0, 0)), *sources)
 
     def conv(self, node: Any, *sources: str) -> None:
-        conv = self.nir.Conv2d(
-            input_shape=tuple(self.graph.shape_of(node.inputs[0])[1:]), weight=node.weight.numpy(), stride=node.stride,
-            padding=node.padding, dilation=(1, 1), groups=node.groups, bias=node.bias.numpy(),
-        )  # fmt: skip
+        shape, weight, bias = self.graph.shape_of(node.inputs[0]), node.weight.numpy(), node.bias.numpy()
+        conv = self.window(shape, weight, bias, node.stride, node.padding, node.groups)
         self.add(_symbol(node.name), conv, *sources)
 
     def fire(self, node: Any, *sources: str) -> None:
@@ -81,16 +101,18 @@ class _Writer:
         name, shape = _symbol(node.name), node.shape
         both = (identity, residual)
         if node.join == "OR":
-            self.add(name, self.neuron(shape, 0.5), *both)
-        elif node.join == "AND":
-            self.add(name, self.threshold(shape, 1.5), *both)
+            self.any_of(name, shape, *both)
         elif node.join == "IAND":
-            minus = self.add(f"{name}_minus", self.scale(shape, -1.0), residual)
-            self.add(name, self.threshold(shape, 0.5), identity, minus)
-        elif node.join == "XOR":
-            both_fired = self.add(f"{name}_and", self.threshold(shape, 1.5), *both)
-            minus = self.add(f"{name}_minus", self.scale(shape, -2.0), both_fired)
-            self.add(name, self.threshold(shape, 0.5), *both, minus)
+            without = self.affine(f"{name}_without", shape, -1.0, 1.0, identity)
+            unless = self.any_of(f"{name}_unless", shape, without, residual)
+            self.any_of(name, shape, self.affine(f"{name}_not", shape, -1.0, 1.0, unless))
+        elif node.join in ("AND", "XOR"):
+            missing = self.affine(f"{name}_missing", shape, -1.0, 2.0, *both)
+            nand = self.any_of(f"{name}_nand", shape, missing)
+            if node.join == "AND":
+                self.any_of(name, shape, self.affine(f"{name}_not", shape, -1.0, 1.0, nand))
+            else:
+                self.any_of(name, shape, *both, self.affine(f"{name}_less", shape, 2.0, -2.0, nand))
         else:
             raise ValueError(f"{node.name} joins by {node.join}, which is not in NIR here: use AND, IAND, OR or XOR")
 
@@ -102,38 +124,34 @@ class _Writer:
             for out, s, k, n, p in zip(node.shape[1:], node.stride, node.kernel, shape[1:], node.padding, strict=True)
         ]
         if shape[1:] == (1, 1):  # all windows see the one position
-            self.add(name, self.neuron(node.shape, 0.5), source)
+            self.any_of(name, node.shape, source)
             return
-        if max(past) <= 0:
-            summed = self.nir.SumPool2d(
-                kernel_size=np.array(node.kernel), stride=np.array(node.stride), padding=np.array(node.padding)
-            )
+        if max(past) <= 0 and not any(node.padding):
+            summed = self.sum_pool(node.kernel, node.stride)
         else:
-            summed = self.window(node, shape, past)
-        self.add(f"{name}_sum", summed, source)
-        self.add(name, self.neuron(node.shape, 0.5), f"{name}_sum")
+            summed = self.ones(node, shape, past)
+        self.any_of(name, node.shape, self.add(f"{name}_sum", summed, source))
 
-    def window(self, node: Any, shape: tuple[int, ...], past: list[int]) -> Any:
-        """A pooling whose windows reach past the end: with zeros before the kernel, both sides are padded alike."""
+    def sum_pool(self, kernel: Any, stride: Any) -> Any:
+        return self.nir.SumPool2d(kernel_size=np.array(kernel), stride=np.array(stride), padding=np.array([0, 0]))
+
+    def ones(self, node: Any, shape: tuple[int, ...], past: list[int]) -> Any:
+        """A pooling with padding; where its windows reach past the end, with zeros before the kernel, too: both sides
+        are padded alike."""
         padding = [p + max(0, more) for p, more in zip(node.padding, past, strict=True)]
-        front = [new - p for new, p in zip(padding, node.padding, strict=True)]
-        # dense, with nothing between channels: nir takes a convolution of groups for one of fewer channels
-        sizes = (k + f for k, f in zip(node.kernel, front, strict=True))
-        kernel = np.zeros((shape[0], shape[0], *sizes), dtype=np.float32)
-        kernel[range(shape[0]), range(shape[0]), front[0] :, front[1] :] = 1.0
-        return self.nir.Conv2d(
-            input_shape=tuple(shape[1:]), weight=kernel, stride=node.stride, padding=tuple(padding), dilation=(1, 1),
-            groups=1, bias=np.zeros(shape[0], dtype=np.float32),
-        )  # fmt: skip
+        kernel = np.ones(node.kernel, dtype=np.float32)
+        kernel = np.pad(kernel, [(new - p, 0) for new, p in zip(padding, node.padding, strict=True)])
+        nothing = np.zeros(shape[0], dtype=np.float32)
+        return self.window(shape, self.dense(shape[0], kernel), nothing, node.stride, tuple(padding))
 
     def head(self, node: Any, source: str) -> None:
         shape = self.graph.shape_of(node.inputs[0])
-        size = np.array(shape[1:])
         nir = self.nir
-        self.add("mean", nir.AvgPool2d(kernel_size=size, stride=size, padding=np.array([0, 0])), source)
+        self.add("sum", self.sum_pool(shape[1:], shape[1:]), source)
         flat = nir.Flatten(input_type={"input": np.array([shape[0], 1, 1])}, start_dim=0, end_dim=-1)
-        self.add("flat", flat, "mean")
-        self.add("head", nir.Affine(weight=node.weight.numpy(), bias=node.bias.numpy()), "flat")
+        self.add("flat", flat, "sum")
+        weight = node.weight.numpy() / np.float32(shape[1] * shape[2])  # of the mean over the map
+        self.add("head", nir.Affine(weight=weight, bias=node.bias.numpy()), "flat")
         self.add("output", nir.Output(output_type={"output": np.array(node.shape)}), "head")
 
     def write(self) -> Any:

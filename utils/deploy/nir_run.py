@@ -47,12 +47,12 @@ def _conv(node: Any) -> Function:
     return run
 
 
-def _pool(node: Any, mean: bool) -> Function:
+def _sum_pool(node: Any) -> Function:
     kernel, stride, padding = (_pair(v) for v in (node.kernel_size, node.stride, node.padding))
 
     def run(x: np.ndarray) -> np.ndarray:
         seen = windows(x, kernel, stride, padding)
-        return seen.mean((4, 5), dtype=np.float32) if mean else seen.sum((4, 5), dtype=np.float32)
+        return seen.sum((4, 5), dtype=np.float32)
 
     return run
 
@@ -81,14 +81,10 @@ def _function(name: str, node: Any) -> Function:
     kind = type(node).__name__
     if kind == "Conv2d":
         return _conv(node)
-    if kind in ("SumPool2d", "AvgPool2d"):
-        return _pool(node, kind == "AvgPool2d")
+    if kind == "SumPool2d":
+        return _sum_pool(node)
     if kind in ("IF", "LIF"):
         return _neuron(node)
-    if kind == "Threshold":
-        return lambda x: (x > np.asarray(node.threshold, np.float32)).astype(np.float32)
-    if kind == "Scale":
-        return lambda x: x * np.asarray(node.scale, np.float32)
     if kind == "Flatten":
         return lambda x: x.reshape(len(x), -1)
     if kind == "Affine":

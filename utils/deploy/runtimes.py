@@ -6,10 +6,12 @@ Every runtime has `spikes(x)`: (spikes [T, N, C, H, W] by layer, logits [N, clas
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -165,8 +167,9 @@ class CRuntime:
     def logits(self, x: Tensor) -> Tensor:
         return torch.from_numpy(np.stack([self._classify(self.plain, item) for item in self._inputs(x)]))
 
-    def spikes(self, x: Tensor) -> tuple[Spikes, Tensor]:
-        shapes = dict(enumerate(self.graph.nodes))
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[dict[int, list[np.ndarray]]]:
+        """Layer -> its spikes [H * W * C] of each time step that `watched` runs within the block."""
         seen: dict[int, list[np.ndarray]] = {}
 
         def watch(layer: int, spikes: Any, size: int) -> None:
@@ -176,14 +179,25 @@ class CRuntime:
         callback = kind(watch)
         pointer = ctypes.c_void_p.in_dll(self.watched, "classify_watch")
         pointer.value = ctypes.cast(callback, ctypes.c_void_p).value
-        logits = torch.from_numpy(np.stack([self._classify(self.watched, item) for item in self._inputs(x)]))
-        pointer.value = None
+        try:
+            yield seen
+        finally:
+            pointer.value = None
+
+    def maps(self, seen: dict[int, list[np.ndarray]], count: int) -> Spikes:
+        """What was seen of so many inputs, one after the other, as spikes [T, N, C, H, W] by layer."""
         spikes = {}
         for layer, values in seen.items():
-            c, h, w = shapes[layer].shape
-            maps = torch.from_numpy(np.stack(values)).view(len(logits), -1, h, w, c)  # [N, T, H, W, C]
-            spikes[shapes[layer].name] = maps.permute(1, 0, 4, 2, 3)
-        return spikes, logits
+            node = self.graph.nodes[layer]
+            c, h, w = node.shape
+            maps = torch.from_numpy(np.stack(values)).view(count, -1, h, w, c)  # [N, T, H, W, C]
+            spikes[node.name] = maps.permute(1, 0, 4, 2, 3)
+        return spikes
+
+    def spikes(self, x: Tensor) -> tuple[Spikes, Tensor]:
+        with self.watching() as seen:
+            logits = torch.from_numpy(np.stack([self._classify(self.watched, item) for item in self._inputs(x)]))
+        return self.maps(seen, len(logits)), logits
 
     def additions(self, x: Tensor) -> dict[str, int]:
         """Additions of weights by layer, summed over the inputs, as counted while they ran."""
