@@ -129,7 +129,7 @@ def test_a_depth_is_a_row(package):
     use(
         package,
         """
-names = ["dsnn10", "fsnn10", "sew_resnet10", "spiking_resnet10"]
+names = ["dsnn10", "fsnn10", "resnet10", "sew_resnet10", "spiking_resnet10"]
 assert [name for name in models.list_models() if name.endswith("10")] == names
 rows, model = used("dsnn10")
 assert len(model.spiking_layers()) == 1 + 4 * 2 + 3

@@ -239,5 +239,5 @@ def test_every_network_between_whose_layers_only_spikes_go_can_be_described():
     for name in list_models():
         small = {"width": 32, "heads": 2, "depth": 1} if "spikformer" in name else {"width": 4}
         model = create_model(name, **small)
-        if model.aap is None and not name.startswith(("sew", "spiking", "spikformer")):
+        if model.aap is None and not name.startswith(("resnet", "sew", "spiking", "spikformer")):
             graph.describe(model, (64, 64)).require_binary("anything")
