@@ -95,7 +95,7 @@ def test_checkpoints_in_torchs_format_without_checksums(tmp_path, kept, damage):
 
 
 def test_checkpoints_in_torchs_format_without_checksums_in_a_process_of_its_own():
-    """In one that had run hundreds of other tests it went beyond the bound now and then, for a reason not found."""
+    """Where no other test's memory is in the figures."""
     command = (sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", __file__)
     chosen = ("-k", "format_without_checksums and not own")
     done = subprocess.run(
@@ -103,6 +103,15 @@ def test_checkpoints_in_torchs_format_without_checksums_in_a_process_of_its_own(
     )
     assert done.returncode == 0, done.stdout[-2000:]
     assert "1 passed" in done.stdout
+
+
+def test_a_text_of_four_gigabytes_that_the_file_does_not_hold_takes_no_room(tmp_path, kept):
+    """Its length alone is changed: the first text of the content after the three pickles that begin the file."""
+    content = kept[2]
+    at = content.index(b"X", content.index(b"little_endian"))
+    path = tmp_path / "a.pth"
+    path.write_bytes(content[: at + 1] + b"\xf0\xff\xff\xff" + content[at + 5 :])
+    assert outcome(checkpoint.load, path) is None
 
 
 class Made:

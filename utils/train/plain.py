@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import argparse
 import io
+import mmap
 import pickletools
 import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,14 +41,15 @@ def stranger(path: Path) -> str | None:
         ValueError: it holds no pickles, or damaged ones.
     """
     if not zipfile.is_zipfile(path):
-        with path.open("rb") as file:
-            return next((name for _ in range(_PICKLES) if (name := _stranger(file))), None)
+        # mapped: reading a file gives a text the room that its length says, 4 GiB in a damaged one, before it is read
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            return next((name for _ in range(_PICKLES) if (name := _stranger(mapped))), None)
     with zipfile.ZipFile(path) as archive:
         pickles = [archive.read(member) for member in archive.infolist() if member.filename.endswith("data.pkl")]
     return next((name for content in pickles if (name := _stranger(io.BytesIO(content)))), None)
 
 
-def _stranger(file: IO[bytes]) -> str | None:
+def _stranger(file: Any) -> str | None:
     for operation, argument, _ in pickletools.genops(file):
         if operation.name in ("GLOBAL", "INST", "STACK_GLOBAL"):
             name = str(argument).replace(" ", ".")
