@@ -13,19 +13,8 @@ from torch import nn
 
 from cifar.data import Digits, ImageOptions
 from models import BOOLEAN_FUNCTIONS, create_model, detach_aap, use_fused
+from studies.blocks import by_block
 from utils.train.objectives import streams_loss
-
-
-def by_block(model: Any, images: torch.Tensor, classes: torch.Tensor) -> list[float]:
-    """The L2 norm of the loss's gradient over the parameters of each block."""
-    model.zero_grad(set_to_none=True)
-    streams_loss(model(images), classes).backward()
-    norms = []
-    for block in model.blocks():
-        gradients = [p.grad.norm() for p in block.parameters() if p.grad is not None]
-        norms.append(torch.stack(gradients).norm().item())
-    model.zero_grad(set_to_none=True)
-    return norms
 
 
 def accuracy(model: nn.Module, images: torch.Tensor, classes: torch.Tensor) -> float:
@@ -72,7 +61,7 @@ def main() -> None:
             end = by_block(model, *probe)
             what = f"{connect_f:5}{'with' if pathway else 'without':8}"
             for when, norms in (("start", start), ("end", end)):
-                print(f"{what}{when:6}" + "".join(f"{norm:9.2e} " for norm in norms))
+                print(f"{what}{when:6}" + "".join(f"{entry['gradient_norm']:9.2e} " for entry in norms))
             print(f"{what}test accuracy of the trunk {accuracy(model, images, classes):.1f} %", flush=True)
 
 

@@ -22,6 +22,7 @@ from utils.cli.inspection import load_data
 from utils.report import guess_script, read_config
 from utils.runtime.errors import UserError, run_command
 from utils.runtime.files import write_file
+from utils.runtime.options import Parser
 from utils.train.objectives import streams_loss
 from utils.train.weights import read_weights
 
@@ -83,7 +84,9 @@ def measure(folder: Path) -> list[dict[str, Any]]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    (folder,) = map(Path, argv if argv is not None else sys.argv[1:])
+    parser = Parser(__doc__, prog="python -m studies.blocks")
+    parser.add_argument("run", type=Path, help="the folder of a run that has ended")
+    folder = parser.parse_args(argv).run
     write_file(folder / "blocks.json", json.dumps(measure(folder)).encode())
     return 0
 

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from models import create_model, detach_aap
-from studies.grid import Planned
-from studies.running import DONE, LATEST, trained
+from studies.grid import AFTER, Planned
+from studies.running import LATEST, trained
 from utils.runtime.files import read_text, write_file
-from utils.runtime.log import read_metrics
+from utils.runtime.log import read_metrics, training_seconds
 from utils.runtime.plain_yaml import read_mapping
 from utils.train.weights import read_weights
 
@@ -23,11 +23,6 @@ RESULTS = Path(__file__).parent / "results"
 LARGEST = 1 << 24  # bytes of a file of JSON
 TEXTS = ("row", "machine", "torch", "commit", "command", "when", "block")  # columns; all others are of numbers
 READOUTS = ("fsnn", "aap", "sum", "output")
-
-
-def _seconds(entries: Sequence[dict[str, Any]]) -> float:
-    """Of training, tests not counted."""
-    return sum(next(iter(e["train"].values()))["count"] / e["images_per_second"] for e in entries)
 
 
 def _parameters(folder: Path) -> tuple[int, int]:
@@ -42,7 +37,7 @@ def _parameters(folder: Path) -> tuple[int, int]:
 
 def _energy(folder: Path) -> dict[str, Any]:
     """ACs, MACs and mJ of one image, by the exact count of the network that was trained and without its pathway."""
-    path = folder / DONE["synops"]
+    path = folder / AFTER["synops"]
     if not path.exists():
         return {}
     first, *others = json.loads(read_text(path, LARGEST))["networks"]
@@ -62,7 +57,7 @@ def _integers(folder: Path) -> dict[str, float]:
     """Top-1 in percent of the exported integers, and of the network that they were made of, on the same images."""
     found = {}
     for step in ("integer8", "integer4"):
-        path = folder / DONE[step]
+        path = folder / AFTER[step]
         if path.exists():
             told = json.loads(read_text(path, LARGEST))
             found[step] = 100 * told["right_runtime"] / told["images"]
@@ -92,7 +87,7 @@ def line(run: Planned, folder: Path) -> dict[str, Any]:
         "train_acc1": entries[-1]["train"][first]["acc1"],
         **_energy(folder),
         **_integers(folder),
-        "seconds": round(_seconds(entries), 1),
+        "seconds": round(training_seconds(entries) or 0.0, 1) or None,
         "machine": versions.get("machine"),
         "torch": versions.get("torch"),
         "commit": versions.get("commit"),
@@ -116,7 +111,7 @@ def epochs(run: Planned, folder: Path) -> list[dict[str, Any]]:
 
 def blocks(run: Planned, folder: Path) -> list[dict[str, Any]]:
     """A line for each block of a run, before training and after it; none where that was not asked for."""
-    path = folder / DONE["blocks"]
+    path = folder / AFTER["blocks"]
     if not path.exists():
         return []
     return [{"row": run.row, "seed": run.seed, **entry} for entry in json.loads(read_text(path, LARGEST))]

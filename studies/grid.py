@@ -8,12 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from utils.report import SCRIPTS
 from utils.runtime.errors import UsageError
 from utils.runtime.plain_yaml import read_mapping
 
-SCRIPTS = ("cifar.train", "dvsgesture.train", "cifar10dvs.train", "imagenet.train")
 KEYS = ("title", "script", "data", "seeds", "options", "rows", "after", "pairs", "about")
-AFTER = ("synops", "integer8", "integer4", "blocks")  # what may be done with a trained network, see `running`
+# what may be done with a trained network, see `running` -> the file that shows that it was done, in the run's folder
+AFTER = {
+    "synops": "synops/synops.json",
+    "integer8": "integer8/comparison.json",
+    "integer4": "integer4/comparison.json",
+    "blocks": "blocks.json",
+}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The tables and the figure of docs/RESULTS.md, made of the CSV files alone."""
+"""The tables of docs/RESULTS.md, made of the CSV files alone."""
 
 from __future__ import annotations
 

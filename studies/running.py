@@ -13,18 +13,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from studies.grid import Planned
+from studies.grid import AFTER, Planned
 from utils.runtime.log import METRICS, read_metrics
 
 ROOT = Path(__file__).parent.parent
 LATEST = "checkpoint_latest.pth"
-# what is done after training -> the file that shows that it was done, in the run's folder
-DONE = {
-    "synops": "synops/synops.json",
-    "integer8": "integer8/comparison.json",
-    "integer4": "integer4/comparison.json",
-    "blocks": "blocks.json",
-}
 STOPPED = (75, -signal.SIGTERM, -signal.SIGINT)  # a run that was asked to stop saves, and ends with 75
 
 
@@ -73,7 +66,7 @@ class Runner:
         """What is still to be done: "train", and what comes after."""
         folder = self.folder(run)
         steps = [] if trained(run, folder) else ["train"]
-        return steps + [step for step in run.after if steps or not (folder / DONE[step]).exists()]
+        return steps + [step for step in run.after if steps or not (folder / AFTER[step]).exists()]
 
     def _command(self, step: str, run: Planned) -> list[str]:
         folder = self.folder(run)

@@ -1,6 +1,7 @@
 """Studies: real runs of a small grid, stopped and gone on with; statistics and tables against other sources."""
 
 import csv
+import importlib
 import re
 import signal
 import subprocess
@@ -31,7 +32,7 @@ options: {dataset: digits, stem: imagenet, width: 4, image_size: 16, epochs: 2, 
 rows:
   with: {model: dsnn18, neuron: IF, T: 2}
   plain: {model: resnet18}
-after: {synops: [with], integer8: [with], blocks: [with]}
+after: {synops: [with], integer4: [with], blocks: [with]}
 pairs: {what: [with, plain]}
 """
 
@@ -82,7 +83,7 @@ def test_a_grid_runs_is_stopped_goes_on_and_is_gathered(tiny, tmp_path):
     totals = next(csv.DictReader((runs / "tiny/with_seed1/synops/synops.csv").open()))["network"]
     assert totals == "dsnn18 OR, AAP kept"
     assert 0 < lines["with"]["detached_ac"] < lines["with"]["trained_ac"]
-    assert 0 <= lines["with"]["integer8"] <= 100
+    assert 0 <= lines["with"]["integer4"] <= 100
     assert len(read_csv(results / "tiny_epochs.csv")) == 4
     blocks = read_csv(results / "tiny_blocks.csv")
     assert [(b["when"], b["block"]) for b in blocks] == [(w, str(i)) for w in ("start", "end") for i in range(1, 9)]
@@ -152,8 +153,6 @@ def test_a_run_that_fails_is_said_and_the_others_go_on(tiny, tmp_path):
 
 
 def test_every_study_can_be_parsed_by_its_script():
-    import importlib
-
     for path in sorted((ROOT / "studies").glob("*.yaml")):
         for run in read_study(path).runs():
             importlib.import_module(run.study.script).parser.parse(run.arguments("/data"))

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils.runtime.errors import UsageError, UserError, run_command, warn
 from utils.runtime.files import check_output_folder, open_regular, write_file
-from utils.runtime.log import METRICS, read_metrics
+from utils.runtime.log import METRICS, read_metrics, training_seconds
 from utils.runtime.options import Parser
 
 if TYPE_CHECKING:
@@ -95,14 +95,10 @@ def _groups(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _duration(entries: Sequence[dict[str, Any]]) -> str | None:
-    """How long training took, from the speed of each epoch."""
-    seconds = 0.0
-    for entry in entries:
-        speed = entry.get("images_per_second")
-        scores: dict[str, Any] = next(iter(entry["train"].values()), {})
-        if not isinstance(speed, int | float) or not speed > 0 or not isinstance(scores.get("count"), int):
-            return None
-        seconds += scores["count"] / speed
+    """How long training took, in words."""
+    seconds = training_seconds(entries)
+    if seconds is None:
+        return None
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02} of training in {len(entries)} epochs, tests not counted"
 

@@ -7,7 +7,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,6 +176,18 @@ def read_metrics(folder: Path, say: Callable[[str], None] = lambda _: None) -> l
     if damaged:
         say(f"{path} is damaged: line {', '.join(damaged[:5])}{' and more' * (len(damaged) > 5)} left out")
     return [entry for _, _, entry in found if entry is not None]
+
+
+def training_seconds(entries: Sequence[dict[str, Any]]) -> float | None:
+    """How long a run trained, tests not counted, from the speed of each epoch; None if an entry does not say it."""
+    seconds = 0.0
+    for entry in entries:
+        speed = entry.get("images_per_second")
+        scores: dict[str, Any] = next(iter(entry["train"].values()), {})
+        if not isinstance(speed, int | float) or not speed > 0 or not isinstance(scores.get("count"), int):
+            return None
+        seconds += scores["count"] / speed
+    return seconds
 
 
 def table(scores: dict[str, Any], unit: str = "images") -> str:
