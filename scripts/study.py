@@ -47,7 +47,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--row", action="append", default=[], metavar="NAME", help="of this row alone; may be repeated")
     parser.add_argument("--seed", type=natural, action="append", default=[], metavar="N", help="of this seed alone")
     parser.add_argument("--task", type=natural, metavar="N", help="the run of this number alone, as `list` counts them")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)  # options may stand before the studies
     if args.check == (args.what is not None):
         raise UsageError("say what to do: run, list, gather or write, or --check alone")
     if (args.what in ("run", "list", "gather")) != bool(args.studies):

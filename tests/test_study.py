@@ -107,6 +107,14 @@ def test_tasks_of_a_job_array_are_the_runs_of_the_list(tiny):
     ]
 
 
+@pytest.mark.parametrize("order", ["OPTIONS list STUDY", "list OPTIONS STUDY", "list STUDY OPTIONS"])
+def test_options_may_stand_before_the_studies_or_after_them(tiny, order):
+    given = {"OPTIONS": ["--runs", "x", "--row", "plain", "--seed", "1"], "STUDY": [tiny, tiny]}
+    status, out, err = study(*(part for word in order.split() for part in given.get(word, [word])))
+    assert (status, err) == (0, "")
+    assert [line.split()[1] for line in out.splitlines()] == ["tiny/plain_seed1"] * 2
+
+
 WRONG = {
     "title: a small one": ("titel: x", "'titel' is unknown"),
     "seeds: [0, 1]": ("seeds: [0, 0]", "whole numbers, each once"),
