@@ -9,41 +9,18 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
-import matplotlib
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # what is run is a file of this folder, and Python looks no further by itself
 
-matplotlib.use("Agg")
+from matplotlib.patches import Circle, FancyArrowPatch, Polygon  # noqa: E402
 
-from matplotlib import pyplot as plt
-from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Polygon
+from utils.draw.card import CARD, INK, LINE, SOFT, SPIKES, SUMS, VALUES, Canvas  # noqa: E402
 
-# Blue and vermilion of Okabe and Ito's palette, which the colour-blind tell apart
-SPIKES, SUMS, VALUES = "#0072b2", "#d55e00", "#6b7280"
-INK, SOFT, CARD, BOX, LINE = "#1d2430", "#5b6472", "#ffffff", "#f4f6fa", "#c3c9d4"
-ZOOM, PATHWAY = "#eef5fa", "#fdf3ec"
-WIDTH, HEIGHT = 1000, 640
-STYLE = {
-    "svg.hashsalt": "method",  # names inside the SVG depend on it alone
-    "svg.fonttype": "path",  # looks the same whatever fonts the reader has
-    "font.family": "DejaVu Sans",
-    "mathtext.fontset": "dejavusans",
-}
+BOX, ZOOM, PATHWAY = "#f4f6fa", "#eef5fa", "#fdf3ec"
 
 
-class Canvas:
-    """A page in pixels, from its upper left corner."""
-
-    def __init__(self) -> None:
-        self.figure = plt.figure(figsize=(WIDTH / 100, HEIGHT / 100))
-        self.axes = self.figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(HEIGHT, 0))
-        self.axes.axis("off")
-
-    def frame(self, x, y, width, height, *, face, edge, radius=10, style="-", line=1.0, level=0.0):
-        shape = f"round,pad=0,rounding_size={radius}"
-        box = FancyBboxPatch((x, y), width, height, boxstyle=shape, fc=face, ec=edge, ls=style, lw=line, zorder=level)
-        self.axes.add_patch(box)
-
-    def text(self, x, y, words, *, size=9.0, colour=INK, at="center", weight="normal"):
-        self.axes.text(x, y, words, fontsize=size, color=colour, ha=at, va="center", weight=weight, zorder=6)
+class Drawing(Canvas):
+    """A card with what networks are drawn of."""
 
     def box(self, x, y, words, *, width=44, height=34, colour=LINE, size=8.5):
         """Around its centre."""
@@ -72,7 +49,7 @@ class Canvas:
         self.text(x + 15, y, words, size=10.5, at="left")
 
 
-def network(on: Canvas) -> None:
+def network(on: Drawing) -> None:
     """The two streams, from the input to the loss."""
     pathway, trunk = 112, 214
     on.frame(184, 46, 690, 104, face=PATHWAY, edge=SUMS, style=(0, (5, 3)), line=1.2, level=1)
@@ -121,7 +98,7 @@ def network(on: Canvas) -> None:
     on.equation(700, 258, 3, "loss = CE(FSNN) + CE(AAP)")
 
 
-def block(on: Canvas) -> None:
+def block(on: Drawing) -> None:
     """One block, its join, and the sum beside it."""
     left, top, right, bottom = 24, 306, 976, 596
     on.axes.add_patch(Polygon(((387, 233), (445, 233), (right - 8, top + 1), (left + 8, top + 1)), fc=ZOOM, ec="none"))
@@ -169,7 +146,7 @@ def block(on: Canvas) -> None:
         on.text(place + 8 + 9.5 * len(name), 574, formula, at="left", size=9.5)
 
 
-def legend(on: Canvas) -> None:
+def legend(on: Drawing) -> None:
     x = 40
     for colour, words, step in (
         (SPIKES, "spikes, 0 or 1", 160),
@@ -182,18 +159,14 @@ def legend(on: Canvas) -> None:
 
 
 def draw(folder: Path) -> None:
-    with plt.rc_context(STYLE):
-        on = Canvas()
-        on.frame(1, 1, WIDTH - 2, HEIGHT - 2, face=CARD, edge=LINE, radius=14, level=-1)
+    with Drawing(1000, 640, "method") as on:
         on.text(24, 24, "Training with the Auxiliary Accumulation Pathway", size=12, at="left", weight="bold")
         network(on)
         block(on)
         legend(on)
-        # a card with corners of its own: it looks the same on white and on dark pages
-        on.figure.savefig(folder / "method.svg", transparent=True, metadata={"Date": None, "Creator": None})
-        on.figure.savefig(folder / "method.png", transparent=True, dpi=200, metadata={"Software": None})
-        plt.close(on.figure)
+        on.save(folder / "method.svg")
+        on.save(folder / "method.png", dpi=200)
 
 
 if __name__ == "__main__":
-    draw(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parent.parent / "figs")
+    draw(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "figs")

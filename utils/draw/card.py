@@ -1,0 +1,70 @@
+"""Cards: drawings for documents, on a ground of their own, so that they look the same on white and on dark pages."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+from utils.draw.backend import pyplot
+from utils.draw.charts import COLOURS
+
+SPIKES, SUMS = COLOURS[:2]  # blue and vermilion
+VALUES = "#6b7280"
+INK, SOFT, CARD, LINE = "#1d2430", "#5b6472", "#ffffff", "#c3c9d4"
+STYLE = {
+    "svg.fonttype": "path",  # looks the same whatever fonts the reader has
+    "font.family": "DejaVu Sans",
+    "mathtext.fontset": "dejavusans",
+}
+
+
+class Canvas:
+    """A card of so many pixels, from its upper left corner, which is drawn on inside `with`: the same in every run.
+
+    Args:
+        width, height: in pixels.
+        salt: what names inside the SVG depend on.
+    """
+
+    def __init__(self, width: int, height: int, salt: str) -> None:
+        self.width, self.height, self._salt = width, height, salt
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        plt = pyplot()
+        self._open.enter_context(plt.rc_context())
+        plt.rcdefaults()  # no configuration of whoever draws has a say
+        plt.rcParams.update(STYLE | {"svg.hashsalt": self._salt})
+        self.figure = plt.figure(figsize=(self.width / 100, self.height / 100))
+        self._open.callback(plt.close, self.figure)
+        self.axes = self.figure.add_axes((0, 0, 1, 1), xlim=(0, self.width), ylim=(self.height, 0))
+        self.axes.axis("off")
+        self.frame(1, 1, self.width - 2, self.height - 2, face=CARD, edge=LINE, radius=14, level=-1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def frame(
+        self, x: float, y: float, width: float, height: float, *, face: str, edge: str, radius: float = 10,
+        style: Any = "-", line: float = 1.0, level: float = 0.0,
+    ) -> None:  # fmt: skip
+        """A box with round corners."""
+        from matplotlib.patches import FancyBboxPatch
+
+        shape = f"round,pad=0,rounding_size={radius}"
+        box = FancyBboxPatch((x, y), width, height, boxstyle=shape, fc=face, ec=edge, ls=style, lw=line, zorder=level)
+        self.axes.add_patch(box)
+
+    def text(
+        self, x: float, y: float, words: str, *, size: float = 9.0, colour: str = INK, at: str = "center",
+        weight: str = "normal",
+    ) -> None:  # fmt: skip
+        """Words whose middle line is at y; x is their left end, centre or right end."""
+        self.axes.text(x, y, words, fontsize=size, color=colour, ha=at, va="center", weight=weight, zorder=6)
+
+    def save(self, path: Path, **given: Any) -> None:
+        """Write an SVG or a PNG, by the path's name, without a date or the names of programs."""
+        unnamed = {"Date": None, "Creator": None} if path.suffix == ".svg" else {"Software": None}
+        self.figure.savefig(path, transparent=True, metadata=unnamed, **given)
