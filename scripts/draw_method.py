@@ -164,8 +164,8 @@ def draw(folder: Path) -> None:
         network(on)
         block(on)
         legend(on)
-        on.save(folder / "method.svg")
-        on.save(folder / "method.png", dpi=200)
+        on.save(folder / "method.svg", "svg")
+        on.save(folder / "method.png", "png", dpi=200)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Run studies, gather their results, and write the tables that are made of these.
+"""Run studies, gather their results, and write the tables and figures that are made of these.
 
 python scripts/study.py run studies/digits.yaml --jobs 2                   # goes on where it was stopped
 python scripts/study.py run studies/cifar10_joins.yaml --data cifar10=~/data/cifar10
 python scripts/study.py run studies/digits.yaml --task 7                   # the eighth run alone, for a job array
 python scripts/study.py list studies/digits.yaml                           # its runs, and the command of each
 python scripts/study.py gather studies/*.yaml                              # into studies/results/*.csv
-python scripts/study.py write                                              # the tables of docs/RESULTS.md
+python scripts/study.py write                                              # the tables and figures of docs/RESULTS.md
 python scripts/study.py --check                                            # that they are what the CSVs give
 """
 
@@ -39,7 +39,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(__doc__, prog="python scripts/study.py")
     parser.add_argument("what", nargs="?", choices=("run", "list", "gather", "write"), help="see above")
     parser.add_argument("studies", type=Path, nargs="*", metavar="STUDY.yaml", help="for run, list and gather")
-    parser.add_argument("--check", action="store_true", help="compare the tables with what the CSVs give")
+    parser.add_argument("--check", action="store_true", help="compare tables and figures with what the CSVs give")
     parser.add_argument("--runs", type=Path, default=RUNS, metavar="FOLDER", help=f"of the runs (default: {RUNS})")
     parser.add_argument("--data", type=_data, action="append", default=[], metavar="NAME=FOLDER",
                         help="where the data are that a study names; may be repeated")  # fmt: skip

@@ -12,7 +12,7 @@ from utils.report import SCRIPTS
 from utils.runtime.errors import UsageError
 from utils.runtime.plain_yaml import read_mapping
 
-KEYS = ("title", "script", "data", "seeds", "options", "rows", "after", "pairs", "about")
+KEYS = ("title", "script", "data", "seeds", "options", "rows", "labels", "after", "pairs", "about")
 # what may be done with a trained network, see `running` -> the file that shows that it was done, in the run's folder
 AFTER = {
     "synops": "synops/synops.json",
@@ -34,6 +34,7 @@ class Study:
     seeds: each row is trained with each of them.
     options: of every row, by their names in a run's config.yaml.
     rows: options of each row besides, by its name.
+    labels: of rows, for people; a row without one has its name.
     after: what is done after training -> names of the rows that it is done with.
     pairs: what is compared -> (row, row that is taken from it), seed by seed.
     """
@@ -48,6 +49,7 @@ class Study:
     about: str = ""
     after: dict[str, tuple[str, ...]] = field(default_factory=dict)
     pairs: dict[str, tuple[str, str]] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
 
     def runs(self) -> list[Planned]:
         """Every run; all rows with the first seed come before the second, so a grid that is stopped is balanced."""
@@ -152,7 +154,12 @@ def read_study(path: Path) -> Study:
         if len(two) != 2:
             raise UsageError(f"{path}: pair {what} has {len(two)} rows: write [row, row that is taken from it]")
         pairs[str(what)] = (two[0], two[1])
+    labels = {
+        row: str(words)
+        for row, words in _require(content.get("labels", {}), dict, path, "labels", "{row: its name}").items()
+    }
+    _names(list(labels), rows, path, "labels")
     return Study(
         path.stem, str(content["title"]), content["script"], tuple(seeds), options, rows,
-        content.get("data"), str(content.get("about", "")), after, pairs,
+        content.get("data"), str(content.get("about", "")), after, pairs, labels,
     )  # fmt: skip

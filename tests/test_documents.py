@@ -7,6 +7,8 @@ import sys
 import pytest
 from command import ROOT
 
+from utils.draw.card import same_drawing
+
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
     for pattern in ("*.md", "docs/*.md", "*/README.md", "tests/goldens/*.md")
@@ -67,15 +69,19 @@ def test_code_that_the_method_names_is_there():
     assert missing == []
 
 
-def numbers_and_rest(text):
-    pattern = r"-?\d+(?:\.\d+)?"
-    return [float(number) for number in re.findall(pattern, text)], re.sub(pattern, "#", text)
-
-
 def test_the_picture_of_the_method_is_what_its_script_draws(tmp_path):
     subprocess.run([sys.executable, ROOT / "scripts/draw_method.py", tmp_path], check=True, timeout=120)
-    drawn, drawn_rest = numbers_and_rest((tmp_path / "method.svg").read_text())
-    kept, kept_rest = numbers_and_rest((ROOT / "figs/method.svg").read_text())
-    assert drawn_rest == kept_rest
-    assert drawn == pytest.approx(kept, abs=0.01)
+    assert same_drawing((tmp_path / "method.svg").read_text(), (ROOT / "figs/method.svg").read_text())
     assert (tmp_path / "method.png").stat().st_size > 50_000
+
+
+def test_a_picture_with_anything_moved_is_another():
+    kept = (ROOT / "figs/method.svg").read_text()
+    (first, *_) = re.findall(r"\d+\.\d{6}", kept)
+    assert same_drawing(kept.replace(first, f"{float(first) + 0.001:.6f}"), kept)
+    assert not same_drawing(kept.replace(first, f"{float(first) + 0.1:.6f}"), kept)
+    assert not same_drawing(kept.replace("#0072b2", "#d55e00"), kept)
+    assert not same_drawing(kept.replace("<use", "<path", 1), kept)
+    name = re.search(r'id="(p[0-9a-f]+)"', kept)[1]
+    assert same_drawing(kept.replace(name, "other"), kept)
+    assert not same_drawing(kept.replace(f"url(#{name})", "url(#other)"), kept)

@@ -17,10 +17,11 @@ from models import create_model
 from studies.blocks import by_block
 from studies.gathering import gather, read_csv
 from studies.grid import read_study
-from studies.results import PAGE, check, rendered, table
+from studies.ran import Ran
 from studies.running import Runner
 from studies.statistics import paired, summary
-from utils.runtime.errors import UsageError, UserError
+from studies.tables import table
+from utils.runtime.errors import UsageError
 
 ROOT = Path(__file__).parent.parent
 STUDY = [sys.executable, str(ROOT / "scripts/study.py")]
@@ -32,6 +33,7 @@ options: {dataset: digits, stem: imagenet, width: 4, image_size: 16, epochs: 2, 
 rows:
   with: {model: dsnn18, neuron: IF, T: 2}
   plain: {model: resnet18}
+labels: {with: the pathway}
 after: {synops: [with], integer4: [with], blocks: [with]}
 pairs: {what: [with, plain]}
 """
@@ -121,6 +123,7 @@ WRONG = {
     "script: cifar.train": ("script: os.system", "choose one of cifar.train"),
     "  plain:": ("  ../plain:", "small letters, digits and underscores"),
     "epochs: 2, ": ("", "needs a number of epochs"),
+    "labels: {with": ("labels: {without", "labels names 'without', which is no row"),
     "synops: [with]": ("synops: [without]", "names 'without', which is no row"),
     "blocks: [with]": ("shell: [with]", "after knows no 'shell'"),
     "what: [with, plain]": ("what: [with]", "pair what has 1 rows"),
@@ -187,23 +190,27 @@ def test_a_table_by_hand(tiny):
         {"row": "with", "seed": s, "final_fsnn": v, "final_aap": 60.0, "final_sum": 61.0, "parameters_detached": 1234}
         for s, v in ((0, 50.0), (1, 52.0))
     ] + [{"row": "plain", "seed": 0, "final_output": 49.0, "parameters_detached": 99}]
-    text = table(read_study(tiny), lines)
-    assert "| with | 2 | 51.00 ± 1.41 | 60.00 ± 0.00 | 61.00 ± 0.00 | 1,234 |" in text
-    assert "| plain | 1 | 49.00 | - | - | 99 |" in text
+    text = table(Ran(read_study(tiny), lines))
+    assert "| the pathway | `with` | 2 | 51.00 ± 1.41 | 60.00 ± 0.00 | 61.00 ± 0.00 | 1,234 |" in text
+    assert "| plain | `plain` | 1 | 49.00 | - | - | 99 |" in text
     assert "| what | 1 | +1.00 (one seed: no interval) | open |" in text
-    assert "| plain | 0 | not run |" in table(read_study(tiny), lines[:2])
+    assert "| plain | `plain` | 0 | not run | - | - | - |" in table(Ran(read_study(tiny), lines[:2]))
+    assert table(Ran(read_study(tiny), [])).startswith("*Not run.* a small one. ")
 
 
-def test_the_page_shows_what_the_csv_files_give(tmp_path, capsys):
-    assert check() == 0
-    assert "tables are those" in capsys.readouterr().out
-    text = PAGE.read_text()
-    changed = tmp_path / "page.md"
-    changed.write_text(re.sub(r"(\| or_with \| \d \| )\d", r"\g<1>9", text, count=1))
-    assert changed.read_text() != text
-    with pytest.raises(UserError, match=r"study\.py write"):
-        check(changed)
-    assert rendered(changed.read_text()) == text
+def test_energy_and_integers_in_a_table_by_hand(tiny):
+    lines = [
+        {"row": "with", "seed": s, "final_fsnn": 50.0, "final_sum": 51.0, "parameters_detached": 9, "detached_ac": 2e6,
+         "detached_mac": 1e6, "detached_mj": 0.0064, "trained_mj": 0.011, "integer8": 49.0 + s, "integer8_floats": 50.0}
+        for s in (0, 1)
+    ] + [{"row": "plain", "seed": 0, "final_output": 49.0, "parameters_detached": 99, "detached_mj": 0.5,
+          "trained_mj": 0.5}]  # fmt: skip
+    text = table(Ran(read_study(tiny), lines))
+    same = "2.000 ± 0.000 | 1.000 ± 0.000 | 6.40 ± 0.00 | 11.00 ± 0.00"
+    assert f"| 50.00 ± 0.00 | - | 51.00 ± 0.00 | 9 | {same} | 49.50 ± 0.71 | - |" in text
+    assert "| plain | `plain` | 1 | 49.00 | - | - | 99 | - | - | 500.00 | - | - | - |" in text
+    low, high = stats.ttest_1samp([-1.0, 0.0], 0).confidence_interval(0.95)
+    assert f"| integers of 8 bits against floats, the pathway | 2 | -0.50 [{low:+.2f}, {high:+.2f}] | open |" in text
 
 
 def test_gradients_and_rates_of_a_block_by_hand():

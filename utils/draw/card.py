@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -60,11 +62,56 @@ class Canvas:
     def text(
         self, x: float, y: float, words: str, *, size: float = 9.0, colour: str = INK, at: str = "center",
         weight: str = "normal",
-    ) -> None:  # fmt: skip
-        """Words whose middle line is at y; x is their left end, centre or right end."""
-        self.axes.text(x, y, words, fontsize=size, color=colour, ha=at, va="center", weight=weight, zorder=6)
+    ) -> float:  # fmt: skip
+        """Words whose middle line is at y; x is their left end, centre or right end. Returns how wide they are."""
+        found = self.axes.text(x, y, words, fontsize=size, color=colour, ha=at, va="center", weight=weight, zorder=6)
+        return float(found.get_window_extent().width)
 
-    def save(self, path: Path, **given: Any) -> None:
-        """Write an SVG or a PNG, by the path's name, without a date or the names of programs."""
-        unnamed = {"Date": None, "Creator": None} if path.suffix == ".svg" else {"Software": None}
-        self.figure.savefig(path, transparent=True, metadata=unnamed, **given)
+    def plot(self, left: float, top: float, width: float, height: float, **given: Any) -> Any:
+        """A chart's axes on the card, by pixels: light lines, labels in the card's colours.
+
+        given: of `axes.set`.
+        """
+        place = (left / self.width, 1 - (top + height) / self.height, width / self.width, height / self.height)
+        axes = self.figure.add_axes(place, facecolor="none")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(LINE)
+        axes.tick_params(which="both", color=LINE, labelcolor=SOFT, labelsize=8)
+        axes.grid(color=LINE, alpha=0.5, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.set(**given)
+        for label in (axes.xaxis.label, axes.yaxis.label):
+            label.set(fontsize=8.5, color=SOFT)
+        return axes
+
+    def svg(self) -> str:
+        """The card as SVG."""
+        text = io.BytesIO()
+        self.save(text, "svg")
+        return text.getvalue().decode()
+
+    def save(self, where: Path | io.BytesIO, kind: str, **given: Any) -> None:
+        """Write it, as svg or png, without a date or the names of programs."""
+        unnamed = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+        self.figure.savefig(where, format=kind, transparent=True, metadata=unnamed, **given)
+
+
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+
+
+def _parts(svg: str) -> tuple[str, list[float]]:
+    """What a drawing is besides its numbers, and these; names inside it, which hang on numbers, are counted instead."""
+    order: dict[str, str] = {}
+    for name in re.findall(r'\bid="([^"]+)"', svg):
+        order.setdefault(name, f"name{len(order)}")
+    svg = re.sub(r'(?<=\bid=")[^"]+|(?<=#)[\w.-]+', lambda match: order.get(match[0], match[0]), svg)
+    return _NUMBER.sub("#", svg), [float(number) for number in _NUMBER.findall(svg)]
+
+
+def same_drawing(first: str, second: str, tolerance: float = 0.01) -> bool:
+    """Whether two SVGs differ by no more than this in any number, and in nothing else.
+
+    The last digits of places depend on the machine that computed them.
+    """
+    (rest, numbers), (other_rest, other_numbers) = _parts(first), _parts(second)
+    return rest == other_rest and all(abs(a - b) <= tolerance for a, b in zip(numbers, other_numbers, strict=True))
