@@ -47,27 +47,27 @@ def verdict(found: Summary) -> str:
     return "better" if found.mean > 0 else "worse"
 
 
+def _cells(ran: Ran, row: str) -> dict[str, str]:
+    """What is said of a row that has been run, by column; "-" where it has none of that."""
+    kept = ran.values(row, "final_sum")
+    found = {"top-1 of what is deployed, %": _cell(ran.deployed(row).values())}
+    found |= {column: _cell(ran.values(row, of).values()) for column, of in OTHERS.items()}
+    found["parameters"] = f"{next(iter(ran.values(row, 'parameters_detached').values())):,}"
+    for column, (of, factor, digits) in ENERGY.items():
+        values = ran.values(row, of).values() if kept or of != "trained_mj" else ()
+        found[column] = _cell((factor * value for value in values), digits)
+    return found | {column: _cell(ran.values(row, of).values()) for column, of in INTEGERS.items()}
+
+
 def _rows(ran: Ran) -> list[str]:
-    counted = any(line.get("detached_mj") is not None for line in ran.lines)
-    whole = any(line.get("integer8") is not None for line in ran.lines)
-    head = ["network", "row", "seeds", "top-1 of what is deployed, %", *OTHERS, "parameters"]
-    head += [*(ENERGY if counted else ()), *(INTEGERS if whole else ())]
+    """A line for each row; columns are those that any row fills."""
+    found = {row: _cells(ran, row) for row in ran.study.rows if ran.deployed(row)}
+    columns = [name for name in next(iter(found.values())) if any(cells[name] != "-" for cells in found.values())]
     body = []
     for row in ran.study.rows:
-        scores = ran.deployed(row)
-        cells = [ran.label(row), f"`{row}`", str(len(scores))]
-        if scores:
-            cells += [_cell(scores.values()), *(_cell(ran.values(row, c).values()) for c in OTHERS.values())]
-            cells.append(f"{next(iter(ran.values(row, 'parameters_detached').values())):,}")
-        if scores and counted:
-            kept = ran.values(row, "final_sum")
-            for column, factor, digits in ENERGY.values():
-                values = ran.values(row, column).values() if kept or column != "trained_mj" else ()
-                cells.append(_cell((factor * value for value in values), digits))
-        if scores and whole:
-            cells += [_cell(ran.values(row, column).values()) for column in INTEGERS.values()]
-        body.append(cells if scores else [*cells, "not run", *["-"] * (len(head) - 4)])
-    return lines_of(head, body)
+        cells = [found[row][name] for name in columns] if row in found else ["not run", *["-"] * (len(columns) - 1)]
+        body.append([ran.label(row), f"`{row}`", str(len(ran.deployed(row))), *cells])
+    return lines_of(["network", "row", "seeds", *columns], body)
 
 
 def _compared(ran: Ran) -> Iterator[tuple[str, Summary]]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from studies.figures.curves import Line, line, show
-from studies.figures.parts import Drawn, key, seeds
+from studies.figures.parts import Drawn, key, seeds, ticks
 from studies.ran import Ran
 from utils.draw.card import INK, SPIKES, SUMS, Canvas
 
@@ -47,6 +47,7 @@ def blocks(rans: Mapping[str, Ran]) -> Drawn | None:
             above = on.plot(left, 72, wide, HIGH, yscale="log")
             if positive:
                 above.set_ylim(min(positive) / 1.5, max(positive) * 1.5)
+                ticks(above.yaxis, (1, 2, 5) if max(positive) < 30 * min(positive) else (1,))
             above.set_title(what, fontsize=9, color=INK, weight="bold", loc="left", pad=5)
             below = on.plot(left, 72 + HIGH + 34, wide, HIGH, ylim=(0, 100), xlabel="block, from the input")
             for axes, lines in ((above, own), (below, _percent(_lines(ran, ran.study.pairs[what], "firing_rate")))):

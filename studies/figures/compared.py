@@ -24,7 +24,7 @@ def _reach(pairs: Sequence[Pair]) -> float:
     for pair in pairs:
         found = pair.difference
         ends.append(max(abs(found.mean) + (interval(found) or 0.0), *map(abs, pair.differences)))
-    return 1.1 * max(min(max(ends), 3 * statistics.median(ends)), 0.1)
+    return 1.1 * max(min(max(ends), 3 * statistics.median(ends)), 0.5)
 
 
 def _rows(axes: Any, count: int) -> None:
@@ -44,7 +44,8 @@ def accuracies(on: Canvas, pairs: Sequence[Pair], left: float, top: float, width
         points(axes, list(pair.first.values()), i - 0.2, WITH, 0.16)
         points(axes, list(pair.second.values()), i + 0.2, WITHOUT, 0.16)
     low, high = axes.get_xlim()
-    axes.set_xlim(max(low, 0), min(high, 100.5))  # of an interval that leaves 0 to 100, what lies within
+    room = max(0.0, 3 - (high - low)) / 2  # what is hardly different is to look like that
+    axes.set_xlim(max(low - room, 0), min(high + room, 100.5))  # of an interval that leaves 0 to 100, what lies within
 
 
 def differences(on: Canvas, pairs: Sequence[Pair], left: float, top: float, width: float, label: str) -> None:

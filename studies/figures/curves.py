@@ -111,7 +111,7 @@ def _curves(rows: Sequence[tuple[str, Sequence[Panel]]], salt: str, alt: str) ->
     shown = [(words, own) for words, panels in rows if (own := [panel for panel in panels if panel.lines])]
     if not shown:
         return None
-    columns = max(4, *(len(panels) for _, panels in shown))
+    columns = max(2, *(len(panels) for _, panels in shown))
     step = HIGH + 92
     with Canvas(1000, 56 + step * len(shown), salt) as on:
         key(on, 24, 28, [(style, words) for *_, style, words in reversed(SIDES)])

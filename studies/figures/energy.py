@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -131,7 +132,8 @@ def _along(ends: Sequence[tuple[float, float]]) -> list[Box]:
 
 def _draw(on: Canvas, points: Sequence[Point], left: float, wide: float, ylim: tuple[float, float]) -> Any:
     energies = [point.energy for point in points]
-    xlim = (min(energies) / 1.3, max(energies) * 1.3)
+    room = max(1.3, 2 / math.sqrt(max(energies) / min(energies)))  # the axis spans a factor of 4 or more
+    xlim = (min(energies) / room, max(energies) * room)
     label = "energy of ACs and MACs, µJ an image, log scale"
     axes = on.plot(left, TOP, wide, HIGH, xscale="log", xlabel=label, xlim=xlim, ylim=ylim)
     ticks(axes.xaxis)
