@@ -19,7 +19,7 @@ from benchmarks.jobs import Jobs, wait_for
 from imagenet.data import load
 from studies.grid import read_study
 from utils import launch
-from utils.runtime import slurm
+from utils.cluster import slurm
 from utils.runtime.errors import UserError
 
 ROOT = Path(__file__).parent.parent

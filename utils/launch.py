@@ -60,7 +60,7 @@ def _main(parser: OptionsParser, data: LoadData | str, models: TrainableNetworks
 def _start(config: Config, parser: OptionsParser, load_data: LoadData, models: TrainableNetworks) -> None:
     """Train or test, as the options say."""
     from utils.cli import job, testing, training  # torch and all else that takes seconds to import
-    from utils.runtime import distributed
+    from utils.cluster import distributed
     from utils.train.interrupts import stopping_at_once
     from utils.train.resume import require_alike
 
