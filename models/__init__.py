@@ -6,7 +6,7 @@ from .connect import BOOLEAN_FUNCTIONS, CONNECT_FUNCTIONS
 from .deploy import fold_batchnorm
 from .graph import Stream, exact, quantize
 from .neuron import NEURONS, SURROGATES, use_fused
-from .pretrained import read_pretrained, save_pretrained
+from .pretrained import find_pretrained, list_pretrained, read_pretrained, save_pretrained
 from .published import from_published, load_published, to_published
 from .recompute import save_memory
 from .registry import create_model, list_models, model_options, register_model
@@ -20,9 +20,11 @@ __all__ = [
     "create_model",
     "detach_aap",
     "exact",
+    "find_pretrained",
     "fold_batchnorm",
     "from_published",
     "list_models",
+    "list_pretrained",
     "load_published",
     "model_options",
     "quantize",

@@ -1,6 +1,7 @@
 """Trained networks as folders: `model.safetensors` and `config.json`, the layout of the Hugging Face hub.
 
-A path may also be a checkpoint, of this project or a published one.
+Some of them come along, below `weights/`, and have names. A path may also be a checkpoint, of this project or a
+published one.
 """
 
 from __future__ import annotations
@@ -19,6 +20,40 @@ from .published import load_published
 from .tensors_file import read_tensors, write_tensors
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+SHIPPED = Path(__file__).parent.parent / "weights"  # where it lies in the repository, and beside models/ once installed
+
+
+def list_pretrained() -> dict[str, list[str]]:
+    """The names of the weights that come along, each with the networks that it has weights of."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(SHIPPED.glob(f"*/*/{WEIGHTS}")):
+        found.setdefault(path.parts[-3], []).append(path.parts[-2])
+    return found
+
+
+def find_pretrained(where: str | os.PathLike[str], model: str | None = None) -> Path:
+    """Where weights lie.
+
+    Args:
+        where: a name, as cifar10 or cifar10/fsnn18, or else a path.
+        model: the network, for a name that does not say it.
+
+    Raises:
+        ValueError: it is neither, or there are none of this network.
+    """
+    shipped, (name, *rest) = list_pretrained(), os.fspath(where).split("/")
+    if name in shipped and len(rest) < 2:
+        of = rest[0] if rest else model
+        if of not in shipped[name]:
+            raise ValueError(f"{where} has weights of {', '.join(shipped[name])}: name one of these, not {of}")
+        return SHIPPED / name / of
+    path = Path(where)
+    if not (path.exists() or path.suffix or rest):
+        there = ", ".join(f"{name}/{of}" for name, networks in shipped.items() for of in networks)
+        raise ValueError(
+            f"there is no {where}, neither a file nor one of the weights that come along: {there or 'none'}"
+        )
+    return path
 
 
 def save_pretrained(model: Any, folder: str | os.PathLike[str]) -> None:
@@ -68,13 +103,18 @@ def _load(path: Path) -> Any:
         raise ValueError(f"{path} is damaged or no checkpoint ({reason}): use another one") from None
 
 
-def read_pretrained(where: str | os.PathLike[str]) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    """(the config of the network, or nothing where it is not known; the state dict) of a folder or a file.
+def read_pretrained(
+    where: str | os.PathLike[str], model: str | None = None
+) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """(the config of the network, or nothing where it is not known; the state dict) of a name, a folder or a file.
+
+    Args:
+        where, model: see `find_pretrained`.
 
     Raises:
-        ValueError: it is damaged, or neither.
+        ValueError: it is damaged, or none of these.
     """
-    path = Path(where)
+    path = find_pretrained(where, model)
     if path.is_dir():
         return _read_config(path / CONFIG), read_tensors(path / WEIGHTS)
     if path.suffix == ".safetensors":
@@ -91,7 +131,8 @@ def load_pretrained(model: Any, where: Any, config: Mapping[str, Any], state: An
     Raises:
         ValueError: it does not fit, or was saved from another network.
     """
-    wrong = [f"{k}={v!r} instead of {model.config.get(k)!r}" for k, v in config.items() if model.config.get(k) != v]
+    ours = model.config  # what else a config.json says is not of the network
+    wrong = [f"{k}={v!r} instead of {ours[k]!r}" for k, v in config.items() if k in ours and ours[k] != v]
     if wrong:
         raise ValueError(f"{where} was saved from another network ({', '.join(wrong)}): create that one")
     try:

@@ -98,8 +98,9 @@ def create_model(model: str, *, pretrained: Any = None, **options: Any) -> nn.Mo
 
     Args:
         model: one of `list_models()`.
-        pretrained: weights to load: a folder of `save_pretrained`, a .safetensors file, or a checkpoint, ours or
-            published. What it says of the options is their default.
+        pretrained: weights to load: the name of some that come along (`list_pretrained`), a folder of
+            `save_pretrained`, a .safetensors file, or a checkpoint, ours or published. What it says of the options is
+            their default.
         options: some of `model_options(model)`.
 
     Raises:
@@ -108,7 +109,7 @@ def create_model(model: str, *, pretrained: Any = None, **options: Any) -> nn.Mo
     entry_point, known = _look_up(model)
     config: Mapping[str, Any] = {}
     if pretrained is not None:
-        config, state = read_pretrained(pretrained)
+        config, state = read_pretrained(pretrained, model)
         options = {**{name: value for name, value in config.items() if name in known}, **options}
     for option in options:
         if option not in known:

@@ -89,6 +89,10 @@ CHANGES = {
 # Options that a test of another file covers.
 ELSEWHERE = {
     "sync_bn": ("test_devices.py", "test_synchronised_batch_norm_makes_two_processes_equal_one"),
+    "initial_checkpoint": (
+        "test_initial_weights.py",
+        "test_a_new_run_begins_with_the_weights_in_whatever_form_they_are",
+    ),
     "dist_url": ("test_event_training.py", "test_several_processes_prepare_once_train_and_score_each_sample_once"),
     "dist_timeout": ("test_imagenet.py", "test_an_unreachable_rendezvous"),
     "fused": ("test_fused.py", "test_the_training_flag"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from utils.data.dataset import DataOptions, LoadData
@@ -54,13 +54,19 @@ def _main(parser: OptionsParser, data: LoadData | str, models: TrainableNetworks
     config = parser.parse(argv)
     load = importlib.import_module(data).load if isinstance(data, str) else data
     networks: Any = importlib.import_module(models) if isinstance(models, str) else models
-    _start(config, parser, load, networks)
+    _start(config, parser, load, networks, lambda below: parser.parse(argv, below).resolved())
 
 
-def _start(config: Config, parser: OptionsParser, load_data: LoadData, models: TrainableNetworks) -> None:
-    """Train or test, as the options say."""
+def _start(
+    config: Config,
+    parser: OptionsParser,
+    load_data: LoadData,
+    models: TrainableNetworks,
+    parse: Callable[[Mapping[str, Any]], Config],
+) -> None:
+    """Train or test, as the options say; see `job.set_up`."""
     from utils.cli import job, testing, training  # torch and all else that takes seconds to import
-    from utils.runtime import distributed
+    from utils.cluster import distributed
     from utils.train.interrupts import stopping_at_once
     from utils.train.resume import require_alike
 
@@ -73,7 +79,7 @@ def _start(config: Config, parser: OptionsParser, load_data: LoadData, models: T
         )
         with distributed.explain_lost_peers(world), _explain_exhaustion():
             require_alike({f"options ({group})": values for group, values in config.alike().items()}, world)
-            made = job.set_up(config, parser, load_data, models, world)
+            made = job.set_up(config, parser, load_data, models, world, parse)
             if config.testing.test_only:
                 testing.test(made, models)
             else:

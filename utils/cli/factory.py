@@ -13,12 +13,13 @@ import importlib
 import json
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from utils.runtime.distributed import named_device
+from utils.cluster.distributed import named_device
 from utils.runtime.errors import UsageError, UserError, warn
 from utils.runtime.memory import require
 from utils.runtime.networks import Networks
@@ -120,6 +121,42 @@ def outline(factory: Networks, name: str, options: dict[str, Any]) -> Any:
         raise UsageError(f"an option of {name} is of the wrong type or out of range: {_in_words(options)}") from None
 
 
+def check_size(path: Path, expected: nn.Module, weights: dict[str, Any], slack: int = 1) -> None:
+    """Raises UserError if a checkpoint names a network that is larger than so many times the weights that it holds."""
+    asked, held = (sum(x.numel() for x in state.values()) for state in (expected.state_dict(), weights))
+    if asked > slack * held:
+        raise UserError(f"{path} names a network of {asked:,} numbers and holds {held:,}: use another checkpoint")
+
+
+def read_trained(factory: Any, where: str | Path, model: str | None = None) -> tuple[Path, Any]:
+    """(where they lie, what a checkpoint with them holds) of trained weights.
+
+    Args:
+        factory: the module that builds networks. If it offers `find_pretrained` and `read_pretrained`, weights have
+            names, and may lie in folders.
+        where: a name, a folder of `save_pretrained`, a .safetensors file, or a checkpoint, ours or published.
+        model: the network, for a name that does not say it.
+
+    Raises:
+        UserError: there is no such thing, or it is damaged.
+    """
+    try:
+        path = factory.find_pretrained(where, model) if hasattr(factory, "find_pretrained") else Path(where)
+        if path.suffix != ".safetensors" and not (path.is_dir() and any(path.glob("*.safetensors"))):
+            return path, checkpoint.load(path)
+        if not hasattr(factory, "read_pretrained"):
+            raise UserError(f"{path}: {factory.__name__} reads no .safetensors: name a checkpoint of torch")
+        config, state = factory.read_pretrained(path)
+        if not config:
+            return path, {"model": state}
+        known = {"model": config["model"], **factory.model_options(config["model"])}
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    options = {name: config.get(name, default) for name, default in known.items()}
+    about = {name: value for name, value in config.items() if name not in known}
+    return path, {**about, "format": dict(checkpoint.FORMAT), "config": options, "model": state}
+
+
 def build_network(args: argparse.Namespace) -> nn.Module:
     """The network that the arguments describe, in eval mode on its device, with its weights.
 
@@ -145,11 +182,7 @@ def build_network(args: argparse.Namespace) -> nn.Module:
     if config:  # which a stranger may have written: nothing larger than the file's own weights is made
         expected: Any = outline(factory, name, options)
         check_config(args.checkpoint, expected, config)
-        asked, held = (sum(x.numel() for x in state.values()) for state in (expected.state_dict(), weights))
-        if asked > held:
-            raise UserError(
-                f"{args.checkpoint} names a network of {asked:,} numbers and holds {held:,}: use another checkpoint"
-            )
+        check_size(args.checkpoint, expected, weights)
     torch.manual_seed(args.seed)
     model = create(factory, name, options, warn, device)
     if args.checkpoint:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from utils.cli.factory import create
+from utils.cli.given_weights import GivenWeights
+from utils.cluster.distributed import World
 from utils.data.dataset import Datasets, LoadData
 from utils.data.loading import Loaders, make_loaders
 from utils.runtime.allocator import keep_freed_memory
-from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError
 from utils.runtime.log import RunLog
 from utils.runtime.memory import require
@@ -39,15 +40,25 @@ class Job:
     beside: str  # in words: the runs in other folders, where this one has none and is to go on
     world: World
     script: str | None  # the module that was started, e.g. cifar.train
+    given: GivenWeights
+    begins: str  # in words: with which weights a new run does; nothing where they are random
 
 
-def set_up(config: Config, parser: OptionsParser, load_data: LoadData, models: TrainableNetworks, world: World) -> Job:
+def set_up(
+    config: Config,
+    parser: OptionsParser,
+    load_data: LoadData,
+    models: TrainableNetworks,
+    world: World,
+    parse: Callable[[Mapping[str, Any]], Config],
+) -> Job:
     """Data, network and folder of a command.
 
     Args:
         config: what it asks for.
         parser: the script's.
         load_data, models: see `launch.main`.
+        parse: the command once more, with other defaults.
         world: the processes.
 
     Raises:
@@ -58,6 +69,8 @@ def set_up(config: Config, parser: OptionsParser, load_data: LoadData, models: T
     seed_everything(config.recipe.seed, world.rank)
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False  # as released
     say, defaults = RunLog(world).say, parser.defaults
+    given = GivenWeights(config, models, world)
+    config = given.fill(config, parse)
     try:  # before the data, which may take long to prepare
         known = models.model_options(config.network.model)
     except ValueError as error:
@@ -70,6 +83,7 @@ def set_up(config: Config, parser: OptionsParser, load_data: LoadData, models: T
         **config.network.options(known, defaults.network),
     }
     model = _build_model(config, options, models, world, say)
+    begins = given.put_into(model)
     # its default is in every run's config.yaml, which is to be taken as it is
     if config.network.tau not in (None, known.get("tau")) and model.config.get("neuron") == "IF":
         raise UsageError(f"--tau {config.network.tau} does nothing: IF neurons have no time constant; leave it out")
@@ -80,7 +94,8 @@ def set_up(config: Config, parser: OptionsParser, load_data: LoadData, models: T
     if data.grey and _was_read_in_colour(path, config, world):
         of_data: Any = config.data
         config = dataclasses.replace(config, data=dataclasses.replace(of_data, channels=3))
-        return set_up(config, parser, load_data, models, world)
+        return set_up(config, parser, load_data, models, world, parse)
+    given.require(path, world)
     loaders = make_loaders(
         data.train,
         data.test,
@@ -92,9 +107,8 @@ def set_up(config: Config, parser: OptionsParser, load_data: LoadData, models: T
         mix=data.mix,
     )
     script = parser.program.split()[-1] if parser.program else None
-    return Job(
-        config.with_network(model.config), data, loaders, model, RunLog(world, path), path, beside, world, script
-    )
+    config, log = config.with_network(model.config), RunLog(world, path)
+    return Job(config, data, loaders, model, log, path, beside, world, script, given, begins)
 
 
 def _find_folder(name: str, config: Config, world: World, say: Callable[[str], None]) -> tuple[Path, str]:

@@ -22,7 +22,7 @@ from utils.train.weights import set_weights
 def test(job: Job, models: TrainableNetworks) -> None:
     """Evaluate a checkpoint, ours or a published one."""
     run, world, say = job.config.run, job.world, job.log.say
-    found = resume.find(run.resume, job.folder, say, world)
+    found = job.given.found or resume.find(run.resume, job.folder, say, world)
     if found is None:
         raise UserError(f"there is no checkpoint in {job.folder}: name one by --resume{job.beside}")
     path, content = found

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from utils.cli.job import Job
+from utils.cluster.lease import held
 from utils.runtime.errors import UsageError
-from utils.runtime.lease import held
 from utils.runtime.parser import to_yaml
 from utils.train import checkpoint, folder, resume
 from utils.train.optim import make_optimizer, make_schedule
@@ -77,8 +77,9 @@ def _fit(job: Job, run: Run) -> None:
     """Train in the run's folder, from the start or from where it stopped."""
     options = job.config.run
     folder.prepare(job.folder, options, job.world)
-    if options.resume:
-        _resume(options.resume, run, job)
+    goes_on = bool(options.resume) and _resume(options.resume, run, job)
+    if job.begins and not goes_on:
+        job.log.say(job.begins)
     resume.require_alike(run.starting_point(), job.world)
     folder.keep_config(job.folder, job.config, job.world, job.script)
     job.log.forget_from(run.position.epoch)
@@ -88,14 +89,22 @@ def _fit(job: Job, run: Run) -> None:
     job.log.close()
 
 
-def _resume(wanted: str, run: Run, job: Job) -> None:
+def _resume(wanted: str, run: Run, job: Job) -> bool:
+    """Whether there is a run to go on with, which then has been loaded."""
     say = job.log.say
     found = resume.find(wanted, run.folder, say, job.world)
     if found is None:
         say(f"no checkpoint in {run.folder} yet: beginning at epoch {run.position.epoch + 1}{job.beside}")
-        return
+        return False
     path, content = found
     state = checkpoint.resumable(path, content)
     check_config(path, run.trainer.model, state["config"])
+    began, asked = resume.as_now(state["recipe"])["initial_checkpoint"], run.recipe.initial_checkpoint
+    if asked not in (None, began):
+        its = f"{path} is of a run that began with {'random weights' if began is None else began}"
+        if wanted != "auto":
+            raise UsageError(f"--initial-checkpoint {asked}: {its}; leave this option out, or --resume")
+        say(f"warning: --initial-checkpoint {asked} is not used: {its}")
     run.resume(state)
     say(f"resumed from {path}: epoch {run.position.epoch + 1}, batch {run.position.step}")
+    return True

@@ -82,15 +82,20 @@ class OptionsParser:
         """Every option's flags by its name, switches that stand for one of its values included."""
         return {name: (*item.flags, *item.about.shortcuts) for name, item in self._options.items()}
 
-    def parse(self, argv: Sequence[str] | None = None) -> Any:
+    def parse(self, argv: Sequence[str] | None = None, below: Mapping[str, Any] | None = None) -> Any:
         """The configuration that a command line describes; by default this process's.
+
+        Args:
+            below: values by option, in place of the defaults of those that are not given.
 
         Raises:
             UsageError: an option or the configuration's file is wrong.
         """
-        args = self._parser.parse_args(argv)
+        values = dict(below or {})
+        args = self._parser.parse_args(argv, argparse.Namespace(**values))
         if args.config is not None:  # once more, with the file's values below what is given
-            args = self._parser.parse_args(argv, argparse.Namespace(**self._read(Path(args.config))))
+            values |= self._read(Path(args.config))
+            args = self._parser.parse_args(argv, argparse.Namespace(**values))
         return self._build(vars(args))
 
     def _build(self, values: Mapping[str, Any]) -> Any:

@@ -83,6 +83,11 @@ class Recipe(OptimOptions):
     amp: bool = option(False, "mixed precision")
     amp_dtype: str | None = option(None, "default: fp16 on CUDA, bf16 on the CPU", choices=tuple(HALF_TYPES))
     sync_bn: bool = option(False, "batch norm over all processes (GPUs only)")
+    initial_checkpoint: str | None = option(
+        None,
+        "trained weights that a new run begins with, and their network: a file, a folder or a name",
+        metavar="FILE|NAME",
+    )
     seed: int = option(2020, "of weights, data and their order", parse=seed)
 
     @property

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from utils.runtime.distributed import World
+from utils.cluster.distributed import World
 from utils.runtime.errors import UsageError, UserError
 from utils.train import checkpoint
 
@@ -36,11 +36,24 @@ def find(wanted: str, folder: Path, say: Callable[[str], None], world: World) ->
     Raises:
         UserError: the file is missing or damaged, or all of the folder's are; or it was damaged on its way.
     """
+
+    def read() -> tuple[Path, Any] | None:
+        path = Path(wanted)
+        return checkpoint.newest_whole(folder, say) if wanted == "auto" else (path, checkpoint.load(path))
+
+    return from_main(read, world)
+
+
+def from_main(read: Callable[[], tuple[Path, Any] | None], world: World) -> tuple[Path, Any] | None:
+    """What the main process reads, (where, the content of a checkpoint), or None, in every process.
+
+    Raises:
+        UserError: it cannot be read, or was damaged on its way.
+    """
     found = None
     with world.main_only("reading the checkpoint") as main:
         if main:
-            path = Path(wanted)
-            found = checkpoint.newest_whole(folder, say) if wanted == "auto" else (path, checkpoint.load(path))
+            found = read()
     if world.size == 1:
         return found
     content = _to_bytes(found[1]) if found else b""
@@ -90,7 +103,8 @@ def require_alike(facts: Mapping[str, Any], world: World) -> None:
 
 def as_now(recipe: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint's recipe in today's options: what was added since was not in use, and Adam was a switch."""
-    recipe = {"lr_scheduler": "cosine", "sched_on_updates": False, "decay_weights_only": False, **recipe}
+    began = {"initial_checkpoint": None}
+    recipe = {"lr_scheduler": "cosine", "sched_on_updates": False, "decay_weights_only": False, **began, **recipe}
     if "adam" in recipe:
         recipe["optimizer"] = "adam" if recipe.pop("adam") else "sgd"
     return recipe

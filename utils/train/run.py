@@ -259,7 +259,8 @@ class Run:
         changed = [
             f"{k} {then[k]} -> {now[k]}"
             for k in now
-            if k in then and then[k] != now[k] and k != "epochs"  # a run may be made longer
+            # a run may be made longer; what it began with is told by who starts it
+            if k in then and then[k] != now[k] and k not in ("epochs", "initial_checkpoint")
         ]
         resume.require_same_course(then, now)
         dealing = sorted(DEALING & then.keys())
