@@ -70,11 +70,20 @@ class Ran:
                 yield Pair(what, rows, first, second, paired(first, second))
 
 
-def read_ran(name: str, results: Path = RESULTS) -> Ran:
-    """A study of this folder with its results.
+def _read(path: Path, folder: Path) -> Ran:
+    return Ran(read_study(path), *(read_csv(folder / f"{path.stem}{part}.csv") for part in ("", "_epochs", "_blocks")))
+
+
+class Results(dict[str, Ran]):
+    """Every study of this folder with its results, by name.
+
+    speed: lines that the benchmarks kept, see `benchmarks.common`.
 
     Raises:
-        UsageError: the study cannot be read.
+        UsageError: a study cannot be read.
     """
-    study = read_study(Path(__file__).parent / f"{name}.yaml")
-    return Ran(study, *(read_csv(results / f"{name}{part}.csv") for part in ("", "_epochs", "_blocks")))
+
+    def __init__(self, folder: Path = RESULTS) -> None:
+        paths = sorted(Path(__file__).parent.glob("*.yaml"))
+        super().__init__({path.stem: _read(path, folder) for path in paths})
+        self.speed = read_csv(folder / "speed.csv")

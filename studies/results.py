@@ -8,7 +8,7 @@ from pathlib import Path
 
 from studies.figures import FIGURES
 from studies.gathering import RESULTS
-from studies.ran import Ran, read_ran
+from studies.ran import Results
 from studies.scaling import fit_table
 from studies.tables import table
 from utils.draw.card import same_drawing
@@ -24,15 +24,6 @@ PLACE = re.compile(r"(<!-- (study|figure|fit): (\w+) -->\n)(.*?)(<!-- end -->)",
 LARGEST = 1 << 24  # bytes of a figure
 
 
-def read_all(results: Path = RESULTS) -> dict[str, Ran]:
-    """Every study of this folder with its results.
-
-    Raises:
-        UsageError: one cannot be read.
-    """
-    return {path.stem: read_ran(path.stem, results) for path in sorted(Path(__file__).parent.glob("*.yaml"))}
-
-
 def _choose(name: str, known: Mapping[str, object], what: str) -> None:
     if name not in known:
         raise UsageError(f"the page names the {what} {name!r}, which there is not: choose from {', '.join(known)}")
@@ -44,7 +35,7 @@ def make(page: str, results: Path = RESULTS) -> tuple[str, dict[str, str]]:
     Raises:
         UsageError: the page names a study or a figure that there is not, or a study cannot be read.
     """
-    rans = read_all(results)
+    rans = Results(results)
     figures: dict[str, str] = {}
 
     def made(match: re.Match[str]) -> str:

@@ -87,8 +87,12 @@ def panels(rans: Mapping[str, Ran]) -> dict[str, list[Point]]:
         short += _floats(joins, row, words, side)
     short += _floats(rans["cifar10_plain"], "resnet", "plain ResNet", OTHER)
     longer = [*_floats(whole, "or_with", "OR", WITH), *_integers(whole, "or_with")]
-    found = {"5 epochs: joins and baselines": short, "10 epochs: OR and its integers": longer}
+    found = {_trained(joins, "joins and baselines"): short, _trained(whole, "OR and its integers"): longer}
     return {title: points for title, points in found.items() if points}
+
+
+def _trained(ran: Ran, words: str) -> str:
+    return f"{ran.study.options['epochs']} epochs, T = {ran.study.options['T']}: {words}"
 
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
