@@ -129,7 +129,7 @@ def card(measured: Measured, others: list[str]) -> str:
     """
     config = measured.network.config
     told = ", ".join(
-        f"{name} = {config[name]}" for name in ("T", "width", "stem", "connect_f", "neuron") if name in config
+        f"{name}={config[name]}" for name in ("T", "width", "stem", "connect_f", "neuron") if name in config
     )
     same = f" The weights of {' and '.join(others)} are of the same run." if others else ""
     kind = "a network whose certificate does not hold, see below"

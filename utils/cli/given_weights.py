@@ -14,7 +14,7 @@ from torch import nn
 
 from utils.cli.factory import check_size, outline, read_trained
 from utils.runtime.distributed import World
-from utils.runtime.errors import UsageError, UserError
+from utils.runtime.errors import UsageError, UserError, escaped
 from utils.runtime.networks import TrainableNetworks
 from utils.train import checkpoint, resume
 from utils.train.config import Config
@@ -116,7 +116,7 @@ class GivenWeights:
             for name in inputs
             if then.get(name, inputs[name]) != inputs[name]
         ]
-        return ", ".join(different)
+        return escaped(", ".join(different))
 
     def put_into(self, model: Any) -> str:
         """Give a new network the weights that training is to begin with; in words, what there is to say of it.
@@ -131,18 +131,24 @@ class GivenWeights:
         path, content = self.found
         then, state = weights_of(path, content)
         own, classes = model.state_dict(), model.config.get("num_classes")
+        read, had = ((config or {}).get("in_channels") for config in (then, model.config))
+        if read and read != had:
+            raise UserError(
+                f"the network of {path} reads {read} channels, and these data have {had}: begin with other weights, or "
+                f"give data of {read} (a folder of images by --channels {read})"
+            )
         heads = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m.out_features == classes]
         kept = {
             name: value
             for name, value in own.items()
-            if name.rpartition(".")[0] in heads and name in state and len(state[name]) != classes
+            if name.rpartition(".")[0] in heads and name in state and state[name].shape[:1] != (classes,)
         }
         try:
             self._models.load_published(model, {**state, **kept})
         except ValueError as error:
             raise UserError(f"--initial-checkpoint {path}: {error}") from None
         different = [f"{name}={value}" for name, value in (then or {}).items() if value != model.config.get(name)]
-        return (
+        return escaped(
             f"beginning with the weights of {path}"
             + (f"; trained with {', '.join(different)}" if different else "")
             + (f"; the classifier of {classes} classes begins with random ones" if kept else "")
