@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import copy
 import platform
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +22,7 @@ from torch import nn
 from models import create_model, use_fused
 from models.layers import SpikeMatmul
 from models.neuron import FromRest
+from studies.gathering import read_csv, write_csv
 from utils.runtime.allocator import keep_freed_memory
 
 ALONE = "convolutions and products alone"
@@ -48,6 +52,7 @@ def parser(description: str | None, **defaults: Any) -> argparse.ArgumentParser:
         default=torch.cuda.is_available() or _bfloat16_in_hardware(),
         help="ours in bfloat16 as well; default: where the hardware has it",
     )
+    made.add_argument("--csv", type=Path, metavar="FILE", help="keep the times there, in place of former ones")
     made.set_defaults(**defaults)
     return made
 
@@ -207,13 +212,20 @@ def _seconds(side: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def compare(sides: dict[str, tuple[Callable[[], Any], bool]], repeats: int, device: torch.device) -> dict[str, float]:
+Sides = dict[str, tuple[Callable[[], Any], bool]]
+
+
+def compare(sides: Sides, title: str, args: argparse.Namespace) -> dict[str, float]:
     """Time the sides in turn, print a table, and return each one's median in seconds.
 
     Args:
         sides: name -> (what to time, whether freed memory is kept meanwhile). The first call of each is not timed
             with the others: it compiles.
+        title: what is timed, for people.
+        args: of `parser`: --repeats, --device, --csv.
     """
+    repeats, device = args.repeats, torch.device(args.device)
+    print(title)
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, {device}, torch {torch.__version__}")
     times: dict[str, list[float]] = {name: [] for name in sides}
     first = {}
@@ -233,4 +245,18 @@ def compare(sides: dict[str, tuple[Callable[[], Any], bool]], repeats: int, devi
     for name, values in times.items():
         figures = (medians[name], min(values), max(values), first[name])
         print(f"{name:32}" + "".join(f"{1000 * figure:10.1f}" for figure in figures))
+    if args.csv is not None:
+        _keep(args.csv, title, args.device, times)
     return medians
+
+
+def _keep(path: Path, title: str, device: str, times: dict[str, list[float]]) -> None:
+    """Write the sides' times in ms into a CSV that keeps what it says of other titles."""
+    versions = {"machine": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    lines = [
+        {"title": title, "side": name, "device": device}
+        | {f"{which.__name__}_ms": round(1000 * which(values), 2) for which in (statistics.median, min, max)}
+        | {"rounds": len(values), **versions, "command": shlex.join(["python", *sys.orig_argv[1:]])}
+        for name, values in times.items()
+    ]
+    write_csv(path, [*(line for line in read_csv(path) if line["title"] != title), *lines])

@@ -78,7 +78,6 @@ def main() -> None:
     args = made.parse_args()
     model, images = network(args)
     model.eval()
-    device = images.device
     detached = detach_aap(model) if model.aap is not None else copy.deepcopy(model)
     folded, last = ours(fold_batchnorm(detached), images)
     best, dtype = (HALF, torch.bfloat16) if args.bf16 else (OURS, torch.float32)
@@ -96,8 +95,8 @@ def main() -> None:
     sides[ALONE] = (alone, True)
     if args.integer:
         sides |= {name: (side, True) for name, side in integer_sides(detached, images, args.threads).items()}
-    print(f"{args.model}, {args.batch_size} x 3 x {args.size} x {args.size}, T = {args.T}, inference")
-    medians = compare(sides, args.repeats, device)
+    title = f"{args.model}, {args.batch_size} x 3 x {args.size} x {args.size}, T = {args.T}, inference"
+    medians = compare(sides, title, args)
     bound = medians[ALONE]
     print(bound_line(args.batch_size, gflop, bound))
     print(f"ours ({best}) {args.batch_size / medians[best]:.2f} images/s, stock {args.batch_size / medians[STOCK]:.2f}")

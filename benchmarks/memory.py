@@ -86,9 +86,9 @@ def peak(make: StepOf, name: str, keep: bool, args: argparse.Namespace) -> float
 def main() -> None:
     args = parser(__doc__, repeats=3).parse_args()
     names = [STOCK, OURS, SAVING, *([HALF, HALF_SAVING] if args.bf16 else [])]
-    print(f"{args.model}, {args.batch_size} x 3 x {args.size} x {args.size}, T = {args.T}, one training step")
+    title = f"{args.model}, {args.batch_size} x 3 x {args.size} x {args.size}, T = {args.T}, one training step"
     steps = {name: (step_of(name, args), name != STOCK) for name in names}
-    seconds = compare(steps, args.repeats, torch.device(args.device))  # type: ignore[arg-type]
+    seconds = compare(steps, title, args)  # type: ignore[arg-type]
     kept = {}
     for name in names:
         model, images = side(name, args)

@@ -33,9 +33,9 @@ def measure(args: argparse.Namespace, dtype: torch.dtype) -> str:
         spikes.copy_(values)  # forward: x in, s out
         torch.add(values, gradient, out=grad_x)  # backward: x and dL/ds in, dL/dx out
 
-    print(f"{args.neuron}, {' x '.join(map(str, shape))}, {dtype}, forward and backward")
+    title = f"{args.neuron}, {' x '.join(map(str, shape))}, {dtype}, forward and backward"
     sides = {"stock": (lambda: run(theirs), True), "fused": (lambda: run(ours), True), "traffic": (traffic, True)}
-    medians = compare(sides, args.repeats, device)
+    medians = compare(sides, title, args)
     bound = medians["fused"] / medians["traffic"]
     print(f"bound {bound:.2f} x the time of moving the bytes that it has to")
     name = str(dtype).removeprefix("torch.")

@@ -22,7 +22,7 @@ def main() -> None:
     made.add_argument("--compile", action="store_true", help="also stock in bf16, compiled as a whole (minutes)")
     args = made.parse_args()
     model, images = network(args)
-    device, classes = images.device, model.classifier.out_features
+    classes = model.classifier.out_features
     fused, last = ours(model, images)
     half: dict[str, Any] = {"enabled": True, "dtype": torch.bfloat16}
     best, dtype = (HALF, torch.bfloat16) if args.bf16 else (OURS, torch.float32)
@@ -45,8 +45,8 @@ def main() -> None:
         compiled.compile()
         sides[COMPILED] = (training_step(compiled, images, classes, **half), False)
     sides[ALONE] = (alone, True)
-    print(f"{args.model}, {args.batch_size} x 3 x {args.size} x {args.size}, T = {args.T}, one training step")
-    medians = compare(sides, args.repeats, device)
+    title = f"{args.model}, {args.batch_size} x 3 x {args.size} x {args.size}, T = {args.T}, one training step"
+    medians = compare(sides, title, args)
     bound = medians[ALONE]
     print(bound_line(args.batch_size, gflop, bound))
     print(f"ours ({best}) {args.batch_size / medians[best]:.2f} images/s, stock {args.batch_size / medians[STOCK]:.2f}")

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cifar.options import DATASETS, ImageOptions
+from utils.cluster.distributed import World
 from utils.data.dataset import Datasets
 from utils.data.digits import load_digits
 from utils.data.images.options import KNOWN
-from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError, UserError
 from utils.runtime.memory import require
 

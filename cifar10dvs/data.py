@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from utils.cluster.distributed import World
 from utils.data.events.aedat import Events, read_aedat2
 from utils.data.events.dataset import EventDataset, Split
 from utils.data.events.frames import Originals
 from utils.data.events.simulated import write_as_cifar10dvs
 from utils.data.machines import on_machines_without
 from utils.data.prepared import locked, read_json, read_record, write_json
-from utils.runtime.distributed import World
 from utils.runtime.errors import UserError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

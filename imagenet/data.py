@@ -9,10 +9,10 @@ import torch
 from torchvision.transforms import v2
 
 from imagenet.options import Options
+from utils.cluster.distributed import World
 from utils.data.dataset import Datasets
 from utils.data.images.folder import MEAN, STD, ImageFolder, evaluation_transform, load_splits, normalise
 from utils.data.images.levels import look_at
-from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError
 from utils.runtime.memory import require
 

@@ -21,7 +21,18 @@ from utils.train.weights import read_weights
 
 RESULTS = Path(__file__).parent / "results"
 LARGEST = 1 << 24  # bytes of a file of JSON
-TEXTS = ("row", "machine", "torch", "commit", "command", "when", "block")  # columns; all others are of numbers
+TEXTS = (
+    "row",
+    "title",
+    "side",
+    "device",
+    "machine",
+    "torch",
+    "commit",
+    "command",
+    "when",
+    "block",
+)  # columns; all others are of numbers
 READOUTS = ("fsnn", "aap", "sum", "output")
 
 

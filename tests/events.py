@@ -4,8 +4,8 @@ import torch
 
 from cifar10dvs.train import parser as cifar_parser
 from dvsgesture.train import parser as gesture_parser
+from utils.cluster.distributed import World
 from utils.data.events.simulated import write_as_cifar10dvs, write_as_gestures
-from utils.runtime.distributed import World
 
 PARSERS = {"dvsgesture": gesture_parser, "cifar10dvs": cifar_parser}
 

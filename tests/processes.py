@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import torch
 import torch.multiprocessing as mp
 
-from utils.runtime import distributed
+from utils.cluster import distributed
 
 # Imported from the root of the repository; what tests/ holds comes on top in each process, and takes no time.
 context = multiprocessing.get_context("forkserver")

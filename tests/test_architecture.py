@@ -11,19 +11,21 @@ DATA_SETS = ("cifar", "cifar10dvs", "dvsgesture", "imagenet")
 
 # Part of the house -> what it may import besides itself: other parts, or single modules. A module belongs to the part
 # with the longest name that its own begins with.
+BASE = {"utils.runtime", "utils.cluster"}
 DATA = {"utils.data", "utils.data.images", "utils.data.events"}
 UTILS = {
     "utils.runtime": set(),
-    "utils.data": {"utils.runtime"},
-    "utils.data.images": {"utils.data", "utils.runtime"},
-    "utils.data.events": {"utils.data", "utils.runtime"},
+    "utils.cluster": {"utils.runtime"},
+    "utils.data": BASE,
+    "utils.data.images": {"utils.data", *BASE},
+    "utils.data.events": {"utils.data", *BASE},
     "utils.measure": {"utils.runtime"},
     "utils.draw": {"utils.runtime"},
     "utils.deploy": {"utils.runtime"},
-    "utils.train": {*DATA, "utils.runtime"},
-    "utils.cli": {*DATA, "utils.runtime", "utils.measure", "utils.draw", "utils.deploy", "utils.train"},
+    "utils.train": {*DATA, *BASE},
+    "utils.cli": {*DATA, *BASE, "utils.measure", "utils.draw", "utils.deploy", "utils.train"},
     "utils": {  # entry points
-        *DATA, "utils.cli", "utils.runtime", "utils.measure", "utils.draw", "utils.deploy", "utils.train",
+        *DATA, *BASE, "utils.cli", "utils.measure", "utils.draw", "utils.deploy", "utils.train",
     },
 }  # fmt: skip
 MODELS = {
@@ -48,7 +50,7 @@ ARCHITECTURE = {  # any other file of models/
     "models.accumulation", "models.connect", "models.firing", "models.layers", "models.neuron", "models.registry",
     "models.trunk",
 }  # fmt: skip
-DATA_SET = {"options": {*DATA, "utils.runtime"}, "data": {*DATA, "utils.runtime"}}
+DATA_SET = {"options": {*DATA, *BASE}, "data": {*DATA, *BASE}}
 DATA_SET["train"] = {*DATA_SET["data"], "models", "utils.launch", "utils.train.config"}
 # What is run, by its name or by a data set's train.py. A new command joins them.
 TOP_OF_UTILS = {
@@ -166,7 +168,7 @@ def test_models_need_torch_and_spikingjelly_alone():
 def test_the_top_level_of_utils_holds_entry_points_alone():
     assert {path.stem for path in (ROOT / "utils").glob("*.py")} == TOP_OF_UTILS
     rooms = {path.name for path in (ROOT / "utils").iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert rooms == {"cli", "data", "deploy", "draw", "measure", "runtime", "train"}
+    assert rooms == {"cli", "cluster", "data", "deploy", "draw", "measure", "runtime", "train"}
 
 
 def test_no_file_is_longer_than_300_lines():

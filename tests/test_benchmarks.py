@@ -1,13 +1,16 @@
 """What the benchmarks compare must be the same network."""
 
+import time
+
 import pytest
 import torch
 from spikingjelly.activation_based import neuron as stock_neuron
 from torch import nn
 
-from benchmarks.common import compare, kept_bytes, products, reset, stock
+from benchmarks.common import compare, kept_bytes, parser, products, reset, stock
 from benchmarks.growth import slope
 from models import create_model
+from studies.gathering import read_csv
 
 
 @torch.no_grad()
@@ -25,13 +28,21 @@ def test_the_stock_network_has_spikingjellys_nodes_and_our_logits():
         reset(theirs)
 
 
-def test_sides_take_turns(capsys):
+def test_sides_take_turns(capsys, tmp_path):
     calls = []
     sides = {name: (lambda name=name: calls.append(name), False) for name in ("a", "b")}
-    medians = compare(sides, 2, torch.device("cpu"))
+    args = parser(None).parse_args(["--repeats", "2", "--csv", str(tmp_path / "speed.csv")])
+    medians = compare(sides, "first", args)
     assert calls == ["a", "b"] * 3
     assert medians.keys() == {"a", "b"}
     assert "median" in capsys.readouterr().out
+    compare({"c": (lambda: time.sleep(0.1), False)}, "second", args)
+    compare({"d": sides["a"]}, "first", args)  # measured anew
+    kept = {(line["title"], line["side"]): line for line in read_csv(args.csv)}
+    assert kept.keys() == {("second", "c"), ("first", "d")}
+    line = kept["second", "c"]
+    assert 100 <= line["min_ms"] <= line["median_ms"] <= line["max_ms"]
+    assert line["rounds"] == 2
 
 
 def test_kept_bytes_by_hand():

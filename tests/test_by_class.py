@@ -6,7 +6,7 @@ import pytest
 import torch
 from command import TINY, only, run_together, succeed
 
-from utils.runtime.distributed import World
+from utils.cluster.distributed import World
 from utils.train.classes import ByClass
 from utils.train.predictions import Likeliest
 

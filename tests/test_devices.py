@@ -10,7 +10,7 @@ from processes import on_processes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models import create_model, list_models, model_options
-from utils.runtime.distributed import World
+from utils.cluster.distributed import World
 from utils.train.metrics import Meter
 from utils.train.objectives import DUAL, SINGLE, readouts, streams_loss
 from utils.train.optim import OptimOptions, make_optimizer, make_schedule

@@ -10,8 +10,8 @@ from processes import in_each, join_run, on_processes
 from torch import nn
 
 from models import create_model
+from utils.cluster.distributed import Consensus, World
 from utils.data.loading import EpochSampler, EvaluationSampler, SeededSamples
-from utils.runtime.distributed import Consensus, World
 from utils.runtime.seed import derive, get_rng_state, seed_everything, set_rng_state
 from utils.train.interrupts import NOTHING, SAVE, STOP, Interrupts, parse_interval
 from utils.train.optim import OptimOptions, make_optimizer, make_schedule

@@ -14,6 +14,7 @@ from processes import on_processes
 from spikingjelly.datasets import CIFAR10DVS, DVS128Gesture
 from spikingjelly.datasets.utils import split_to_train_test_set
 
+from utils.cluster.distributed import World
 from utils.data import prepared
 from utils.data.digits import load_digits
 from utils.data.events import frames as event_frames
@@ -21,7 +22,6 @@ from utils.data.events.aedat import read_aedat3, write_aedat3
 from utils.data.events.frames import integrate
 from utils.data.events.simulated import digit_events
 from utils.data.prepared import read_npz
-from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError, UserError
 
 SMALL = ("--T", 4, "--frame-size", 32)

@@ -21,9 +21,9 @@ import cifar.data
 import utils.export
 from cifar.options import ImageOptions
 from models import create_model, detach_aap, graph
+from utils.cluster.distributed import World
 from utils.deploy.compare import model_spikes
 from utils.deploy.runtimes import OnnxRuntime
-from utils.runtime.distributed import World
 from utils.runtime.errors import run_command
 from utils.train import checkpoint
 

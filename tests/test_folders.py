@@ -13,9 +13,9 @@ from cifar.data import Digits, PaddedCrop, load
 from cifar.options import ImageOptions
 from imagenet.data import load as load_imagenet
 from imagenet.options import Options
+from utils.cluster.distributed import World
 from utils.data.images.levels import are_grey, measure
 from utils.data.images.listing import scan
-from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError, UserError
 from utils.train import checkpoint
 

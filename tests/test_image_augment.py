@@ -11,10 +11,10 @@ from torchvision.transforms import v2
 import cifar.data
 import imagenet.data
 from cifar.data import CIFAR10, Digits, ImageOptions
+from utils.cluster.distributed import World
 from utils.data.images.augment import AUTO_AUGMENT, AugmentOptions
 from utils.data.images.folder import MEAN, STD, load_image
 from utils.data.loading import MixedBatches, make_loaders
-from utils.runtime.distributed import World
 from utils.runtime.seed import drawing_from
 
 

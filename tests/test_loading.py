@@ -13,8 +13,8 @@ import dvsgesture.data
 import dvsgesture.train
 import imagenet.data
 import imagenet.train
+from utils.cluster.distributed import World
 from utils.data.loading import make_loaders
-from utils.runtime.distributed import World
 
 DATA_SETS = {
     "digits": (cifar, cifar.data.load, None, "--image-size 8"),

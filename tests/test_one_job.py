@@ -16,10 +16,10 @@ from jobs import DIGITS, latest
 
 import cifar.train
 from benchmarks.jobs import Jobs, children, wait_for
-from utils.runtime import lease
+from utils.cluster import lease
+from utils.cluster.holder import is_over, this_process
+from utils.cluster.lease import NAME, Lease
 from utils.runtime.errors import UserError
-from utils.runtime.holder import is_over, this_process
-from utils.runtime.lease import NAME, Lease
 
 
 @pytest.fixture

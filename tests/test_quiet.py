@@ -8,7 +8,7 @@ import threading
 import pytest
 from command import ROOT, TINY, launch, succeed
 
-from utils.runtime.distributed import World
+from utils.cluster.distributed import World
 from utils.runtime.log import RunLog
 from utils.runtime.threads import share, threads_of_its_own
 from utils.train.clock import Clock, in_words
@@ -106,7 +106,7 @@ def test_what_the_user_has_set_stays(env, parent, ours):
 
 THREADS = r"""
 import os
-from utils.runtime import distributed
+from utils.cluster import distributed
 world = distributed.start("cpu")
 import torch
 os.write(1, f"threads {torch.get_num_threads()}\n".encode())  # at once, or the other's comes between

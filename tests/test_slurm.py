@@ -1,6 +1,7 @@
 """Jobs under a SLURM of one machine (fake_slurm/), whose tasks are real processes with the real variables."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,10 +17,12 @@ import imagenet.train
 import models
 from benchmarks.jobs import Jobs, wait_for
 from imagenet.data import load
+from studies.grid import read_study
 from utils import launch
-from utils.runtime import slurm
+from utils.cluster import slurm
 from utils.runtime.errors import UserError
 
+ROOT = Path(__file__).parent.parent
 # 32 pixels: on maps of one pixel torch's bfloat16 gradient of a strided convolution reads memory that nobody wrote
 SMALL = (
     "--train-crop-size 32 --val-resize-size 32 --val-crop-size 32 --width 4 --T 2 -b 4 -j 1 --device cpu --epochs 3 "
@@ -69,6 +72,24 @@ def test_a_batch_script_is_a_process_alone(cluster, tmp_path):
     assert "SLURM_NTASKS=2\n" in printed
     assert "SLURM_PROCID=0\n" in printed
     assert "parameters on 1 x cpu" in printed
+
+
+def test_an_array_of_jobs_trains_a_study(cluster, tmp_path):
+    """The line of docs/RESULTS.md: each job trains one run, and submitting it again trains nothing twice."""
+    study, runs = tmp_path / "tiny.yaml", tmp_path / "runs"
+    study.write_text(
+        "title: tiny\nscript: cifar.train\nseeds: [0, 1]\nrows: {or: {connect_f: OR}, and: {connect_f: AND}}\noptions: "
+        "{dataset: digits, image_size: 8, model: fsnn18, width: 4, T: 2, epochs: 1, batch_size: 256, device: cpu}\n"
+    )
+    line = re.search(r"sbatch --array=0-(\d+) --wrap='(python scripts/study.py run) studies/digits.yaml(.*?)'",
+                     (ROOT / "docs/RESULTS.md").read_text())  # fmt: skip
+    assert int(line[1]) + 1 == len(read_study(ROOT / "studies/digits.yaml").runs())
+    wrap = f"{line[2]} {study} --runs {runs}{line[3]}".replace("python", sys.executable, 1)
+    printed = cluster.succeed(cluster.start("sbatch", "--array=0-3", f"--wrap={wrap}"))
+    names = [f"{row}_seed{seed}" for seed in (0, 1) for row in ("or", "and")]
+    assert re.findall(r"^tiny: (\w+)$", printed, re.MULTILINE) == names
+    assert sorted(path.parent.name for path in runs.glob("tiny/*/checkpoint_latest.pth")) == sorted(names)
+    assert "tiny: " not in cluster.succeed(cluster.start("sbatch", "--array=0-3", f"--wrap={wrap}"))
 
 
 @pytest.mark.parametrize(("kill", "status"), [("", 137), ("=1", 137), ("=0", 75)])

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from models import create_model, use_fused
 from models.fused import available
+from utils.cluster.distributed import World
 from utils.data.loading import EpochSampler
-from utils.runtime.distributed import World
 from utils.train.config import Recipe
 from utils.train.metrics import Meter
 from utils.train.objectives import streams_loss

@@ -16,10 +16,11 @@ Entry points, on this level:
 Rooms. None imports an entry point:
     cli            what commands share, and what they do once the command line is read: arguments, networks by name,
                    jobs, training, testing, exporting; imports any room
-    runtime        the process and its surroundings: errors, options, seeds, processes, files, hooks; imports no room
-    data           from files to batches: loading, folders of images, event recordings; imports runtime
+    runtime        the process and its surroundings: errors, options, seeds, files, hooks; imports no room
+    cluster        the processes of a job: launchers, torch.distributed, who holds a run's folder; imports runtime
+    data           from files to batches: loading, folders of images, event recordings; imports cluster and runtime
     measure        what a network computes and costs: counters, reports, the certificate; imports runtime
     deploy         other runtimes: writers of C, ONNX and NIR, what runs them, comparisons; imports runtime
     draw           pictures of frames, spikes and curves; imports runtime
-    train          the training run: steps, epochs, checkpoints; imports data and runtime
+    train          the training run: steps, epochs, checkpoints; imports data, cluster and runtime
 """

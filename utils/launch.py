@@ -66,7 +66,7 @@ def _start(
 ) -> None:
     """Train or test, as the options say; see `job.set_up`."""
     from utils.cli import job, testing, training  # torch and all else that takes seconds to import
-    from utils.runtime import distributed
+    from utils.cluster import distributed
     from utils.train.interrupts import stopping_at_once
     from utils.train.resume import require_alike
 

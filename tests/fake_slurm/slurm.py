@@ -4,6 +4,7 @@
 Real processes with SLURM's variables, as its manual describes them. Jobs live in the folder $FAKE_SLURM.
 
     sbatch [--ntasks-per-node=N] SCRIPT [ARGS]    run the job, queued again as often as it asks for, and wait for it
+    sbatch [--array=FIRST-LAST] --wrap=COMMAND    the same of a script that is this command; an array's jobs in turn
     srun [--kill-on-bad-exit[=0|1]] [--wait=SECONDS] COMMAND    start the job's tasks and wait for them
     scontrol requeue JOB                          end the job and have sbatch start it again
     scontrol show hostnames LIST                  the names in a list such as a[01-03,7],b
@@ -45,19 +46,34 @@ def kill_groups(pids, number):
 
 
 def sbatch(args):
-    given, (script, *rest) = options(args, {"--ntasks-per-node"})
-    directives = dict(re.findall(r"^#SBATCH (--[a-z-]+)=?(\S*)", Path(script).read_text(), re.MULTILINE)) | given
-    tasks = directives["--ntasks-per-node"]
+    given, rest = options(args, {"--ntasks-per-node", "--array", "--wrap"})
     job = 100_000 + os.getpid()
+    print("Submitted batch job", job, flush=True)
     folder = job_folder(job)
     folder.mkdir(parents=True)
+    if "--wrap" in given:
+        rest = [folder / "script"]
+        rest[0].write_text(f"#!/bin/sh\n#SBATCH --job-name=wrap\n#SBATCH --ntasks-per-node=1\n{given['--wrap']}\n")
+    if "--array" not in given:
+        return run_job(job, given, *rest)
+    first, last = map(int, given["--array"].split("-"))
+    array = {"SLURM_ARRAY_JOB_ID": job, "SLURM_ARRAY_TASK_COUNT": last - first + 1}
+    array |= {"SLURM_ARRAY_TASK_MIN": first, "SLURM_ARRAY_TASK_MAX": last}
+    tasks = range(first, last + 1)  # each is a job with a number of its own
+    return max(run_job(job + i, given, *rest, **array, SLURM_ARRAY_TASK_ID=task) for i, task in enumerate(tasks))
+
+
+def run_job(job, given, script, *rest, **array):
+    directives = dict(re.findall(r"^#SBATCH (--[a-z-]+)=?(\S*)", Path(script).read_text(), re.MULTILINE)) | given
+    tasks = directives["--ntasks-per-node"]
+    folder = job_folder(job)
+    folder.mkdir(parents=True, exist_ok=True)
     env = {
         "SLURM_JOB_ID": job, "SLURM_JOBID": job, "SLURM_JOB_NAME": directives["--job-name"], "SLURM_NTASKS": tasks,
         "SLURM_NPROCS": tasks, "SLURM_NTASKS_PER_NODE": tasks, "SLURM_TASKS_PER_NODE": tasks, "SLURM_NNODES": 1,
         "SLURM_JOB_NUM_NODES": 1, "SLURM_JOB_NODELIST": "localhost", "SLURM_NODELIST": "localhost",
-        "SLURM_SUBMIT_DIR": os.getcwd(), "SLURM_NODEID": 0, "SLURM_PROCID": 0, "SLURM_LOCALID": 0,
+        "SLURM_SUBMIT_DIR": os.getcwd(), "SLURM_NODEID": 0, "SLURM_PROCID": 0, "SLURM_LOCALID": 0, **array,
     }  # fmt: skip
-    print("Submitted batch job", job, flush=True)
     for restart in range(10):
         if restart:
             env["SLURM_RESTART_COUNT"] = restart

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset, default_collate
 
 from utils.cli.factory import trained
+from utils.cluster.distributed import World
 from utils.data.dataset import DataOptions, Datasets
-from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError
 from utils.runtime.options import options_of
 from utils.train.weights import settings_of

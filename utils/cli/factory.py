@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from utils.runtime.distributed import named_device
+from utils.cluster.distributed import named_device
 from utils.runtime.errors import UsageError, UserError, warn
 from utils.runtime.memory import require
 from utils.runtime.networks import Networks

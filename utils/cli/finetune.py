@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from utils.cluster.distributed import World
 from utils.data.dataset import Datasets
 from utils.data.loading import make_loaders
-from utils.runtime.distributed import World
 from utils.train.optim import OptimOptions, make_optimizer, make_schedule
 from utils.train.step import Trainer
 

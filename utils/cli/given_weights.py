@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from utils.cli.factory import check_size, outline, read_trained
-from utils.runtime.distributed import World
+from utils.cluster.distributed import World
 from utils.runtime.errors import UsageError, UserError, escaped
 from utils.runtime.networks import TrainableNetworks
 from utils.train import checkpoint, resume

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from utils.cli.factory import build_network
+from utils.cluster.distributed import World
 from utils.data.dataset import Datasets
 from utils.data.loading import make_loaders
 from utils.draw.frames import PALETTE, colour_indices, common_scale
 from utils.draw.page import Mistake
 from utils.draw.spikes import record_spikes
-from utils.runtime.distributed import World
 from utils.runtime.errors import UserError
 from utils.runtime.log import RunLog
 from utils.train.classes import ByClass, class_names

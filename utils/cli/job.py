@@ -13,10 +13,10 @@ import torch
 
 from utils.cli.factory import create
 from utils.cli.given_weights import GivenWeights
+from utils.cluster.distributed import World
 from utils.data.dataset import Datasets, LoadData
 from utils.data.loading import Loaders, make_loaders
 from utils.runtime.allocator import keep_freed_memory
-from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError
 from utils.runtime.log import RunLog
 from utils.runtime.memory import require

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from utils.cli.job import Job
+from utils.cluster.lease import held
 from utils.runtime.errors import UsageError
-from utils.runtime.lease import held
 from utils.runtime.parser import to_yaml
 from utils.train import checkpoint, folder, resume
 from utils.train.optim import make_optimizer, make_schedule

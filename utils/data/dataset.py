@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from utils.runtime.options import natural, option, positive_int
 
 if TYPE_CHECKING:  # what only describes types is not imported: a command line is read without it
+    from utils.cluster.distributed import World
     from utils.data.loading import Mix
-    from utils.runtime.distributed import World
 
 
 @dataclass(frozen=True)

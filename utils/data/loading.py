@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from utils.runtime.agent import end_with_parent
-from utils.runtime.distributed import World
+from utils.cluster.agent import end_with_parent
+from utils.cluster.distributed import World
 from utils.runtime.errors import UserError
 from utils.runtime.seed import derive, drawing_from
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from utils.runtime.distributed import World
+from utils.cluster.distributed import World
 from utils.runtime.errors import UserError
 
 ROUND = 1.0  # seconds between two looks at how far the others are

@@ -19,8 +19,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from utils.cluster.distributed import World
 from utils.data.npz import read_arrays
-from utils.runtime.distributed import World
 from utils.runtime.errors import UserError
 from utils.runtime.files import read_text, write_file
 

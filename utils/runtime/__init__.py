@@ -1,1 +1,1 @@
-"""The process and its surroundings: errors, options, random streams, other processes, files, hooks and the log."""
+"""The process and its surroundings: errors, options, random streams, files, hooks and the log."""

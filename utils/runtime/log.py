@@ -9,14 +9,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from utils.runtime.files import open_regular, write_file
 
-if TYPE_CHECKING:
-    from utils.runtime.distributed import World
-
 METRICS = "metrics.jsonl"  # in a run's folder: a line of JSON for each epoch
+
+
+class Process(Protocol):
+    """One of the run's: a `World`."""
+
+    @property
+    def is_main(self) -> bool: ...
 
 
 class RunLog:
@@ -27,7 +31,7 @@ class RunLog:
         folder: the run's folder, or None to write no files.
     """
 
-    def __init__(self, world: World, folder: Path | None = None) -> None:
+    def __init__(self, world: Process, folder: Path | None = None) -> None:
         self.quiet = not world.is_main
         self.folder = folder
         self._writers: dict[str, Any] = {}

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.runtime.distributed import World
+from utils.cluster.distributed import World
 
 MOST = 20  # classes that a table shows all of
 LOWEST = 10  # classes that it shows of more than that

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from utils.runtime.distributed import World
+from utils.cluster.distributed import World
 from utils.runtime.log import RunLog
 from utils.train.firing_rates import FiringRates
 from utils.train.metrics import Meter, Score

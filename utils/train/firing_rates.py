@@ -9,7 +9,7 @@ import torch
 from spikingjelly.activation_based.neuron import BaseNode
 from torch import Tensor, nn
 
-from utils.runtime.distributed import World
+from utils.cluster.distributed import World
 from utils.runtime.hooks import hooked, watch_spikes
 
 

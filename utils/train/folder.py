@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.runtime.distributed import World
+from utils.cluster.distributed import World
 from utils.runtime.errors import UsageError
 from utils.runtime.files import write_file
 from utils.runtime.log import METRICS

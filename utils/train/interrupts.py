@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from utils.runtime.distributed import Consensus, World
+from utils.cluster.distributed import Consensus, World
 from utils.runtime.errors import StopRequestedError
 from utils.train.config import parse_interval
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils.runtime.distributed import World
+from utils.cluster.distributed import World
 
 
 @dataclass(frozen=True)

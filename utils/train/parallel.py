@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from utils.runtime.distributed import World
+from utils.cluster.distributed import World
 
 
 class _WithAStepWithoutData(nn.Module):

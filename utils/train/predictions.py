@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.runtime.distributed import World
+from utils.cluster.distributed import World
 from utils.runtime.files import write_file
 from utils.train.classes import class_names
 

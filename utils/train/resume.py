@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from utils.runtime.distributed import World
+from utils.cluster.distributed import World
 from utils.runtime.errors import UsageError, UserError
 from utils.train import checkpoint
 

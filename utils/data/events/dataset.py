@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from utils.cluster.distributed import World
 from utils.data.dataset import Datasets
 from utils.data.events.archives import unpack
 from utils.data.events.augment import make_augmentation
@@ -18,7 +19,6 @@ from utils.data.events.frames import Originals, Preparation, frames_folder
 from utils.data.events.options import DIGITS, SENSOR, EventOptions
 from utils.data.machines import on_machines_without
 from utils.data.prepared import digest, read_npz, read_record
-from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError, UserError
 from utils.runtime.files import cache_home, replacing
 

@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
+from utils.cluster.distributed import World
 from utils.data.events.aedat import SENSOR, Events
 from utils.data.events.recordings import check_events
 from utils.data.npz import write_npz
 from utils.data.prepared import KeepAlive, listing_digest, locked, read_npz, read_record, write_record
-from utils.runtime.distributed import World
 from utils.runtime.errors import UserError
 from utils.runtime.files import replacing
 from utils.runtime.log import RunLog

@@ -17,10 +17,10 @@ from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from utils.cluster.distributed import World
 from utils.data.images.index import share_index
 from utils.data.images.listing import ImageIndex
 from utils.data.images.options import KNOWN
-from utils.runtime.distributed import World
 from utils.runtime.errors import UsageError, UserError
 from utils.runtime.files import open_regular
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.cluster.distributed import World
 from utils.data.images.listing import ImageIndex, modification_times, scan
 from utils.data.npz import read_arrays, write_npz
 from utils.data.prepared import KeepAlive
-from utils.runtime.distributed import World
 from utils.runtime.files import cache_home, replacing
 from utils.runtime.log import RunLog
 

@@ -8,11 +8,11 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
+from utils.cluster.distributed import World
 from utils.data.images.folder import load_image
 from utils.data.images.listing import ImageIndex
 from utils.data.images.options import KNOWN, MEASURED, FolderOptions
 from utils.data.prepared import KeepAlive, digest, read_json, write_json
-from utils.runtime.distributed import World
 from utils.runtime.errors import UserError
 from utils.runtime.files import cache_home
 from utils.runtime.log import RunLog

@@ -18,11 +18,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from utils.runtime import slurm
-from utils.runtime.agent import end_with_agent
-from utils.runtime.environment import read_place
+from utils.cluster import slurm
+from utils.cluster.agent import end_with_agent
+from utils.cluster.environment import read_place
+from utils.cluster.rendezvous import meet
 from utils.runtime.errors import UsageError, UserError
-from utils.runtime.rendezvous import meet
 from utils.runtime.threads import share_cores
 
 _FAILED, _DONE, _WORKING = range(3)  # what the main process tells the others of its work

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from utils.runtime import slurm
+from utils.cluster import slurm
 from utils.runtime.errors import UserError
 from utils.runtime.variables import whole_number
 

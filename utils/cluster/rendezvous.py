@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from utils.runtime.environment import Place, main_address
+from utils.cluster.environment import Place, main_address
 
 _WHERE, _TOKEN = "full-spike/where", "full-spike/token"
 _CONNECTING = 10.0  # seconds that a server which took the connection has to answer
