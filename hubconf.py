@@ -1,9 +1,9 @@
 """torch.hub: every registered network by its name.
 
-    torch.hub.load("/path/to/this/folder", "fsnn18", source="local", pretrained="trained.pth", connect_f="OR")
+    torch.hub.load("/path/to/this/folder", "fsnn18", source="local", pretrained="cifar10")
 
-`pretrained` is a folder of `save_pretrained`, a .safetensors file or a checkpoint; what it says of the network's
-options need not be said again.
+`pretrained` is the name of weights that come along, a folder of `save_pretrained`, a .safetensors file or a checkpoint;
+what it says of the network's options need not be said again.
 """
 
 import functools

@@ -10,8 +10,12 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11.4",  # for the filters of tarfile
-    packages=find_packages(include=["models*", "utils*", "cifar*", "cifar10dvs*", "dvsgesture*", "imagenet*"]),
-    package_data={"utils.deploy": ["body.c"]},
+    # weights/ holds data alone, and lies beside models/ wherever it is installed
+    packages=[
+        *find_packages(include=["models*", "utils*", "cifar*", "cifar10dvs*", "dvsgesture*", "imagenet*"]),
+        "weights",
+    ],
+    package_data={"utils.deploy": ["body.c"], "weights": ["**/*"]},
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",

@@ -45,7 +45,8 @@ def find_pretrained(where: str | os.PathLike[str], model: str | None = None) -> 
     if name in shipped and len(rest) < 2:
         of = rest[0] if rest else model
         if of not in shipped[name]:
-            raise ValueError(f"{where} has weights of {', '.join(shipped[name])}: name one of these, not {of}")
+            given = f", not {of}" if of else ""
+            raise ValueError(f"{where} has weights of {', '.join(shipped[name])}: name one of these{given}")
         return SHIPPED / name / of
     path = Path(where)
     if not (path.exists() or path.suffix or rest):
@@ -56,15 +57,19 @@ def find_pretrained(where: str | os.PathLike[str], model: str | None = None) -> 
     return path
 
 
-def save_pretrained(model: Any, folder: str | os.PathLike[str]) -> None:
+def save_pretrained(model: Any, folder: str | os.PathLike[str], about: Mapping[str, Any] | None = None) -> None:
     """Write a network of `create_model` as a folder from which `create_model(..., pretrained=folder)` has it again.
+
+    Args:
+        about: what else config.json is to say; `create_model` passes it over. The commands read the names of `classes`
+            and, of `recipe`, the options of the data.
 
     Raises:
         OSError: the disk is full, or the folder not writable.
     """
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
-    config = {"library_name": "full-spike-aap", **model.config}
+    config = {"library_name": "full-spike-aap", **model.config, **(about or {})}
     partial = path / f"{CONFIG}.partial"
     try:
         partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

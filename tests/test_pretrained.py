@@ -212,7 +212,8 @@ def test_images_are_classified_and_drawn(digit, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("{images}", "there is no --checkpoint"),
+        ("{images}/cat --data-set imagenet", "--data-set imagenet needs a --checkpoint"),
+        ("{images}/cat --checkpoint nowhere", "there is no nowhere, neither a file nor one of the weights that come"),
         ("{images}/nothing.jpg --checkpoint {checkpoint}", "there is no .*nothing.jpg: check the path"),
         ("{empty} --checkpoint {checkpoint}", "holds no image"),
         ("{names} --checkpoint {checkpoint}", "cannot read the image"),

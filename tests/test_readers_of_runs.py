@@ -24,7 +24,7 @@ from cifar.train import parser
 from utils.runtime.errors import UsageError, UserError
 from utils.runtime.parser import to_yaml
 from utils.train import checkpoint
-from utils.train.weights import read_settings, read_weights, weights_of
+from utils.train.weights import read_weights, settings_of, weights_of
 
 fewer = settings(bounded, max_examples=25)  # each takes some 0.2 s, since what Python allocates is followed
 
@@ -48,9 +48,9 @@ def read_all(path):
     """In every way in which a checkpoint is read; what the strictest one returns."""
 
     def read(path):
-        with contextlib.suppress(UserError):
-            read_settings(path)
         content = checkpoint.load(path)
+        with contextlib.suppress(UserError):
+            settings_of(path, content)
         for averaged in (False, True):
             with contextlib.suppress(UserError):
                 weights_of(path, content, averaged=averaged)

@@ -14,12 +14,13 @@ from events import classes, gestures
 from images import image_tree, imagenet_tree
 from refusals import command as run_here
 
-from models import create_model, to_published
+import models.pretrained
+from models import create_model, save_pretrained, to_published
 from utils import commands as full_spike
 
 PAGES = (
     *("README.md", "docs/METHOD.md", "docs/TRAINING.md", "docs/DATA.md", "docs/DEPLOY.md"),
-    *("cifar/README.md", "imagenet/README.md", "dvsgesture/README.md", "cifar10dvs/README.md"),
+    *("cifar/README.md", "imagenet/README.md", "dvsgesture/README.md", "cifar10dvs/README.md", "weights/README.md"),
 )
 STARTS = ("python ", "torchrun ", "scripts/", "./scripts/", "sbatch ", "NNODES=", "pip ", "full-spike")
 
@@ -171,8 +172,12 @@ class Reader:
         words = shlex.split(line)
         if words[0] == "pip":  # would change what the tests run in
             assert (ROOT / words[words.index("-r") + 1]).exists()
+        elif words == ["full-spike"]:
+            assert full_spike.main([]) == 0
         elif words[0] == "full-spike":
-            assert full_spike.main(words[1:]) == 0
+            command = full_spike.COMMANDS[words[1]]
+            data_set = words.pop(2) if "{}" in command.module else ""
+            self.module(command.module.format(data_set), [*command.added, *words[2:]])
         elif words[0] == "torchrun":
             self.module(words[words.index("-m") + 1], words[words.index("-m") + 2 :])
         elif words[0] == "python":
@@ -195,6 +200,12 @@ def reader(tmp_path_factory):
         for picture in ("cat.jpg", "pictures/dog.jpg"):
             shutil.copy(next(home.glob("images/*/cat/*")), home / picture)
         torch.save({"model": to_published(create_model("dsnn18"))}, home / "published.pth")
+        patch.setattr(models.pretrained, "SHIPPED", home / "weights")  # smaller as well
+        recipe = {"dataset": "folder", "image_size": 8}
+        for name in ("dsnn18", "fsnn18"):
+            small = create_model(name, width=2, T=2, num_classes=2, stem="cifar")
+            about = {"classes": ["cat", "dog"], "recipe": recipe}
+            save_pretrained(small, home / "weights" / "cifar10" / name, about)
         imagenet_tree(home / "imagenet", count=4)
         gestures(home / "data" / "dvsgesture", count=100)
         gestures(home / "data" / "digits" / "dvsgesture", count=12)

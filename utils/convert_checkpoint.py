@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.cli.arguments import add_network_arguments
-from utils.runtime.errors import UsageError, UserError, run_command
+from utils.runtime.errors import UsageError, run_command
 from utils.runtime.files import check_output_folder, replacing
 from utils.runtime.options import Parser
 
@@ -44,33 +44,15 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def _network(args: argparse.Namespace, factory: Any) -> Any:
-    """The network with the weights that are to be converted."""
-    from utils.cli.factory import build_network
-
-    if not (args.input.is_dir() or args.input.suffix == ".safetensors"):
-        return build_network(args)
-    if not hasattr(factory, "read_pretrained"):
-        raise UsageError(f"--factory {args.factory} reads no .safetensors: name a module that does, as models")
-    try:
-        config, _ = factory.read_pretrained(args.input)
-        name = args.model or config.get("model")
-        if name is None:
-            raise UsageError(f"{args.input} does not say which network it is of: name it with --model")
-        return factory.create_model(name, pretrained=args.input)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     import torch  # it and what follows takes seconds to import
 
-    from utils.cli.factory import load_factory
+    from utils.cli.factory import build_network, load_factory
     from utils.train import checkpoint
 
     factory: Any = load_factory(args.factory)
-    model = _network(args, factory)
+    model: Any = build_network(args)
     if args.to == "pretrained":
         with replacing(args.output) as folder:
             factory.save_pretrained(model, folder)

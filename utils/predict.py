@@ -1,8 +1,10 @@
 """The classes of images, and pictures of the spikes at them.
 
-    python -m utils.predict --checkpoint runs/.../checkpoint_max_test_acc1.pth cat.jpg more_pictures/
+    python -m utils.predict cat.jpg more_pictures/
+    python -m utils.predict --checkpoint runs/.../checkpoint_max_test_acc1.pth cat.jpg
 
 prints the five most probable classes of each image, and writes a picture of it beside the spikes of every layer.
+Without --checkpoint it takes weights that come along: those of FSNN-18, trained on CIFAR-10.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from utils.runtime.options import Parser, positive_int
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
 SHOWN_SIDE = 256  # pixels of the image in the picture
+SHIPPED = "cifar10", "fsnn18"  # whose weights are taken if none are named
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -36,7 +39,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_network_arguments(parser, optional=True)
     args = parser.parse_args(argv)
     if args.checkpoint is None:
-        raise UsageError("there is no --checkpoint: images are classified with trained weights")
+        if args.data_set != parser.get_default("data_set"):
+            raise UsageError(
+                f"--data-set {args.data_set} needs a --checkpoint: the weights that come along are of CIFAR-10"
+            )
+        args.checkpoint = Path(SHIPPED[0])
+        args.model = args.model or SHIPPED[1]
     return args
 
 
@@ -61,7 +69,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
 
 
 def _class_names(path: Path | None, kept: list[str], count: int) -> list[str]:
-    """Of a file, or as the checkpoint keeps them, or numbers."""
+    """Of a file, or those that the checkpoint keeps, or numbers."""
     if path is None:
         return [escaped(name) for name in kept] if len(kept) == count else [str(k) for k in range(count)]
     names = [escaped(line.strip()) for line in read_text(path).splitlines() if line.strip()]
@@ -83,11 +91,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     import numpy as np  # this and what follows takes seconds to import
 
     from utils.cli.data_sets import data_module, data_options
-    from utils.cli.factory import build_network
+    from utils.cli.factory import build_network, trained
     from utils.data.images.folder import load_image
     from utils.draw.spikes import record_spikes, spikes_picture
     from utils.train.objectives import readouts
-    from utils.train.weights import read_classes
+    from utils.train.weights import classes_of
 
     network: Any = build_network(args)
     if getattr(network, "event_frames", False):
@@ -96,7 +104,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not hasattr(module, "picture"):
         raise UsageError(f"--data-set {args.data_set} does not say how an image is read: use cifar or imagenet")
     read = module.picture(data_options(args, module), network.in_channels)
-    names = _class_names(args.classes, read_classes(args.checkpoint), network.classifier.out_features)
+    weights, content = trained(args)
+    names = _class_names(args.classes, classes_of(content), network.classifier.out_features)
+    print(f"{network.config['model']} from {escaped(str(weights))}")
     taken: set[str] = set()
     for path in images:
         image = load_image(path)

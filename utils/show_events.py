@@ -144,9 +144,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_network_arguments(parser, optional=True)
     args = parser.parse_args(argv)
     if args.checkpoint:
-        from utils.train.weights import read_settings
+        from utils.cli.factory import trained
+        from utils.train.weights import settings_of
 
-        config, recipe = read_settings(args.checkpoint)
+        config, recipe = settings_of(*trained(args))
         args.T = config.get("T") if args.T is None else args.T
         args.frame_size = args.frame_size or recipe.get("frame_size")
     elif args.model or args.connect_f or args.num_classes or args.option:

@@ -36,7 +36,10 @@ def add_network_arguments(parser: argparse.ArgumentParser, *, optional: bool = F
     without = "no network" if optional else "random ones"
     if checkpoint:
         parser.add_argument(
-            "--checkpoint", type=Path, metavar="FILE", help=f"trained weights, ours or published; {without} without it"
+            "--checkpoint",
+            type=Path,
+            metavar="FILE|NAME",
+            help=f"trained weights, ours or published, or the name of some that come along; {without} without it",
         )
     parser.add_argument("--ema", action="store_true", help="the checkpoint's averaged weights (--ema-decay) instead")
     parser.add_argument(

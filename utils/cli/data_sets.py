@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset, default_collate
 
+from utils.cli.factory import trained
 from utils.cluster.distributed import World
 from utils.data.dataset import DataOptions, Datasets
 from utils.runtime.errors import UsageError
 from utils.runtime.options import options_of
-from utils.train.weights import read_settings
+from utils.train.weights import settings_of
 
 
 def data_module(name: str) -> Any:
@@ -52,7 +53,7 @@ def data_options(args: argparse.Namespace, module: Any) -> Any:
     """
     kind = _options_class(module)
     known = {option.name: option for option in options_of(kind)}
-    recipe = read_settings(args.checkpoint)[1] if args.checkpoint else {}
+    recipe = settings_of(*trained(args))[1] if args.checkpoint else {}
     values = {name: recipe[name] for name in known if name in recipe and name not in ("batch_size", "workers")}
     given = dict(item.partition("=")[::2] for item in args.data_option)
     if args.data is not None:

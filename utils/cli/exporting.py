@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.cli.data_sets import batches, inputs_of, load_data_set
-from utils.cli.factory import build_network, load_factory
+from utils.cli.factory import build_network, load_factory, trained
 from utils.cli.finetune import finetune
 from utils.deploy.compare import Comparison, compare
 from utils.deploy.targets import TARGETS, Target
@@ -86,7 +86,9 @@ def _integer_target(factory: Any) -> Target:
 def _facts(args: argparse.Namespace, folder: Path, files: Sequence[str], runner: Any, runtime: Any) -> dict[str, Any]:
     graph = runner.graph
     facts: dict[str, Any] = {name: f"{(folder / name).stat().st_size:,} bytes" for name in files}
-    facts["checkpoint"] = f"{args.checkpoint.stat().st_size:,} bytes"
+    path, _ = trained(args)
+    weights = [path] if path.is_file() else path.glob("*.safetensors")
+    facts["checkpoint"] = f"{sum(file.stat().st_size for file in weights):,} bytes"
     if graph.integer:
         fractions = sorted({node.fraction for node in graph.of_kind("fire")})
         facts["weights"] = f"{graph.bits} bits; membranes with {', '.join(map(str, fractions))} fraction bits"

@@ -157,6 +157,11 @@ def read_trained(factory: Any, where: str | Path, model: str | None = None) -> t
     return path, {**about, "format": dict(checkpoint.FORMAT), "config": options, "model": state}
 
 
+def trained(args: argparse.Namespace) -> tuple[Path, Any]:
+    """What the arguments name as the checkpoint, see `read_trained`."""
+    return read_trained(load_factory(args.factory), args.checkpoint, args.model)
+
+
 def build_network(args: argparse.Namespace) -> nn.Module:
     """The network that the arguments describe, in eval mode on its device, with its weights.
 
@@ -172,8 +177,8 @@ def build_network(args: argparse.Namespace) -> nn.Module:
     if args.ema and not args.checkpoint:
         raise UsageError("--ema takes the averaged weights of a checkpoint: name one by --checkpoint")
     if args.checkpoint:
-        content = checkpoint.load(args.checkpoint)
-        config, weights = weights_of(args.checkpoint, content, averaged=args.ema)
+        path, content = trained(args)
+        config, weights = weights_of(path, content, averaged=args.ema)
     if args.model is None and not config:
         raise UsageError(f"{args.checkpoint} does not say which network it is of: name it with --model")
     options = dict(config) if config and args.model in (None, config.get("model")) else {"model": args.model}
@@ -181,10 +186,10 @@ def build_network(args: argparse.Namespace) -> nn.Module:
     name = options.pop("model")
     if config:  # which a stranger may have written: nothing larger than the file's own weights is made
         expected: Any = outline(factory, name, options)
-        check_config(args.checkpoint, expected, config)
-        check_size(args.checkpoint, expected, weights)
+        check_config(path, expected, config)
+        check_size(path, expected, weights)
     torch.manual_seed(args.seed)
     model = create(factory, name, options, warn, device)
     if args.checkpoint:
-        set_weights(args.checkpoint, content, model, factory.load_published, averaged=args.ema)
+        set_weights(path, content, model, factory.load_published, averaged=args.ema)
     return model.eval().to(device)

@@ -1,6 +1,6 @@
 """Trained weights that a training script is given: to begin with (--initial-checkpoint), or to test (--resume FILE).
 
-What the command does not say of the network, they do.
+What the command does not say of the network, they do; to test them, of the data as well.
 """
 
 from __future__ import annotations
@@ -14,11 +14,20 @@ from torch import nn
 
 from utils.cli.factory import check_size, outline, read_trained
 from utils.cluster.distributed import World
-from utils.runtime.errors import UsageError, UserError
+from utils.runtime.errors import UsageError, UserError, escaped
 from utils.runtime.networks import TrainableNetworks
 from utils.train import checkpoint, resume
 from utils.train.config import Config
-from utils.train.weights import weights_of
+from utils.train.weights import settings_of, weights_of
+
+# options of the data that say how they are read, and not what they are
+_READING = ("data_path", "batch_size", "workers", "cache_dataset", "download")
+
+
+def _known(group: Any, said: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of the options of a group."""
+    names = {field.name for field in dataclasses.fields(group)}.difference(_READING)
+    return {name: value for name, value in said.items() if name in names and value is not None}
 
 
 class GivenWeights:
@@ -76,8 +85,16 @@ class GivenWeights:
         said, state = weights_of(path, content)
         if said is None:
             return config
-        names = {field.name for field in dataclasses.fields(config.network)}
-        filled = parse({name: value for name, value in said.items() if name in names and value is not None})
+        below = _known(config.network, said)
+        try:
+            filled = parse(below)
+            if self._testing:  # on such data as they were trained on, unless the command names others
+                data = _known(config.data, settings_of(path, content)[1])
+                dataset = {name: data[name] for name in data if name == "dataset"}
+                if not dataset or parse(below | dataset).data.dataset == dataset["dataset"]:  # type: ignore[attr-defined]
+                    filled = parse(below | data)
+        except ValueError as error:
+            raise UserError(f"{path} is damaged ({error}): use another one") from None
         network = filled.network
         if network.model != said["model"]:
             if self._testing:
@@ -87,6 +104,19 @@ class GivenWeights:
         # a stranger may have written it: nothing much larger than the file is made; loading compares the rest
         check_size(path, outline(self._models, network.model, options), state, slack=2)
         return filled
+
+    def of_other_inputs(self, inputs: Mapping[str, Any]) -> str:
+        """In words, how the inputs that the weights were trained on differ from these; nothing where they are alike."""
+        content = self.found[1] if self.found else {}
+        then = content.get("inputs") if isinstance(content, Mapping) else None
+        if not isinstance(then, Mapping):
+            return ""
+        different = [
+            f"{name} {then[name]} instead of {inputs[name]}"
+            for name in inputs
+            if then.get(name, inputs[name]) != inputs[name]
+        ]
+        return escaped(", ".join(different))
 
     def put_into(self, model: Any) -> str:
         """Give a new network the weights that training is to begin with; in words, what there is to say of it.
@@ -101,18 +131,24 @@ class GivenWeights:
         path, content = self.found
         then, state = weights_of(path, content)
         own, classes = model.state_dict(), model.config.get("num_classes")
+        read, had = ((config or {}).get("in_channels") for config in (then, model.config))
+        if read and read != had:
+            raise UserError(
+                f"the network of {path} reads {read} channels, and these data have {had}: begin with other weights, or "
+                f"give data of {read} (a folder of images by --channels {read})"
+            )
         heads = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m.out_features == classes]
         kept = {
             name: value
             for name, value in own.items()
-            if name.rpartition(".")[0] in heads and name in state and len(state[name]) != classes
+            if name.rpartition(".")[0] in heads and name in state and state[name].shape[:1] != (classes,)
         }
         try:
             self._models.load_published(model, {**state, **kept})
         except ValueError as error:
             raise UserError(f"--initial-checkpoint {path}: {error}") from None
         different = [f"{name}={value}" for name, value in (then or {}).items() if value != model.config.get(name)]
-        return (
+        return escaped(
             f"beginning with the weights of {path}"
             + (f"; trained with {', '.join(different)}" if different else "")
             + (f"; the classifier of {classes} classes begins with random ones" if kept else "")

@@ -77,6 +77,8 @@ def set_up(
         raise UsageError(str(error)) from None
     data = load_data(config.data, world, config.network.T)
     say(f"{len(data.train)} training and {len(data.test)} test {data.unit} of {data.num_classes} classes")
+    if other := given.of_other_inputs(data.inputs):
+        say(f"warning: the weights were trained on other inputs ({other})")
     options = {
         "num_classes": data.num_classes,
         "in_channels": data.in_channels,

@@ -54,18 +54,21 @@ def test(job: Job, models: TrainableNetworks) -> None:
             if main:
                 write_predictions(Path(predictions), rows, job.data)
                 say(f"wrote {predictions}")
+    # what is made lies beside a checkpoint, but not in a folder of weights, which may be the one that comes along
+    place = job.folder if path.suffix == ".safetensors" or path.is_dir() else path.parent
     if job.config.testing.synops:
-        _count(job, models, model, path)
+        _count(job, models, model, path, place)
     if job.config.testing.detach:
         with world.main_only("saving the detached network") as main:
             if main:
-                target = path.with_name("fsnn.pth")
+                target = place / "fsnn.pth"
+                place.mkdir(parents=True, exist_ok=True)
                 checkpoint.write(target, {"config": model.config, "model": model.state_dict(), **job.data.about()})
                 say(f"without the pathway, saved as {target}")
 
 
-def _count(job: Job, models: TrainableNetworks, model: Any, path: Path) -> None:
-    """Synaptic operations and energy of the network trained at `path`, on its test set."""
+def _count(job: Job, models: TrainableNetworks, model: Any, path: Path, place: Path) -> None:
+    """Synaptic operations and energy of the network trained at `path`, on its test set; the report lies at `place`."""
     if job.world.size > 1:
         raise UsageError(f"--synops counts in one process, not in {job.world.size}: start without torchrun")
     from utils.measure.ann import plain_resnet  # the counters are only imported where they are used
@@ -74,7 +77,7 @@ def _count(job: Job, models: TrainableNetworks, model: Any, path: Path) -> None:
     write_report(
         model,
         job.loaders.test,
-        path.parent / "synops",
+        place / "synops",
         detached=models.detach_aap(model) if getattr(model, "aap", None) is not None else None,
         ann=plain_resnet(model),
         device=job.world.device,

@@ -90,8 +90,9 @@ class OptionsParser:
 
         Raises:
             UsageError: an option or the configuration's file is wrong.
+            ValueError: one of the values below is.
         """
-        values = dict(below or {})
+        values = {name: self._options[name].checked(value) for name, value in (below or {}).items()}
         args = self._parser.parse_args(argv, argparse.Namespace(**values))
         if args.config is not None:  # once more, with the file's values below what is given
             values |= self._read(Path(args.config))

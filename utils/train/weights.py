@@ -52,13 +52,12 @@ def read_weights(path: Path, *, averaged: bool = False) -> tuple[dict[str, Any] 
     return weights_of(path, checkpoint.load(path), averaged=averaged)
 
 
-def read_settings(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def settings_of(path: Path, content: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """(the model's config, options of the run that saved it) of any checkpoint; empty where it has none, as published.
 
     Raises:
-        UserError: the file is missing, damaged or of a newer format.
+        UserError: it is damaged or of a newer format; `path` is named.
     """
-    content = checkpoint.load(path)
     if not isinstance(content, dict) or "format" not in content:
         return {}, {}
     checkpoint.check_format(path, content["format"])
@@ -67,13 +66,8 @@ def read_settings(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return content["config"], recipe if isinstance(recipe, dict) else {}
 
 
-def read_classes(path: Path) -> list[str]:
-    """The names of the classes that a checkpoint keeps; empty where it keeps none.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
-    content = checkpoint.load(path)
+def classes_of(content: Any) -> list[str]:
+    """The names of the classes that a checkpoint keeps; empty where it keeps none."""
     names = content.get("classes") if isinstance(content, dict) else None
     return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
 

@@ -1,0 +1,154 @@
+"""Weights that come along: made of a run's folder, measured, and described."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import models
+from studies.cards import Measured, card, integer_card
+from studies.gathering import write_csv
+from studies.provenance import Stage, stages
+from utils import commands
+from utils.cli.data_sets import batches
+from utils.cli.inspection import load_data
+from utils.measure.certificate import certify
+from utils.measure.synops import write_report
+from utils.runtime.errors import UserError
+from utils.runtime.files import read_text, replacing, write_file
+from utils.train.weights import read_weights
+
+BATCH = 64
+SCORE = re.compile(r"(?m)^(\w+) +([\d.]+) +[\d.]+ +[\d.]+ +(\d+)$")  # of a readout, as --test-only prints it
+
+
+def said(function: Callable[..., Any], *args: Any, **options: Any) -> str:
+    """What a function prints.
+
+    Raises:
+        UserError: it is a command, and ended otherwise than well.
+    """
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        status = function(*args, **options)
+    if isinstance(status, int) and status:
+        raise UserError(f"{' '.join(map(str, *args))} ended with status {status}: its error says why")
+    return out.getvalue().strip()
+
+
+def networks(run: Stage) -> dict[str, Any]:
+    """The run's network by its name, and without its pathway, if it has one."""
+    config, state = read_weights(run.checkpoint)
+    model: Any = models.create_model(**(config or {}))
+    model.load_state_dict(state)
+    found = {model.config["model"]: model.eval()}
+    if getattr(model, "aap", None) is not None:
+        alone: Any = models.detach_aap(model)
+        found[alone.config["model"]] = alone.eval()
+    return found
+
+
+def _plain(model: Any) -> Any:
+    """The plain ResNet of a network's depth, width and stem, its weights random; None where there is none."""
+    name = re.sub(r"^\D+", "resnet", model.config["model"])
+    if name not in models.list_models() or name == model.config["model"]:
+        return None
+    known = models.model_options(name)
+    return models.create_model(name, **{option: value for option, value in model.config.items() if option in known})
+
+
+def ship(
+    run: Path, name: str, output: Path, about_data: str, *, data_path: str | None = None, images: int | None = None
+) -> Path:
+    """Make a folder of weights; it appears whole or not at all.
+
+    Args:
+        run: the folder of a run that has ended.
+        name: of the weights.
+        output: where the folder of this name is made.
+        about_data: what they were trained on, in words.
+        data_path: where the data are, if not where the run found them.
+        images: of the test set, to count and certify on; all by default.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: the run or its data are not what they should be, or something that is measured fails.
+    """
+    told = stages(run)
+    last = told[-1]
+    data, _ = load_data(last.script, run / "config.yaml", data_path)
+    made = networks(last)
+    trunk = list(made)[-1]  # what is left to be deployed
+    with replacing(output / name) as folder, tempfile.TemporaryDirectory() as aside:
+        folder.mkdir(parents=True)
+        about = {"classes": list(data.classes), "inputs": data.inputs, "recipe": last.data_options()}
+        for model, network in made.items():
+            models.save_pretrained(network, folder / model, about)
+        tests = {model: _test(folder, name, model, last, data_path) for model in made}
+        integers = f"{trunk}_integer"
+        _export(folder, trunk, integers, last, data_path)
+        loader = batches(data.test, data.collate, BATCH, images)
+        first, alone = next(iter(made.values())), made[trunk]
+        print("counting", flush=True)
+        energy = said(
+            write_report, first, loader, aside, detached=alone if alone is not first else None,
+            ann=_plain(first), syops=False, data=about_data,
+        ).rpartition("\nsaved ")[0]  # fmt: skip
+        print("certifying", flush=True)
+        certificates = {model: "\n".join(certify(network, loader).lines()) for model, network in made.items()}
+        write_csv(folder / "log.csv", [line for i, stage in enumerate(told) for line in _log(i + 1, stage)])
+        for model, network in made.items():
+            measured = Measured(
+                name, network, folder / model / "model.safetensors", tests[model], energy, certificates[model],
+                about_data, told, f"{len(data.train):,} training and {len(data.test):,} test {data.unit}",
+                tuple(data.classes), data.inputs, len(loader.dataset),
+            )  # fmt: skip
+            write_file(folder / model / "README.md", card(measured, others=[o for o in made if o != model]).encode())
+            if model == trunk:
+                comparison = json.loads(read_text(folder / integers / "comparison.json"))
+                path = folder / integers / "integer.pth"
+                write_file(folder / integers / "README.md", integer_card(measured, path, comparison).encode())
+    print(f"wrote {output / name}")
+    return output / name
+
+
+def _test(folder: Path, name: str, model: str, run: Stage, data_path: str | None) -> str:
+    """What the command on the card prints, with the weights' name for the place where they lie now."""
+    print(f"testing {model}", flush=True)
+    where = ["--data-path", data_path or run.config.get("data_path")]
+    words = ["test", run.script.partition(".")[0], "--resume", str(folder / model), "--device", "cpu"]
+    text = said(commands.main, words + (where if where[1] else []))
+    if not SCORE.search(text):
+        raise UserError(f"{' '.join(words)} prints no accuracy: look at what it does print")
+    return text.replace(str(folder / model), f"{name}/{model}")
+
+
+def _export(folder: Path, trunk: str, integers: str, run: Stage, data_path: str | None) -> None:
+    print(f"exporting {trunk} to integers", flush=True)
+    where = data_path or run.config.get("data_path")
+    words = ["export", "--checkpoint", str(folder / trunk), "--to", "integer", "--output", str(folder / integers)]
+    words += ["--data-set", run.script.partition(".")[0], *(["--data", where] if where else [])]
+    said(commands.main, words)
+
+
+def _log(number: int, stage: Stage) -> list[dict[str, Any]]:
+    """A line for each epoch of a run."""
+    return [
+        {
+            "run": number,
+            "epoch": entry["epoch"] + 1,
+            "lr": entry["lr"],
+            "train_loss": round(entry["train_loss"], 4),
+            **{f"train_{readout}": round(score["acc1"], 2) for readout, score in entry["train"].items()},
+            **{f"test_{readout}": round(score["acc1"], 2) for readout, score in entry["test"].items()},
+        }
+        for entry in stage.entries
+    ]
