@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from studies.figures.curves import Line, line, show
-from studies.figures.parts import Drawn, key, seeds, ticks
+from studies.figures.parts import Drawn, key, seeds, share_y, ticks
 from studies.ran import Ran
 from utils.draw.card import INK, SPIKES, SUMS, Canvas
 
@@ -54,12 +54,9 @@ def blocks(rans: Mapping[str, Ran]) -> Drawn | None:
                 axes.xaxis.get_major_locator().set_params(integer=True, nbins=6)
                 for of, style in lines:
                     show(axes, of, style)
-                if i:
-                    axes.tick_params(labelleft=False)
             above.tick_params(labelbottom=False)
-            if not i:
-                above.set_ylabel("gradient's L2 norm, log scale")
-                below.set_ylabel("spikes that leave it, %")
+            share_y(above, i, "gradient's L2 norm, log scale")
+            share_y(below, i, "spikes that leave it, %")
         svg = on.svg()
     counts = seeds([of.seeds for own in norms.values() for of, _ in own])
     caption = (

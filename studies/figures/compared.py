@@ -24,7 +24,8 @@ def _reach(pairs: Sequence[Pair]) -> float:
     for pair in pairs:
         found = pair.difference
         ends.append(max(abs(found.mean) + (interval(found) or 0.0), *map(abs, pair.differences)))
-    return 1.1 * max(min(max(ends), 3 * statistics.median(ends)), 0.5)
+    most, usual = max(ends), statistics.median(ends)
+    return 1.1 * max(3 * usual if most > 5 * usual else most, 0.5)
 
 
 def _rows(axes: Any, count: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from studies.figures.parts import Drawn, heading, key, seeds
+from studies.figures.parts import Drawn, heading, key, seeds, share_y
 from studies.ran import Pair, Ran
 from utils.draw.card import INK, SPIKES, SUMS, Canvas
 from utils.draw.charts import COLOURS
@@ -81,7 +81,8 @@ def _of_pair(ran: Ran, pair: Pair) -> Panel:
 
 def _beside(rows: Mapping[str, tuple[Ran, str]]) -> Panel:
     found = [(line(ran.epochs, row, "epoch", TRUNK), BESIDE[words], words) for words, (ran, row) in rows.items()]
-    return Panel("OR beside others", [(of, style, words) for of, style, words in found if of is not None])
+    lines = [(of, style, words) for of, style, words in found if of is not None]
+    return Panel("OR beside others", lines if len(lines) > 1 else [])
 
 
 def _draw_row(on: Canvas, top: float, panels: Sequence[Panel], columns: int) -> None:
@@ -94,10 +95,7 @@ def _draw_row(on: Canvas, top: float, panels: Sequence[Panel], columns: int) -> 
         axes = on.plot(LEFT + i * (wide + GAP), top, wide, HIGH, ylim=limits, xlabel="epoch")
         axes.xaxis.get_major_locator().set_params(integer=True, nbins=6)
         axes.set_title(panel.title, fontsize=9, color=INK, weight="bold", loc="left", pad=5)
-        if i:
-            axes.tick_params(labelleft=False)
-        else:
-            axes.set_ylabel("test top-1, %")
+        share_y(axes, i, "test top-1, %")
         for of, style, _ in panel.lines:
             show(axes, of, style)
         for j, (_, style, words) in enumerate(entry for entry in panel.lines if entry[2]):

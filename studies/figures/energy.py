@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from studies.figures.parts import WITH, WITHOUT, Drawn, interval, key, seeds, ticks
+from studies.figures.parts import WITH, WITHOUT, Drawn, interval, key, seeds, share_y, ticks
 from studies.ran import Ran
 from studies.statistics import summary
 from utils.draw.card import CARD, INK, SOFT, Canvas
@@ -176,10 +176,7 @@ def energy(rans: Mapping[str, Ran]) -> Drawn | None:
             left = LEFT + i * (wide + GAP)
             on.text(left, TOP - 22, f"CIFAR-10, {title}", size=9.5, at="left", weight="bold")
             axes = _draw(on, points, left, wide, limits)
-            if i:
-                axes.tick_params(labelleft=False)
-            else:
-                axes.set_ylabel("test top-1, %")
+            share_y(axes, i, "test top-1, %")
         svg = on.svg()
     caption = (
         "Marks are means over seeds, bars 95 % intervals of the accuracy (from three seeds on), lines join what was "

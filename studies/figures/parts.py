@@ -77,3 +77,10 @@ def ticks(axis: Any, subs: Sequence[float] = (1, 2, 5)) -> None:
     axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(FormatStrFormatter("%g"))
     axis.set_minor_locator(NullLocator())
+
+
+def share_y(axes: Any, number: int, label: str) -> None:
+    """Of charts side by side with the same y axis, the first alone says what it is."""
+    axes.tick_params(labelleft=number == 0)
+    if number == 0:
+        axes.set_ylabel(label)

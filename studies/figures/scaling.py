@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from studies.figures.parts import WITH, Drawn, ticks
+from studies.figures.parts import WITH, Drawn, share_y, ticks
 from studies.fit import PowerLaw
 from studies.ran import Ran
 from studies.scaling import BASE, Run, law, runs
@@ -87,10 +87,7 @@ def scaling(rans: Mapping[str, Ran]) -> Drawn | None:
             if power is not None and factor in power.factors:
                 exponent, error = power.exponent(factor)
                 on.text(left + wide - 4, TOP + 12, f"exponent {exponent:.2f} ± {error:.2f}", at="right", size=8.5)
-            if i:
-                axes.tick_params(labelleft=False)
-            else:
-                axes.set_ylabel("test error, %, log scale")
+            share_y(axes, i, "test error, %, log scale")
         svg = on.svg()
     caption = (
         f"Marks are single runs. Filled ones differ from width {BASE['width']}, T = {BASE['T']}, {BASE['epochs']} "
