@@ -1,36 +1,53 @@
 """An integer network on the CPU, fast: oneDNN's int8 convolutions, and one compiled loop for what follows each.
 
 The loop integrates, fires and joins: it reads a layer's sums of all time steps once and writes bytes. Images go through
-the whole network in pieces whose sums stay in the cache. Spikes and logits are those of `Runner`, bit for bit.
+a section of the network at a time, in pieces whose sums stay in the cache: as many as there is room for, since weights
+are read again for each piece. Spikes and logits are those of `Runner`, bit for bit.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..connect import Join
 from ..fused.compilation import call
 from ..fused.rule import Operands, Rule
-from .nodes import Graph
+from .nodes import INPUT, Graph
 from .run import Runner, or_pool
 from .sums import EXACT, Int8Sums, has_int8_convolutions
 
-PIECE = 8 << 20  # bytes of one layer's sums at once
+PIECE = 16 << 20  # bytes of one layer's sums and spikes at once
+
+_SPIKES = (0, 1, 0, 1)  # the table of a gate that gives what fired
+# a function of one bit, by its values of 0 and 1: the compiler then has no arithmetic left to do
+_OF_BIT: dict[tuple[int, int], Callable[[Tensor], Tensor]] = {
+    (0, 0): torch.zeros_like,
+    (0, 1): lambda bit: bit,
+    (1, 0): lambda bit: 1 - bit,
+    (1, 1): torch.ones_like,
+}
+
+
+class _Section(NamedTuple):
+    """Nodes from `first` up to `end`, of which nothing but the last one's spikes is read further on."""
+
+    first: int
+    end: int
+    images: int  # at once
 
 
 @functools.cache
 def _join(table: tuple[int, ...]) -> Join:
-    """A gate as the polynomial of whole numbers that it is."""
-    none, residual, identity, both = table
-    i, r, product = identity - none, residual - none, both - identity - residual + none
-    return Join(str(table), "spikes", "logic", lambda *, identity, residual: none + i * identity + r * residual
-                + product * (identity * residual))  # fmt: skip
+    """A gate of whole numbers and of what fired."""
+    silent, fired = _OF_BIT[table[0], table[2]], _OF_BIT[table[1], table[3]]
+    return Join(str(table), "spikes", "logic", lambda *, identity, residual: torch.where(
+        residual, fired(identity), silent(identity)))  # fmt: skip
 
 
 def integrate(operands: Operands, rule: Rule) -> Tensor:
@@ -47,10 +64,8 @@ def integrate(operands: Operands, rule: Rule) -> Tensor:
         h = v + (current * int(rule.tau or 1) + bias)  # type: ignore[operator]
         fired = h >= threshold  # type: ignore[operator]
         v = torch.where(fired, 0, h)
-        s = torch.where(fired, 1, 0).to(torch.int32)
-        if shortcut is not None:
-            s = rule.join.function(identity=shortcut[t].to(torch.int32), residual=s)  # type: ignore[union-attr, misc]
-        out.append(s.to(torch.uint8))
+        identity = v if shortcut is None else shortcut[t].to(torch.int32)
+        out.append(rule.join.function(identity=identity, residual=fired).to(torch.uint8))  # type: ignore[union-attr, misc]
     return torch.stack(out)
 
 
@@ -64,13 +79,21 @@ class FastRunner(Runner):
 
     def __init__(self, graph: Graph) -> None:
         super().__init__(graph)
-        body = [node for node in graph.of_kind("conv") if node is not graph.stem]
+        convs = graph.of_kind("conv")
+        names = [node.name for node in graph.nodes]
         self.fast = (
             has_int8_convolutions()
+            and graph.head.inputs == (names[-2],)
+            and self._last_use.keys() >= set(names[:-1])  # a file may hold layers that nobody reads
             and not any(node.leak for node in graph.of_kind("fire"))
-            and all(self._sums[node.name].largest < EXACT and node.groups == 1 for node in body)
+            and all(self._sums[node.name].largest < EXACT and node.groups == 1 for node in convs)
         )
-        self._int8 = {node.name: Int8Sums(node) for node in body} if self.fast else {}
+        self._int8 = {
+            node.name: Int8Sums(
+                node, (graph.T, *graph.shape_of(node.inputs[0])), graph.zero if node is graph.stem else 0
+            )
+            for node in (convs if self.fast else [])
+        }
         readers = [name for node in graph.nodes for name in node.inputs]
         # a gate right behind its neuron, whose spikes nobody else reads, is taken in by the loop
         self._gates = {
@@ -79,8 +102,23 @@ class FastRunner(Runner):
             if fire.kind == "fire" and gate.kind == "gate" and gate.inputs[1] == fire.name
             and readers.count(fire.name) == 1
         }  # fmt: skip
-        sizes = [node.shape[0] * node.shape[1] * node.shape[2] for node in graph.of_kind("conv")]
-        self._largest = 4 * max(sizes)  # bytes of one image's sums in one time step
+
+    def _sections(self, steps: int) -> list[_Section]:
+        """As few as hold at least twice as many images as the one before, in order."""
+        sections: list[_Section] = []
+        first, reach = 0, self._last_use[INPUT]  # the last node that reads anything from before
+        nodes = self.graph.nodes[:-1]
+        for end, node in enumerate(nodes, 1):
+            if node.kind != "conv" and reach < end:
+                sizes = [math.prod(n.shape) for n in nodes[first:end] if n.kind == "conv"]
+                before = sections[-1].images if sections else 0
+                images = max(1, PIECE // (5 * max(sizes) * steps)) if sizes else before  # sums of 4 bytes, spikes of 1
+                if images < 2 * before:
+                    first, images = sections.pop().first, min(images, before)
+                sections.append(_Section(first, end, images))
+                first = end
+            reach = max(reach, self._last_use[node.name])
+        return sections
 
     def run(
         self,
@@ -88,35 +126,35 @@ class FastRunner(Runner):
         state: dict[str, Tensor] | None = None,
         see: Callable[[str, Tensor], None] | None = None,
     ) -> tuple[Tensor, int]:
-        if not self.fast or state is not None or see is not None or not x.is_cpu:
+        if not self.fast or state is not None or see is not None or not x.is_cpu or not x.numel():
             return super().run(x, state, see)
-        x = self._prepared(x)
+        self._check_size(x)
         steps = x.shape[0] if x.ndim == 5 else self.graph.T
         self._check_steps(steps)
-        piece = max(1, PIECE // (self._largest * steps))
-        return torch.cat([self._piece(part, steps) for part in x.split(piece, dim=x.ndim - 4)]), steps
+        return self._whole(x, steps), steps
 
-    def _stem(self, x: Tensor) -> Tensor:
-        node, last = self.graph.stem, torch.channels_last
-        values = x.flatten(0, 1) if x.ndim == 5 else x
-        values = values.to(torch.float32, memory_format=last)
-        if self.graph.zero:
-            values = values - self.graph.zero
-        weight = node.weight.to(torch.float32, memory_format=last)
-        return F.conv2d(values, weight, None, node.stride, node.padding)
+    @torch.inference_mode()  # elsewhere views know their base, for whose sizes the loops would be compiled again
+    def _whole(self, x: Tensor, steps: int) -> Tensor:
+        """The head's sums [N, C] of all images."""
+        values = (x if x.ndim == 5 else x[None]).permute(0, 1, 3, 4, 2)  # [T, N, H, W, C], as they lie in memory
+        for section in self._sections(steps):
+            parts = values.tensor_split(-(-values.shape[1] // section.images), dim=1)
+            values = torch.cat([self._piece(section, part, steps) for part in parts], dim=1)
+        return values.sum(dim=(0, 2, 3), dtype=torch.int32)
 
-    def _piece(self, x: Tensor, steps: int) -> Tensor:
-        """The head's sums [n, C] of a few images."""
+    def _piece(self, section: _Section, x: Tensor, steps: int) -> Tensor:
+        """A section's spikes [T, n, H', W', C'] of a few images' [T, n, H, W, C]."""
         graph = self.graph
-        values: dict[str, Tensor] = {}
+        read = x.flatten(0, 1).permute(0, 3, 1, 2)
+        if section.first == 0:
+            read = self.quantised(read).contiguous(memory_format=torch.channels_last)
+        values = {(graph.nodes[section.first - 1].name if section.first else INPUT): read}
         taken = {gate.name for gate in self._gates.values()}
-        for i, node in enumerate(graph.nodes[:-1]):
+        for i, node in enumerate(graph.nodes[section.first : section.end], section.first):
             if node.name in taken:
                 continue
             if node.kind == "conv":
-                values[node.name] = (
-                    self._stem(x) if node is graph.stem else self._int8[node.name](values[node.inputs[0]])
-                )
+                values[node.name] = self._int8[node.name](values[node.inputs[0]])
             elif node.kind == "fire":
                 gate = self._gates.get(node.name)
                 made = gate or node
@@ -128,20 +166,20 @@ class FastRunner(Runner):
             for name in [*node.inputs, *(self._gates[node.name].inputs if node.name in self._gates else ())]:
                 if self._last_use[name] <= i + (node.name in self._gates):
                     values.pop(name, None)
-        spikes = values[graph.head.inputs[0]]
-        return spikes.unflatten(0, (steps, -1)).sum(dim=(0, 3, 4), dtype=torch.int32)
+        (spikes,) = values.values()
+        return spikes.permute(0, 2, 3, 1).unflatten(0, (steps, -1))
 
     def _gate(self, node: Any, values: dict[str, Tensor]) -> Tensor:
         identity, residual = (values[name] for name in node.inputs)
-        result: Tensor = _join(node.table).function(identity=identity, residual=residual)  # type: ignore[misc]
-        return result.to(torch.uint8)
+        result: Tensor = _join(node.table).function(identity=identity, residual=residual.bool())  # type: ignore[misc]
+        return result
 
     def _loop(self, node: Any, gate: Any, values: dict[str, Tensor], steps: int) -> Tensor:
         sums = values[node.inputs[0]]
         static = node.inputs[0] == self.graph.stem.name and not self.graph.frames
         x = _packed(sums, 1 if static else steps)
         shortcut = None if gate is None else _packed(values[gate.inputs[0]], steps)
-        join = None if gate is None else _join(gate.table)
+        join = _join(gate.table if gate else _SPIKES)
         rule = Rule("", 0.0, float(1 << node.fraction), join, steps if static else None)
         spikes = call(integrate, rule, Operands(x, node.threshold, node.bias, None, shortcut))
         _, _, height, width = sums.shape

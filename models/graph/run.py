@@ -97,9 +97,12 @@ class Runner(nn.Module):
             return x
         return (x.float() / self.graph.scale).round().add(self.graph.zero).clamp(0, 255).to(torch.uint8)
 
-    def _prepared(self, x: Tensor) -> Tensor:
+    def _check_size(self, x: Tensor) -> None:
         if x.ndim not in (4, 5) or tuple(x.shape[-3:]) != self.graph.input_shape:
             raise ValueError(f"an input of shape {tuple(x.shape)} does not end in {self.graph.input_shape}")
+
+    def _prepared(self, x: Tensor) -> Tensor:
+        self._check_size(x)
         if self.graph.integer:
             return self.quantised(x)
         return round_input(x)

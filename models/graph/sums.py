@@ -47,19 +47,27 @@ def has_int8_convolutions() -> bool:
 
 
 class Int8Sums:
-    """The same of spikes by oneDNN: uint8 [M, C, H, W] channels last -> float32 [M, O, H', W'] channels last.
+    """The same by oneDNN: uint8 [M, C, H, W] channels last -> float32 [M, O, H', W'] channels last.
 
     oneDNN sums bytes in int32 and gives them as float32, which is exact below 2^24.
+
+    Args:
+        node: a convolution with int8 weights.
+        shape: of what it reads, (M, C, H, W); weights are laid out for it, and anew in each call for other sizes.
+        zero: the zero point of the bytes, which padding then is.
     """
 
-    def __init__(self, node: Any) -> None:
+    def __init__(self, node: Any, shape: tuple[int, ...], zero: int = 0) -> None:
         self.geometry = list(node.stride), list(node.padding), [1, 1], node.groups
-        outputs = len(node.weight)
+        self.zero, outputs = zero, len(node.weight)
         self.ones, self.zeros = torch.ones(outputs), torch.zeros(outputs, dtype=torch.int64)
-        self.packed = torch.ops.onednn.qconv_prepack(node.weight, self.ones, 1.0, 0, *self.geometry, None)
+        self.packed = torch.ops.onednn.qconv_prepack(
+            node.weight, self.ones, 1.0, zero, *self.geometry, list(shape)
+        )  # fmt: skip
 
     def __call__(self, x: Tensor) -> Tensor:
         y: Tensor = torch.ops.onednn.qconv_pointwise(
-            x, 1.0, 0, self.packed, self.ones, self.zeros, None, *self.geometry, 1.0, 0, torch.float32, "none", [], ""
-        )
+            x, 1.0, self.zero, self.packed, self.ones, self.zeros, None, *self.geometry, 1.0, 0, torch.float32, "none",
+            [], "",
+        )  # fmt: skip
         return y
