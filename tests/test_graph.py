@@ -10,6 +10,7 @@ from deployed import digits, inputs, network
 from torch import nn
 
 from models import CONNECT_FUNCTIONS, create_model, fold_batchnorm, graph
+from models.graph import fast
 from models.graph.quantize import powers_of_two, rounded_weight
 from models.graph.run import gate
 from utils.deploy.compare import model_spikes
@@ -197,13 +198,31 @@ def test_weights_lie_on_their_grid_and_units_fit_the_thresholds():
             assert int(node.threshold.min()) > 0
 
 
+@pytest.mark.parametrize("piece", [fast.PIECE, 1 << 14])
 @pytest.mark.parametrize("bits", [8, 4])
-def test_the_fast_way_gives_the_same_integers(bits):
+def test_the_fast_way_gives_the_same_integers(bits, piece, monkeypatch):
+    """All images at once, and in sections whose pieces are of one image or a few, the last of them smaller."""
+    monkeypatch.setattr(fast, "PIECE", piece)
     for name, connect_f in (("fsnn18", "IAND"), ("fsnn_wide7b", "XOR"))[: 1 + (bits == 8)]:
         model = network(name, connect_f, neuron="IF", **({"stem": "imagenet"} if name == "fsnn18" else {}))
         x = inputs(model, 40)
-        fast = graph.quantize(model, [x], bits)
-        assert torch.equal(fast(x), graph.Runner(fast.graph)(x))
+        runner = graph.quantize(model, [x], bits)
+        for images in (x, x[..., -1:, :, :, :], x[..., :0, :, :, :]):
+            assert torch.equal(runner(images), graph.Runner(runner.graph)(images))
+
+
+@pytest.mark.parametrize("zero", [0, 128])
+def test_the_fast_way_reads_any_bytes_and_every_gate(zero):
+    """Bytes at both ends of their range, whose padding is the zero point, and weights as large as they can be."""
+    x = torch.randint(0, 256, (3, 1, 14, 14), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    x[0], x[1] = 0, 255
+    for connect_f in ("AND", "OR"):
+        model = network("fsnn18", connect_f, neuron="IF", stem="imagenet")
+        whole = graph.quantize(model, [digits(8)]).graph
+        weight = whole.stem.weight.sign() * 127
+        stem = dataclasses.replace(whole.stem, weight=weight.to(torch.int8))
+        whole = whole.with_nodes({stem.name: stem}, zero=zero)
+        assert torch.equal(graph.FastRunner(whole)(x), graph.Runner(whole)(x))
 
 
 @pytest.mark.parametrize("rate", [0.5, 0.25, 1 / 3, 0.7, 0.9, 0.01, 1 / 1.0078125])

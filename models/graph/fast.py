@@ -22,7 +22,7 @@ from .nodes import INPUT, Graph
 from .run import Runner, or_pool
 from .sums import EXACT, Int8Sums, has_int8_convolutions
 
-PIECE = 8 << 20  # bytes of one layer's sums and spikes at once
+PIECE = 16 << 20  # bytes of one layer's sums and spikes at once
 
 _SPIKES = (0, 1, 0, 1)  # the table of a gate that gives what fired
 # a function of one bit, by its values of 0 and 1: the compiler then has no arithmetic left to do
@@ -126,17 +126,21 @@ class FastRunner(Runner):
         state: dict[str, Tensor] | None = None,
         see: Callable[[str, Tensor], None] | None = None,
     ) -> tuple[Tensor, int]:
-        if not self.fast or state is not None or see is not None or not x.is_cpu:
+        if not self.fast or state is not None or see is not None or not x.is_cpu or not x.numel():
             return super().run(x, state, see)
         self._check_size(x)
         steps = x.shape[0] if x.ndim == 5 else self.graph.T
         self._check_steps(steps)
+        return self._whole(x, steps), steps
+
+    @torch.inference_mode()  # elsewhere views know their base, for whose sizes the loops would be compiled again
+    def _whole(self, x: Tensor, steps: int) -> Tensor:
+        """The head's sums [N, C] of all images."""
         values = (x if x.ndim == 5 else x[None]).permute(0, 1, 3, 4, 2)  # [T, N, H, W, C], as they lie in memory
         for section in self._sections(steps):
-            pieces = max(1, -(-values.shape[1] // section.images))
-            parts = values.tensor_split(pieces, dim=1)
+            parts = values.tensor_split(-(-values.shape[1] // section.images), dim=1)
             values = torch.cat([self._piece(section, part, steps) for part in parts], dim=1)
-        return values.sum(dim=(0, 2, 3), dtype=torch.int32), steps
+        return values.sum(dim=(0, 2, 3), dtype=torch.int32)
 
     def _piece(self, section: _Section, x: Tensor, steps: int) -> Tensor:
         """A section's spikes [T, n, H', W', C'] of a few images' [T, n, H, W, C]."""
