@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import gc
 import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 
 from models import save_memory
-from utils.runtime.allocator import keep_freed_memory
+from utils.runtime.allocator import keep_freed_memory, return_freed_memory
 
 from .common import compare, kept_bytes, network, ours, parser, spikingjellys, stock, training_step
 
@@ -42,10 +43,18 @@ def step_of(name: str, args: argparse.Namespace) -> Callable[[], None]:
     return training_step(model, images, model.classifier.out_features, **precision(name))  # type: ignore[union-attr, arg-type]
 
 
-def _resident() -> float:
-    """The most MiB that this process has held; its ru_maxrss would begin at what its parent held."""
+def _resident(field: str) -> float:
+    """MiB that this process holds (VmRSS) or has held at most (VmHWM; ru_maxrss would begin at its parent's)."""
     status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 2**10
+    return int(status.split(f"{field}:")[1].split()[0]) / 2**10
+
+
+def _begin() -> float:
+    """MiB that this process holds; from here on VmHWM is counted anew."""
+    gc.collect()
+    return_freed_memory()  # what loading and compiling took would be used again unseen
+    Path("/proc/self/clear_refs").write_text("5")
+    return _resident("VmRSS")
 
 
 StepOf = Callable[[str, argparse.Namespace], Callable[[], None]]
@@ -61,10 +70,10 @@ def _peak(make: StepOf, name: str, keep: bool, args: argparse.Namespace, answer:
     step = make(name, args)
     if cuda:
         torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated() / 2**20 if cuda else _resident()
+    before = torch.cuda.memory_allocated() / 2**20 if cuda else _begin()
     for _ in range(2):
         step()
-    answer.put((torch.cuda.max_memory_allocated() / 2**20 if cuda else _resident()) - before)
+    answer.put((torch.cuda.max_memory_allocated() / 2**20 if cuda else _resident("VmHWM")) - before)
 
 
 def peak(make: StepOf, name: str, keep: bool, args: argparse.Namespace) -> float:

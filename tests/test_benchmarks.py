@@ -1,5 +1,7 @@
 """What the benchmarks compare must be the same network."""
 
+import argparse
+import platform
 import time
 
 import pytest
@@ -9,6 +11,7 @@ from torch import nn
 
 from benchmarks.common import compare, kept_bytes, parser, products, reset, stock
 from benchmarks.growth import slope
+from benchmarks.memory import peak
 from models import create_model
 from studies.gathering import read_csv
 
@@ -68,3 +71,15 @@ def test_the_bound_counts_every_convolution(backward, passes):
 
 def test_the_exponent_of_growth():
     assert slope([1, 2, 4], [3, 24, 192]) == pytest.approx(3)
+
+
+def _a_mebibyte_for_each_image(_name, args):
+    b"1" * (300 * 2**20)  # freed before the step: it must neither hide what the step takes nor be counted
+    return lambda: b"1" * (args.batch_size * 2**20)
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="reads /proc")
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_peak_is_what_a_step_takes_whatever_was_held_before(keep):
+    args = argparse.Namespace(device="cpu", batch_size=64, size=1)
+    assert peak(_a_mebibyte_for_each_image, "", keep, args) == pytest.approx(64, abs=8)

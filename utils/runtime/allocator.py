@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import platform
+from typing import Any
 
 # <malloc.h>: parameters of mallopt(3)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 _KEEP = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1}
 # glibc's own values once its moving threshold has met large blocks
 _RETURN = {_M_MMAP_MAX: 65536, _M_MMAP_THRESHOLD: 32 * 2**20, _M_TRIM_THRESHOLD: 64 * 2**20}
+
+
+def _glibc() -> Any:
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 
 
 def keep_freed_memory(on: bool = True) -> bool:
@@ -21,7 +26,17 @@ def keep_freed_memory(on: bool = True) -> bool:
     Returns:
         Whether it took effect: False with another C library than glibc.
     """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    libc = ctypes.CDLL(None)
-    return all(libc.mallopt(parameter, value) == 1 for parameter, value in (_KEEP if on else _RETURN).items())
+    libc, wanted = _glibc(), _KEEP if on else _RETURN
+    return libc is not None and all(libc.mallopt(parameter, value) == 1 for parameter, value in wanted.items())
+
+
+def return_freed_memory() -> bool:
+    """Give what is free now back to the kernel, kept or not.
+
+    Returns:
+        Whether it took effect: False with another C library than glibc.
+    """
+    libc = _glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
+    return libc is not None
