@@ -35,11 +35,13 @@ NOT_TO_TEST = {field.name for field in dataclasses.fields(AugmentOptions)} | {"c
 class Stage:
     """A run that made weights, or a part of them.
 
+    file: its checkpoint whose weights are meant.
     epoch: how many it has trained.
     recipe: what its checkpoint keeps of its options and data.
     """
 
     folder: Path
+    file: str
     config: dict[str, Any]
     script: str
     entries: list[dict[str, Any]]
@@ -48,7 +50,7 @@ class Stage:
 
     @property
     def checkpoint(self) -> Path:
-        return self.folder / checkpoint.LATEST
+        return self.folder / self.file
 
     @property
     def versions(self) -> dict[str, Any]:
@@ -126,22 +128,22 @@ def _words(flags: dict[str, tuple[str, ...]], options: dict[str, Any]) -> list[s
     return found
 
 
-def stages(folder: Path) -> list[Stage]:
-    """The run in a folder, and before it those that it began with.
+def stages(folder: Path, file: str = checkpoint.LATEST) -> list[Stage]:
+    """The run in a folder up to one of its checkpoints, and before it those that it began with.
 
     Raises:
-        UserError: it is no run's folder, or has not come to the end of an epoch.
+        UserError: it is no run's folder, or the checkpoint is not of the end of an epoch.
     """
     config = read_config(folder)
     script = guess_script(config)
     if script is None:
         raise UserError(f"{folder} does not say what trained it: name a run's folder")
-    state = checkpoint.read(folder / checkpoint.LATEST)
+    state = checkpoint.read(folder / file)
     if state["step"] or not state["epoch"]:
-        raise UserError(f"{folder} stopped inside an epoch: go on with --resume auto until it ends")
+        raise UserError(f"{folder / file} stopped inside an epoch: go on with --resume auto until it ends")
     entries = [entry for entry in read_metrics(folder) if entry["epoch"] < state["epoch"]]
-    stage = Stage(folder, config, script, entries, state["epoch"], state["recipe"])
+    stage = Stage(folder, file, config, script, entries, state["epoch"], state["recipe"])
     initial = config.get("initial_checkpoint")
-    before = Path(initial).parent if initial else None
-    earlier = stages(before) if before is not None and (before / "config.yaml").is_file() else []
+    before = Path(initial) if initial else None
+    earlier = stages(before.parent, before.name) if before and (before.parent / "config.yaml").is_file() else []
     return [*earlier, stage]
