@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from benchmarks.jobs import OWN_STORES, Jobs, children, wait_for
-from utils.train import checkpoint
+from utils.checkpoints import checkpoint
 
 TRAIN = (
     "cifar.train --dataset digits --width 4 --T 2 --image-size 8 -j 1 --device cpu --epochs 4 --cos_lr_T 4 "

@@ -18,13 +18,13 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from models import create_model
+from utils.checkpoints.weights import read_weights
 from utils.cli.inspection import load_data
 from utils.report import guess_script, read_config
 from utils.runtime.errors import UserError, run_command
 from utils.runtime.files import write_file
 from utils.runtime.options import Parser
 from utils.train.objectives import streams_loss
-from utils.train.weights import read_weights
 
 SAMPLES = 128
 

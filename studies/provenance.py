@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import models
+from utils.checkpoints import checkpoint
 from utils.data.images.augment import AugmentOptions
 from utils.report import guess_script, read_config
 from utils.runtime.errors import UserError
 from utils.runtime.log import read_metrics, training_seconds
-from utils.train import checkpoint
 from utils.train.clock import in_words
 
 # Options that a card tells first, in the order in which they matter; the others follow where they are not the defaults

@@ -16,13 +16,13 @@ from studies.cards import Measured, card, integer_card
 from studies.gathering import write_csv
 from studies.provenance import Stage, stages
 from utils import commands
+from utils.checkpoints.weights import read_weights
 from utils.cli.data_sets import batches
 from utils.cli.inspection import load_data
 from utils.measure.certificate import certify
 from utils.measure.synops import write_report
 from utils.runtime.errors import UserError
 from utils.runtime.files import read_text, replacing, write_file
-from utils.train.weights import read_weights
 
 BATCH = 64
 SCORE = re.compile(r"(?m)^(\w+) +([\d.]+) +[\d.]+ +[\d.]+ +(\d+)$")  # of a readout, as --test-only prints it

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import torch
 from processes import run_module
 
-from utils.train import checkpoint
+from utils.checkpoints import checkpoint
 
 ROOT = Path(__file__).parent.parent
 TORCHRUN = ("torch.distributed.run", "--standalone")

@@ -2,7 +2,7 @@
 
 from command import TINY
 
-from utils.train import checkpoint
+from utils.checkpoints import checkpoint
 
 DIGITS = ("cifar.train", *TINY, "--epochs", "4", "--cos_lr_T", "4", "--checkpoint-every", "1", "--resume", "auto")
 

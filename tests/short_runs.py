@@ -9,7 +9,7 @@ from command import succeed
 from events import gestures
 from images import image_tree, imagenet_tree
 
-from utils.train import checkpoint
+from utils.checkpoints import checkpoint
 
 FOLDER, EVENTS, IMAGENET = "cifar.train", "dvsgesture.train", "imagenet.train"
 

@@ -22,10 +22,11 @@ UTILS = {
     "utils.measure": {"utils.runtime"},
     "utils.draw": {"utils.runtime"},
     "utils.deploy": {"utils.runtime"},
-    "utils.train": {*DATA, *BASE},
-    "utils.cli": {*DATA, *BASE, "utils.measure", "utils.draw", "utils.deploy", "utils.train"},
+    "utils.checkpoints": BASE,
+    "utils.train": {*DATA, *BASE, "utils.checkpoints"},
+    "utils.cli": {*DATA, *BASE, "utils.measure", "utils.draw", "utils.deploy", "utils.checkpoints", "utils.train"},
     "utils": {  # entry points
-        *DATA, *BASE, "utils.cli", "utils.measure", "utils.draw", "utils.deploy", "utils.train",
+        *DATA, *BASE, "utils.cli", "utils.measure", "utils.draw", "utils.deploy", "utils.checkpoints", "utils.train",
     },
 }  # fmt: skip
 MODELS = {
@@ -168,7 +169,7 @@ def test_models_need_torch_and_spikingjelly_alone():
 def test_the_top_level_of_utils_holds_entry_points_alone():
     assert {path.stem for path in (ROOT / "utils").glob("*.py")} == TOP_OF_UTILS
     rooms = {path.name for path in (ROOT / "utils").iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert rooms == {"cli", "cluster", "data", "deploy", "draw", "measure", "runtime", "train"}
+    assert rooms == {"checkpoints", "cli", "cluster", "data", "deploy", "draw", "measure", "runtime", "train"}
 
 
 def test_no_file_is_longer_than_300_lines():

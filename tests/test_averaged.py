@@ -9,7 +9,7 @@ from command import TINY, only, succeed
 from refusals import command
 from short_runs import FOLDER
 
-from utils.train import checkpoint
+from utils.checkpoints import checkpoint
 
 RUN = "--ema-decay 0.9 --epochs 2 --cos_lr_T 2"
 

@@ -13,8 +13,8 @@ from images import image_tree
 from torch import nn
 
 from utils import fullspike, synops
+from utils.checkpoints import checkpoint
 from utils.runtime.errors import run_command
-from utils.train import checkpoint
 
 TRAIN = "cifar.train"
 

@@ -11,9 +11,9 @@ from PIL import Image
 from torch.utils.tensorboard.summary import scalar  # noqa: F401  (tensorboard is installed)
 
 from models import create_model, detach_aap
+from utils.checkpoints import checkpoint
+from utils.checkpoints.weights import read_weights
 from utils.runtime.errors import UserError
-from utils.train import checkpoint
-from utils.train.weights import read_weights
 
 TRAIN = "cifar.train"
 

@@ -12,10 +12,10 @@ from images import image_tree
 from cifar.train import parser as cifar_parser
 from dvsgesture.train import parser as gesture_parser
 from imagenet.train import parser as imagenet_parser
+from utils.checkpoints import checkpoint
 from utils.runtime.errors import UsageError
 from utils.runtime.options import option, options_of
 from utils.runtime.parser import OptionsParser, to_yaml
-from utils.train import checkpoint
 from utils.train.config import Config
 
 TRAIN = "cifar.train"

@@ -9,8 +9,8 @@ from command import assert_same_run, call, only, refused, run, run_together, suc
 from events import classes, gestures
 
 from models import create_model, detach_aap
-from utils.train import checkpoint
-from utils.train.weights import read_weights
+from utils.checkpoints import checkpoint
+from utils.checkpoints.weights import read_weights
 
 TINY = ("--width", 4, "--T", 4, "--frame-size", 16, "-b", 16, "-j", 0, "--device", "cpu")
 SCRIPTS = {"dvsgesture": gestures, "cifar10dvs": classes}

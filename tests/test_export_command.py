@@ -21,11 +21,11 @@ import cifar.data
 import utils.export
 from cifar.options import ImageOptions
 from models import create_model, detach_aap, graph
+from utils.checkpoints import checkpoint
 from utils.cluster.distributed import World
 from utils.deploy.compare import model_spikes
 from utils.deploy.runtimes import OnnxRuntime
 from utils.runtime.errors import run_command
-from utils.train import checkpoint
 
 
 @pytest.fixture(scope="module")

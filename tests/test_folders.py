@@ -13,11 +13,11 @@ from cifar.data import Digits, PaddedCrop, load
 from cifar.options import ImageOptions
 from imagenet.data import load as load_imagenet
 from imagenet.options import Options
+from utils.checkpoints import checkpoint
 from utils.cluster.distributed import World
 from utils.data.images.levels import are_grey, measure
 from utils.data.images.listing import scan
 from utils.runtime.errors import UsageError, UserError
-from utils.train import checkpoint
 
 TRAIN = "cifar.train"
 FOLDER = (*TINY, "-b", "4", "--dataset", "folder", "--epochs", "1")

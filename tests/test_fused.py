@@ -18,8 +18,8 @@ from models import create_model, fused, use_fused
 from models.fused import compilation, kernels
 from models.fused.rule import Rule
 from models.neuron import NEURONS, SURROGATES, neuron_factory
+from utils.checkpoints import checkpoint
 from utils.runtime.hooks import hooked, watch_spikes
-from utils.train import checkpoint
 
 
 def make(name, **options):

@@ -14,7 +14,7 @@ from command import ROOT, TORCHRUN, assert_same_run, call, launch, only, refused
 from images import imagenet_tree
 from PIL import Image
 
-from utils.train import checkpoint
+from utils.checkpoints import checkpoint
 
 TRAIN = "imagenet.train"
 SIZES = ("--train-crop-size", "16", "--val-resize-size", "18", "--val-crop-size", "16")

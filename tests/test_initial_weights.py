@@ -13,8 +13,8 @@ from images import image_tree
 
 import cifar.train
 from models import create_model, save_pretrained, to_published
+from utils.checkpoints import checkpoint
 from utils.runtime.plain_yaml import read_mapping
-from utils.train import checkpoint
 
 TRAIN = "cifar.train"
 SHORT = ("--image-size", "8", "-b", "256", "-j", "0", "--device", "cpu", "--epochs", "1")

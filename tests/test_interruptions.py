@@ -14,7 +14,7 @@ from command import only
 from images import imagenet_tree
 
 import imagenet.train
-from utils.train import checkpoint
+from utils.checkpoints import checkpoint
 
 ARGS = (
     "--train-crop-size 16 --val-resize-size 18 --val-crop-size 16 --width 4 --T 2 -b 4 -j 0 --device cpu "

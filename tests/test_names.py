@@ -10,7 +10,7 @@ from command import TINY, only, refused, succeed
 import models
 from cifar.train import parser as small
 from imagenet.train import parser as imagenet
-from utils.train import checkpoint
+from utils.checkpoints import checkpoint
 from utils.train.folder import run_name
 
 TRAIN = "cifar.train"

@@ -15,7 +15,7 @@ import torch
 from command import only, succeed
 from fill import GOLDENS, probe
 
-from utils.train import checkpoint
+from utils.checkpoints import checkpoint
 
 TRAIN = "cifar.train"
 OPTIONS = (

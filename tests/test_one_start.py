@@ -10,9 +10,9 @@ import torch
 from command import TINY, assert_same_run, only, run_together, succeed
 
 import cifar.train
+from utils.checkpoints import checkpoint
+from utils.checkpoints.resume import find, require_alike
 from utils.runtime.errors import UserError
-from utils.train import checkpoint
-from utils.train.resume import find, require_alike
 
 ARGS = (*TINY, "--cos_lr_T", "3", "--ema-decay", "0.9")
 

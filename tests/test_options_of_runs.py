@@ -18,7 +18,7 @@ from command import call, refused, succeed
 from short_runs import EVENTS, FOLDER, IMAGENET, same_weights
 from torch import nn
 
-from utils.train import checkpoint
+from utils.checkpoints import checkpoint
 
 
 def test_dataset(short_run):

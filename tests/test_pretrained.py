@@ -16,8 +16,8 @@ from refusals import command
 
 from models import create_model, from_published, load_published, save_pretrained, to_published
 from models.tensors_file import read_tensors, write_tensors
+from utils.checkpoints.checkpoint import load, write
 from utils.data.digits import load_digits
-from utils.train.checkpoint import load, write
 
 ROOT = "."
 OPTIONS = {"width": 4, "num_classes": 5, "T": 2, "stem": "cifar", "connect_f": "XOR"}

@@ -21,10 +21,10 @@ from hypothesis import given, settings
 from short_runs import FOLDER
 
 from cifar.train import parser
+from utils.checkpoints import checkpoint
+from utils.checkpoints.weights import read_weights, settings_of, weights_of
 from utils.runtime.errors import UsageError, UserError
 from utils.runtime.parser import to_yaml
-from utils.train import checkpoint
-from utils.train.weights import read_weights, settings_of, weights_of
 
 fewer = settings(bounded, max_examples=25)  # each takes some 0.2 s, since what Python allocates is followed
 

@@ -18,11 +18,11 @@ from refusals import command
 
 from cifar.data import Digits
 from cifar.options import ImageOptions
+from utils.checkpoints import checkpoint
 from utils.cli.inspection import picture
 from utils.draw.charts import Curve, line_chart, ticks
 from utils.draw.page import RunView, differing, render, short_titles
 from utils.report import guess_script
-from utils.train import checkpoint
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

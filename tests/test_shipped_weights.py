@@ -23,10 +23,10 @@ from refusals import command
 
 import models.pretrained
 from models import create_model, detach_aap, find_pretrained, graph, list_pretrained, save_pretrained
+from utils.checkpoints import checkpoint
 from utils.deploy.runtimes import CRuntime, OnnxRuntime
 from utils.deploy.targets import TARGETS
 from utils.measure.certificate import certify
-from utils.train import checkpoint
 
 MOST = 3_000_000  # bytes of a file
 TRAIN = "cifar.train"

@@ -13,6 +13,7 @@ from spikingjelly.activation_based.neuron import BaseNode
 
 from models import create_model
 from utils import show_events
+from utils.checkpoints import checkpoint
 from utils.cli.sample_data import set_norms
 from utils.data.events.aedat import write_aedat2, write_aedat3
 from utils.data.events.frames import integrate
@@ -20,7 +21,6 @@ from utils.data.npz import write_npz
 from utils.draw.frames import frames_picture
 from utils.draw.spikes import record_spikes, spikes_figure
 from utils.runtime.errors import UserError
-from utils.train import checkpoint
 
 SHOW = "utils.show_events"
 T, SIZE = 5, 32

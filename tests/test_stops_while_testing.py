@@ -12,7 +12,7 @@ from images import imagenet_tree
 from torch.nn.modules.module import register_module_forward_hook
 
 import imagenet.train
-from utils.train import checkpoint
+from utils.checkpoints import checkpoint
 
 BATCHES = 5  # of each process in an epoch's training, and (without the last one for process 1 of 2) in a test
 ARGS = (

@@ -26,6 +26,8 @@ from models.connect import get_join
 from models.layers import halving_pool, over_time
 from models.neuron import neuron_factory
 from models.resnet import BasicBlock, Bottleneck
+from utils.checkpoints.checkpoint import load
+from utils.checkpoints.weights import set_weights
 from utils.cli.sample_data import random_inputs, set_norms
 from utils.measure.ann import plain_resnet
 from utils.measure.counter import ExactCounter, is_binary, is_whole
@@ -34,8 +36,6 @@ from utils.measure.reach import reach
 from utils.measure.synops import Network, count, write_report
 from utils.runtime.errors import UserError, run_command
 from utils.synops import main
-from utils.train.checkpoint import load
-from utils.train.weights import set_weights
 
 ROOT = Path(__file__).parents[1]
 

@@ -22,5 +22,6 @@ Rooms. None imports an entry point:
     measure        what a network computes and costs: counters, reports, the certificate; imports runtime
     deploy         other runtimes: writers of C, ONNX and NIR, what runs them, comparisons; imports runtime
     draw           pictures of frames, spikes and curves; imports runtime
-    train          the training run: steps, epochs, checkpoints; imports data, cluster and runtime
+    checkpoints    what is kept of a run: written and read safely, checked, gone on with; imports cluster and runtime
+    train          the training run: steps, epochs, evaluation; imports data, checkpoints, cluster and runtime
 """

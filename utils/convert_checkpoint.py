@@ -48,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     import torch  # it and what follows takes seconds to import
 
+    from utils.checkpoints import checkpoint
     from utils.cli.factory import build_network, load_factory
-    from utils.train import checkpoint
 
     factory: Any = load_factory(args.factory)
     model: Any = build_network(args)

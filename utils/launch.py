@@ -65,10 +65,10 @@ def _start(
     parse: Callable[[Mapping[str, Any]], Config],
 ) -> None:
     """Train or test, as the options say; see `job.set_up`."""
+    from utils.checkpoints.resume import require_alike
     from utils.cli import job, testing, training  # torch and all else that takes seconds to import
     from utils.cluster import distributed
     from utils.train.interrupts import stopping_at_once
-    from utils.train.resume import require_alike
 
     config = config.resolved()
     machines = config.machines

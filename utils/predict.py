@@ -90,12 +90,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     images = find_images(args.images)
     import numpy as np  # this and what follows takes seconds to import
 
+    from utils.checkpoints.weights import classes_of
     from utils.cli.data_sets import data_module, data_options
     from utils.cli.factory import build_network, trained
     from utils.data.images.folder import load_image
     from utils.draw.spikes import record_spikes, spikes_picture
     from utils.train.objectives import readouts
-    from utils.train.weights import classes_of
 
     network: Any = build_network(args)
     if getattr(network, "event_frames", False):

@@ -144,8 +144,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_network_arguments(parser, optional=True)
     args = parser.parse_args(argv)
     if args.checkpoint:
+        from utils.checkpoints.weights import settings_of
         from utils.cli.factory import trained
-        from utils.train.weights import settings_of
 
         config, recipe = settings_of(*trained(args))
         args.T = config.get("T") if args.T is None else args.T

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset, default_collate
 
+from utils.checkpoints.weights import settings_of
 from utils.cli.factory import trained
 from utils.cluster.distributed import World
 from utils.data.dataset import DataOptions, Datasets
 from utils.runtime.errors import UsageError
 from utils.runtime.options import options_of
-from utils.train.weights import settings_of
 
 
 def data_module(name: str) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from utils.checkpoints import checkpoint
 from utils.cli.data_sets import batches, inputs_of, load_data_set
 from utils.cli.factory import build_network, load_factory, trained
 from utils.cli.finetune import finetune
@@ -17,7 +18,6 @@ from utils.deploy.compare import Comparison, compare
 from utils.deploy.targets import TARGETS, Target
 from utils.runtime.errors import UsageError, UserError
 from utils.runtime.files import replacing, write_file
-from utils.train import checkpoint
 
 INTEGER = "integer.pth"
 

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from utils.checkpoints import checkpoint
+from utils.checkpoints.weights import check_config, set_weights, weights_of
 from utils.cluster.distributed import named_device
 from utils.runtime.errors import UsageError, UserError, warn
 from utils.runtime.memory import require
 from utils.runtime.networks import Networks
-from utils.train import checkpoint
-from utils.train.weights import check_config, set_weights, weights_of
 
 OFFERS = tuple(name for name in vars(Networks) if not name.startswith("_"))
 

@@ -12,13 +12,13 @@ from typing import Any
 
 from torch import nn
 
+from utils.checkpoints import checkpoint, resume
+from utils.checkpoints.weights import settings_of, weights_of
 from utils.cli.factory import check_size, outline, read_trained
 from utils.cluster.distributed import World
 from utils.runtime.errors import UsageError, UserError, escaped
 from utils.runtime.networks import TrainableNetworks
-from utils.train import checkpoint, resume
 from utils.train.config import Config
-from utils.train.weights import settings_of, weights_of
 
 # options of the data that say how they are read, and not what they are
 _READING = ("data_path", "batch_size", "workers", "cache_dataset", "download")

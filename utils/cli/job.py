@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from utils.checkpoints import checkpoint
 from utils.cli.factory import create
 from utils.cli.given_weights import GivenWeights
 from utils.cluster.distributed import World
@@ -23,7 +24,7 @@ from utils.runtime.memory import require
 from utils.runtime.networks import TrainableNetworks
 from utils.runtime.parser import OptionsParser
 from utils.runtime.seed import seed_everything
-from utils.train import checkpoint, folder, neighbours
+from utils.train import folder, neighbours
 from utils.train.config import Config
 
 

@@ -7,16 +7,16 @@ from typing import Any
 
 from torch import Tensor
 
+from utils.checkpoints import checkpoint, resume
+from utils.checkpoints.weights import set_weights
 from utils.cli.job import Job
 from utils.runtime.errors import UsageError, UserError
 from utils.runtime.files import check_output_folder
 from utils.runtime.log import table
 from utils.runtime.networks import TrainableNetworks
-from utils.train import checkpoint, resume
 from utils.train.classes import ByClass, class_names
 from utils.train.evaluation import evaluate, readout_names
 from utils.train.predictions import Likeliest, write_predictions
-from utils.train.weights import set_weights
 
 
 def test(job: Job, models: TrainableNetworks) -> None:

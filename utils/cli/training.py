@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from torch import nn
 
+from utils.checkpoints import checkpoint, resume
+from utils.checkpoints.weights import check_config
 from utils.cli.job import Job
 from utils.cluster.lease import held
 from utils.runtime.errors import UsageError
 from utils.runtime.parser import to_yaml
-from utils.train import checkpoint, folder, resume
+from utils.train import folder
 from utils.train.optim import make_optimizer, make_schedule
 from utils.train.run import Position, Run
 from utils.train.step import Trainer
-from utils.train.weights import check_config
 
 
 def train(job: Job) -> None:

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from utils.checkpoints import checkpoint
 from utils.cluster.distributed import World
 from utils.runtime.errors import UsageError
 from utils.runtime.files import write_file
 from utils.runtime.log import METRICS
 from utils.runtime.parser import to_yaml
 from utils.runtime.versions import commit, machine, versions
-from utils.train import checkpoint
 from utils.train.config import Config, RunOptions
 
 CONFIG = "config.yaml"

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from utils.checkpoints import checkpoint
 from utils.runtime.errors import UserError
-from utils.train import checkpoint
 from utils.train.config import Config
 from utils.train.folder import CONFIG
 

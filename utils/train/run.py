@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from utils.checkpoints import checkpoint, resume, schema
 from utils.data.loading import Loaders
 from utils.runtime.errors import StopRequestedError, UserError
 from utils.runtime.log import RunLog
 from utils.runtime.seed import get_rng_state, set_rng_state
 from utils.runtime.versions import versions
-from utils.train import checkpoint, interrupts, resume, schema
+from utils.train import interrupts
 from utils.train.clock import Clock, in_words
 from utils.train.config import Recipe
 from utils.train.evaluation import evaluate, readout_names

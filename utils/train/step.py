@@ -12,9 +12,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from utils.checkpoints import schema
 from utils.cluster.distributed import World
 from utils.runtime.errors import UsageError, UserError
-from utils.train import schema
 from utils.train.objectives import readouts, streams_loss
 from utils.train.parallel import data_parallel
 

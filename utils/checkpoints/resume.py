@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
+from utils.checkpoints import checkpoint
 from utils.cluster.distributed import World
 from utils.runtime.errors import UsageError, UserError
-from utils.train import checkpoint
 
 
 def find(wanted: str, folder: Path, say: Callable[[str], None], world: World) -> tuple[Path, Any] | None:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from utils.checkpoints import checkpoint, schema
 from utils.runtime.errors import UsageError, UserError
-from utils.train import checkpoint, schema
 
 
 def weights_of(path: Path, content: Any, *, averaged: bool = False) -> tuple[dict[str, Any] | None, dict[str, Any]]:

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
+from utils.checkpoints import plain, schema
 from utils.runtime.errors import UserError
 from utils.runtime.files import replacing
-from utils.train import plain, schema
 
 LATEST_VERSION = 1
 FORMAT = {"name": "full-spike-aap", "version": LATEST_VERSION}

@@ -1,0 +1,1 @@
+"""What is kept of a run: checkpoints, written and read safely, their weights, and how they go on."""
