@@ -80,8 +80,11 @@ class Jobs:
     def succeed(self, *processes, limit=300):
         """What they printed; each must end well."""
         for process in processes:
-            status = process.wait(limit)
-            assert status == 0, self.printed(process)
+            try:
+                status = process.wait(limit)
+            except subprocess.TimeoutExpired:
+                status = f"still running after {limit} s"
+            assert status == 0, f"{status}: {self.printed(process)}"
         return "".join(self.printed(process) for process in processes)
 
     def living(self):
