@@ -89,7 +89,7 @@ def ship(
     trunk = list(made)[-1]  # what is left to be deployed
     with replacing(output / name) as folder, tempfile.TemporaryDirectory() as aside:
         folder.mkdir(parents=True)
-        about = {"classes": list(data.classes), "inputs": data.inputs, "recipe": last.data_options()}
+        about = {"data_set": last.script.partition(".")[0], **data.about(), "recipe": last.data_options()}
         for model, network in made.items():
             models.save_pretrained(network, folder / model, about)
         tests = {model: _test(folder, name, model, last, data_path) for model in made}
@@ -135,7 +135,7 @@ def _export(folder: Path, trunk: str, integers: str, run: Stage, data_path: str 
     print(f"exporting {trunk} to integers", flush=True)
     where = data_path or run.config.get("data_path")
     words = ["export", "--checkpoint", str(folder / trunk), "--to", "integer", "--output", str(folder / integers)]
-    words += ["--data-set", run.script.partition(".")[0], *(["--data", where] if where else [])]
+    words += ["--data", where] if where else []
     said(commands.main, words)
 
 

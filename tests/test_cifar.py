@@ -94,6 +94,10 @@ def test_detaching_gives_the_trunk_and_saves_it(trained):
     assert_same_weights(state, detach_aap(dual).state_dict())
     again = succeed(TRAIN, *common, "--model", "fsnn18", "--resume", folder / "fsnn.pth")
     assert next(line.split() for line in again.splitlines() if line.startswith("output ")) == row
+    whole, alone = (checkpoint.load(folder / name) for name in ("checkpoint_latest.pth", "fsnn.pth"))
+    kept = ("data_set", "classes", "inputs", "recipe")  # so that images are read as in training
+    assert {name: alone[name] for name in kept} == {name: whole[name] for name in kept}
+    assert whole["data_set"] == "cifar"
 
 
 def test_counting_a_trained_network(trained):

@@ -110,7 +110,7 @@ def test_a_published_checkpoint_fires_the_spikes_of_its_weights(tmp_path):
     done = command(
         "utils.export", "--checkpoint", tmp_path / "published.pth", "--to", "onnx", "--output", tmp_path / "out",
         "--model", "dsnn18", "--option", "stem=imagenet", "--option", "connect_f=IAND", "--num-classes", 10,
-        "--data", tmp_path / "images", "--data-option", "image_size=32",
+        "--data-set", "cifar", "--data", tmp_path / "images", "--data-option", "image_size=32",
     )  # fmt: skip
     assert done.status == 0, done.err
     model = create_model("fsnn18", num_classes=10, connect_f="IAND").eval()
@@ -145,6 +145,14 @@ REFUSED = {
     ),
     "a hostile checkpoint": ("--checkpoint {hostile} --to c --output {out}", "could run code"),
     "half a checkpoint": ("--checkpoint {half} --to c --output {out}", "damaged"),
+    "data that the checkpoint does not name": (
+        "--checkpoint {mute} --to c --output {out}",
+        "mute.pth does not say which data it was trained on: name .* by --data-set",
+    ),
+    "data that are not ours": (
+        "--checkpoint {elsewhere} --to c --output {out}",
+        r"elsewhere.pth was trained on data of os\\n: name .* by --data-set",
+    ),
     "sums": ("--checkpoint {sums} --to c --output {out}", "layer1.0.join adds, so .* is not full-spike"),
 }
 
@@ -156,8 +164,9 @@ def refused_files(trained, tmp_path_factory):
     torch.save({"model": subprocess.run}, folder / "hostile.pth")
     (folder / "half.pth").write_bytes(trained.read_bytes()[:5000])
     model = create_model("sew_resnet18", width=2, stem="cifar", num_classes=10, in_channels=1, T=2)
-    checkpoint.write(folder / "sums.pth", {"config": model.config, "model": model.state_dict()})
-    names = {name: folder / f"{name}.pth" for name in ("hostile", "half", "sums")}
+    for name, about in (("sums", {"data_set": "cifar"}), ("mute", {}), ("elsewhere", {"data_set": "os\n"})):
+        checkpoint.write(folder / f"{name}.pth", {"config": model.config, "model": model.state_dict(), **about})
+    names = {name: folder / f"{name}.pth" for name in ("hostile", "half", "sums", "mute", "elsewhere")}
     return folder, {
         **names,
         "trained": trained,

@@ -200,13 +200,35 @@ def test_images_are_classified_and_drawn(digit, tmp_path):
     assert len([line for line in done.out.splitlines() if "digit " in line]) == 2 * 2
     assert sorted(tmp_path.glob("*_spikes.png")) == pictures
     content = load(checkpoint)
-    named = {key: content[key] for key in ("config", "model")} | {"classes": [f"number {k}" for k in range(10)]}
+    named = {key: content[key] for key in ("config", "model", "data_set")}
+    named["classes"] = [f"number {k}" for k in range(10)]
     write(tmp_path / "named.pth", named)
     done = command("utils.predict", "--checkpoint", tmp_path / "named.pth", folder / "digits", "--no-pictures")
     assert len([line for line in done.out.splitlines() if "number " in line]) == 2 * 5
     other = command("utils.predict", *common, "--no-pictures", "--data-option", "image_size=16")
     assert other.status == 0
-    assert other.out != command("utils.predict", *common, "--no-pictures").out
+    said = command("utils.predict", *common, "--no-pictures").out
+    assert other.out != said
+    convert(checkpoint, tmp_path / "kept", "--to", "pretrained")  # the data's options go along
+    kept = command("utils.predict", "--checkpoint", tmp_path / "kept", folder / "digits", "--no-pictures").out
+    assert kept.splitlines()[1:] == said.splitlines()[1:]
+
+
+def test_a_photograph_is_read_as_the_data_set_that_a_checkpoint_names(tmp_path):
+    model = create_model("fsnn18", width=4, T=2, num_classes=10, neuron="IF")
+    for parameter in model.parameters():
+        parameter.data *= 3  # so that it fires
+    tree = image_tree(tmp_path / "images", classes=("cat",), count=1, size=(300, 300))
+    image = next(tree.rglob("*.jpg"))
+
+    def said(data_set, *words):
+        path = tmp_path / f"{data_set}.pth"
+        write(path, {"config": model.config, "model": model.state_dict(), "data_set": data_set})
+        done = command("utils.predict", "--checkpoint", path, image, "--no-pictures", *words)
+        assert done.status == 0, done.err
+        return done.out.splitlines()[1:]
+
+    assert said("imagenet") == said("cifar", "--data-set", "imagenet") != said("cifar")
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from utils.data.dataset import DATA_SETS
 from utils.runtime.errors import UsageError, run_command
 
-DATA_SETS = ("cifar", "imagenet", "dvsgesture", "cifar10dvs")
 TESTING = ("--test-only", "--resume", "auto")
 
 

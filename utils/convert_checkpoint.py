@@ -49,15 +49,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     import torch  # it and what follows takes seconds to import
 
     from utils.checkpoints import checkpoint
-    from utils.cli.factory import build_network, load_factory
+    from utils.checkpoints.weights import about_of
+    from utils.cli.factory import build_network, load_factory, trained
 
     factory: Any = load_factory(args.factory)
     model: Any = build_network(args)
+    about = about_of(trained(args)[1])
     if args.to == "pretrained":
         with replacing(args.output) as folder:
-            factory.save_pretrained(model, folder)
+            factory.save_pretrained(model, folder, about)
     elif args.to == "ours":
-        checkpoint.write(args.output, {"config": model.config, "model": model.state_dict()})
+        checkpoint.write(args.output, {"config": model.config, "model": model.state_dict(), **about})
     else:
         state = factory.to_published(model, clock_driven=args.to == "clock_driven")
         with replacing(args.output, durable=True) as partial:

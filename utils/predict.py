@@ -39,7 +39,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_network_arguments(parser, optional=True)
     args = parser.parse_args(argv)
     if args.checkpoint is None:
-        if args.data_set != parser.get_default("data_set"):
+        if args.data_set is not None:
             raise UsageError(
                 f"--data-set {args.data_set} needs a --checkpoint: the weights that come along are of CIFAR-10"
             )
@@ -100,9 +100,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     network: Any = build_network(args)
     if getattr(network, "event_frames", False):
         raise UsageError("this network reads frames of events, not images: use python -m utils.show_events")
-    module = data_module(args.data_set)
+    module = data_module(args)
     if not hasattr(module, "picture"):
-        raise UsageError(f"--data-set {args.data_set} does not say how an image is read: use cifar or imagenet")
+        raise UsageError(
+            f"--data-set {module.__name__.partition('.')[0]} does not say how an image is read: use cifar or imagenet"
+        )
     read = module.picture(data_options(args, module), network.in_channels)
     weights, content = trained(args)
     names = _class_names(args.classes, classes_of(content), network.classifier.out_features)

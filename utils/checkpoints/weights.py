@@ -66,6 +66,21 @@ def settings_of(path: Path, content: Any) -> tuple[dict[str, Any], dict[str, Any
     return content["config"], recipe if isinstance(recipe, dict) else {}
 
 
+# what a checkpoint keeps of its data besides, for those who use the network; see `Datasets.about`
+ABOUT = ("data_set", "classes", "inputs", "recipe")
+
+
+def about_of(content: Any) -> dict[str, Any]:
+    """What a checkpoint keeps of its data and of how it was trained, to be kept beside the same weights elsewhere."""
+    return {name: content[name] for name in ABOUT if name in content} if isinstance(content, dict) else {}
+
+
+def data_set_of(content: Any) -> str | None:
+    """The folder of the data set that a checkpoint says it was trained on, e.g. imagenet; None where it says none."""
+    name = content.get("data_set") if isinstance(content, dict) else None
+    return name if isinstance(name, str) else None
+
+
 def classes_of(content: Any) -> list[str]:
     """The names of the classes that a checkpoint keeps; empty where it keeps none."""
     names = content.get("classes") if isinstance(content, dict) else None

@@ -73,7 +73,9 @@ def add_data_set_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, metavar="FOLDER", help="folder of the data set (default: none, as for the digits)"
     )
     parser.add_argument(
-        "--data-set", default="cifar", metavar="NAME", help="cifar, imagenet, dvsgesture or cifar10dvs (default: cifar)"
+        "--data-set",
+        metavar="NAME",
+        help="cifar, imagenet, dvsgesture or cifar10dvs (default: what the checkpoint says)",
     )
     parser.add_argument(
         "--data-option",

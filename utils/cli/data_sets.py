@@ -1,6 +1,6 @@
 """The data that a trained network belongs to, for the commands that run it: a data set's own module loads them.
 
-`utils` knows no data set. A command names the folder of one (`--data-set`, by default cifar); what the checkpoint says
+`utils` knows no data set. A command names the folder of one (`--data-set`), or else the checkpoint does; what this says
 of its data are the options, and `--data-option` changes them.
 """
 
@@ -17,16 +17,21 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset, default_collate
 
-from utils.checkpoints.weights import settings_of
+from utils.checkpoints.weights import data_set_of, settings_of
 from utils.cli.factory import trained
 from utils.cluster.distributed import World
-from utils.data.dataset import DataOptions, Datasets
-from utils.runtime.errors import UsageError
+from utils.data.dataset import DATA_SETS, DataOptions, Datasets
+from utils.runtime.errors import UsageError, escaped
 from utils.runtime.options import options_of
 
 
-def data_module(name: str) -> Any:
-    """The module NAME.data; UsageError if there is none that loads a data set."""
+def data_module(args: argparse.Namespace) -> Any:
+    """The module of the data set that the command names, or else the checkpoint: its `load` loads it.
+
+    Raises:
+        UsageError: neither names one, or there is no such module.
+    """
+    name = args.data_set or _said_by_checkpoint(args)
     try:
         module = importlib.import_module(f"{name}.data")
     except (ImportError, ValueError, TypeError):
@@ -34,6 +39,16 @@ def data_module(name: str) -> Any:
     if not hasattr(module, "load"):
         raise UsageError(f"--data-set {name}: {name}/data.py has no function load: name the folder of a data set")
     return module
+
+
+def _said_by_checkpoint(args: argparse.Namespace) -> str:
+    """A name that comes along: what a stranger's file says is imported only then."""
+    path, content = trained(args)
+    name = data_set_of(content)
+    if name in DATA_SETS:
+        return name
+    said = "does not say which data it was trained on" if name is None else f"was trained on data of {escaped(name)}"
+    raise UsageError(f"{path} {said}: name a data set that reads such by --data-set, e.g. {DATA_SETS[1]}")
 
 
 def _options_class(module: Any) -> type:
@@ -51,7 +66,7 @@ def data_options(args: argparse.Namespace, module: Any) -> Any:
     Raises:
         UsageError: an option is unknown or out of range.
     """
-    kind = _options_class(module)
+    kind, data_set = _options_class(module), module.__name__.rpartition(".")[0]
     known = {option.name: option for option in options_of(kind)}
     recipe = settings_of(*trained(args))[1] if args.checkpoint else {}
     values = {name: recipe[name] for name in known if name in recipe and name not in ("batch_size", "workers")}
@@ -59,11 +74,11 @@ def data_options(args: argparse.Namespace, module: Any) -> Any:
     if args.data is not None:
         given["data_path"] = str(args.data)
         if "dataset" in known and {**values, **given}.get("dataset", "digits") == "digits":
-            given["dataset"] = "folder" if args.data_set == "cifar" else args.data_set
+            given["dataset"] = "folder" if data_set == "cifar" else data_set
     values = {**values, **given}
     for name, value in values.items():
         if name not in known:
-            raise UsageError(f"--data-option {name}={value} is no option of {args.data_set}: it has {', '.join(known)}")
+            raise UsageError(f"--data-option {name}={value} is no option of {data_set}: it has {', '.join(known)}")
         try:
             values[name] = None if value is None else known[name].checked(value)
         except ValueError as error:
@@ -78,7 +93,7 @@ def load_data_set(args: argparse.Namespace, model: Any) -> tuple[Datasets, Any]:
         UsageError: they do not fit together, or the network reads other inputs.
         UserError: the data are missing or not what they should be.
     """
-    module = data_module(args.data_set)
+    module = data_module(args)
     options = data_options(args, module)
     data = module.load(options, World(), model.T)
     for what, wanted in (("in_channels", data.in_channels), ("num_classes", data.num_classes)):

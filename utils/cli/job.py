@@ -44,6 +44,11 @@ class Job:
     given: GivenWeights
     begins: str  # in words: with which weights a new run does; nothing where they are random
 
+    def about(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the data, see `checkpoints.weights.ABOUT`."""
+        of_script = {"data_set": self.script.partition(".")[0]} if self.script else {}
+        return {**of_script, **self.data.about()}
+
 
 def set_up(
     config: Config,

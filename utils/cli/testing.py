@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from utils.checkpoints import checkpoint, resume
-from utils.checkpoints.weights import set_weights
+from utils.checkpoints.weights import about_of, set_weights
 from utils.cli.job import Job
 from utils.runtime.errors import UsageError, UserError
 from utils.runtime.files import check_output_folder
@@ -63,7 +63,8 @@ def test(job: Job, models: TrainableNetworks) -> None:
             if main:
                 target = place / "fsnn.pth"
                 place.mkdir(parents=True, exist_ok=True)
-                checkpoint.write(target, {"config": model.config, "model": model.state_dict(), **job.data.about()})
+                about = {"recipe": dict(job.data.recipe), **about_of(content), **job.about()}
+                checkpoint.write(target, {"config": model.config, "model": model.state_dict(), **about})
                 say(f"without the pathway, saved as {target}")
 
 

@@ -56,7 +56,7 @@ def train(job: Job) -> None:
             **({"steps_per_epoch": steps} if recipe.sched_on_updates else {}),
             **job.data.recipe,
         },
-        about=job.data.about(),
+        about=job.about(),
         print_freq=config.run.print_freq,
         checkpoint_every=config.run.checkpoint_every,
         firing_rates=config.run.tb,

@@ -12,6 +12,8 @@ if TYPE_CHECKING:  # what only describes types is not imported: a command line i
     from utils.cluster.distributed import World
     from utils.data.loading import Mix
 
+DATA_SETS = ("cifar", "imagenet", "dvsgesture", "cifar10dvs")  # the folders that come along
+
 
 @dataclass(frozen=True)
 class DataOptions:
