@@ -281,7 +281,7 @@ def test_more_steps_than_32_bits_hold_are_refused():
 
 
 DAMAGES = {
-    "a version": (lambda p: p.update(version=2), "of this version"),
+    "a version": (lambda p: p.update(version=3), "of this version"),
     "a size": (lambda p: p.update(T=-1), "out of range"),
     "a scale": (lambda p: p.update(scale=float("nan")), "out of range"),
     "a kind": (lambda p: p["nodes"][3].update(kind="pickle"), "no kind that is known"),
@@ -307,6 +307,30 @@ def test_a_damaged_integer_network_is_refused(damage):
     change(plain)
     with pytest.raises(ValueError, match=message):
         graph.from_plain(plain)
+
+
+@pytest.mark.parametrize("width", [3, 4])  # an odd number of weights in the stem, and an even one
+def test_four_bits_are_half_a_byte_in_a_file(width):
+    runner = graph.quantize(network("fsnn18", "OR", width=width), [digits(4)], 4)
+    plain = graph.to_plain(runner.graph)
+    again = graph.from_plain(plain)
+    convolutions = [(node.weight, again.node(node.name).weight) for node in runner.graph.of_kind("conv")]
+    assert all(torch.equal(ours, read) and read.dtype == torch.int8 for ours, read in convolutions)
+    lowest, highest = (torch.stack([end(w) for w, _ in convolutions]) for end in (torch.amin, torch.amax))
+    assert (lowest.min(), highest.max()) == (-7, 7)
+    packed = [node["weight"].numel() for node in plain["nodes"] if node["kind"] == "conv"]
+    assert packed == [(weight.numel() + 1) // 2 for weight, _ in convolutions]
+    for node in plain["nodes"]:  # as such files were before
+        if node["kind"] == "conv":
+            node["weight"] = again.node(node["name"]).weight
+            del node["packed"]
+    older = graph.from_plain({**plain, "version": 1})
+    assert torch.equal(graph.Runner(older)(digits(4)), runner(digits(4)))
+    for damage in ({"packed": (1, 2)}, {"packed": (4, 4, 4, 4)}, {"weight": 3}):
+        broken = graph.to_plain(runner.graph)
+        broken["nodes"][0].update(damage)
+        with pytest.raises(ValueError, match="no two in a byte"):
+            graph.from_plain(broken)
 
 
 def test_dead_channels_stay_within_32_bits():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -13,19 +14,37 @@ from torch import Tensor
 from .nodes import Conv, Fire, Gate, Graph, Head, Pool
 from .run import max_steps
 
-VERSION = 1
+VERSION = 2  # 1 had a byte for each weight of 4 bits
 _KINDS: dict[str, Any] = {kind.kind: kind for kind in (Conv, Fire, Gate, Pool, Head)}
 _DTYPES = {"weight": torch.int8, "bias": torch.int32, "threshold": torch.int32}
 _MOST = 1 << 16  # of a size, and of a graph's nodes
 
 
 def to_plain(graph: Graph) -> dict[str, Any]:
-    """A graph as a dictionary, of which `from_plain` makes the same graph."""
+    """A graph as a dictionary, of which `from_plain` makes the same graph; weights of 4 bits are two in a byte."""
     fields = {f.name: getattr(graph, f.name) for f in dataclasses.fields(graph) if f.name != "nodes"}
     nodes = [
         {"kind": node.kind, **{f.name: getattr(node, f.name) for f in dataclasses.fields(node)}} for node in graph.nodes
     ]
+    for node in nodes if graph.bits == 4 else ():
+        if node["kind"] == "conv":
+            node["packed"], node["weight"] = tuple(node["weight"].shape), _packed(node["weight"])
     return {"version": VERSION, **fields, "nodes": nodes}
+
+
+def _packed(weight: Tensor) -> Tensor:
+    """Whole numbers of -8..7, of any shape -> two of them in each byte, the first in its lower half."""
+    flat = weight.flatten()
+    flat = torch.cat([flat, flat.new_zeros(len(flat) % 2)]).view(torch.uint8) & 15
+    return flat[0::2] | flat[1::2] << 4
+
+
+def _unpacked(packed: Any, shape: Any) -> Tensor:
+    good = isinstance(shape, tuple) and len(shape) == 4 and _small(shape, 1) and isinstance(packed, Tensor)
+    if not good or packed.dtype != torch.uint8 or packed.shape != ((math.prod(shape) + 1) // 2,):
+        raise ValueError("a convolution has packed weights that are no two in a byte")
+    flat = torch.stack([packed & 15, packed >> 4], 1).view(torch.int8).flatten()[: math.prod(shape)]
+    return ((flat ^ 8) - 8).view(shape)
 
 
 def _tuples(value: Any) -> Any:
@@ -42,6 +61,8 @@ def _node(plain: Any, shapes: dict[str, tuple[int, ...]]) -> Any:
     if kind is None:
         raise ValueError("a layer is of no kind that is known")
     given = {k: v if isinstance(v, Tensor) else _tuples(v) for k, v in plain.items() if k != "kind"}
+    if "packed" in given:
+        given["weight"] = _unpacked(given.get("weight"), given.pop("packed"))
     fields = {f.name: f for f in dataclasses.fields(kind)}
     if given.keys() - fields.keys() or any(
         n not in given for n, f in fields.items() if f.default is dataclasses.MISSING
@@ -112,7 +133,11 @@ def from_plain(plain: Any) -> Graph:
     Raises:
         ValueError: it is something else, or damaged; in words.
     """
-    if not isinstance(plain, Mapping) or not isinstance(plain.get("nodes"), list) or plain.get("version") != VERSION:
+    if (
+        not isinstance(plain, Mapping)
+        or not isinstance(plain.get("nodes"), list)
+        or plain.get("version") not in (1, VERSION)
+    ):
         raise ValueError("it holds no integer network of this version")
     fields: dict[str, Any] = {f.name: plain.get(f.name) for f in dataclasses.fields(Graph) if f.name != "nodes"}
     shape: Any = _tuples(fields["input_shape"])
