@@ -92,6 +92,7 @@ def use(package, code):
     assert result.stdout == "done\n"
 
 
+@pytest.mark.slow
 def test_a_connect_function_is_a_row(package):
     """NAND: counted as logic, an option of every network that has connect functions, compiled like the others."""
     insert(
@@ -176,6 +177,7 @@ print("done")
     )
 
 
+@pytest.mark.slow
 def test_an_architecture_is_a_file_and_an_import(package):
     """A VGG with skips: the pathway finds by itself where the resolution is halved and the channels double."""
     (package / "vgg.py").write_text(code("models/vgg.py"))

@@ -27,6 +27,7 @@ def quiet(tmp_path_factory):
     return only(root / "out")
 
 
+@pytest.mark.slow
 def test_two_agents_of_which_one_loses_a_worker(quiet, jobs, tmp_path):
     """Plain torchrun. Only the agent whose worker was killed counts a restart, or both do: they meet all the same."""
     agents = jobs.agents(2, *DIGITS, "--output-dir", tmp_path / "out")
@@ -36,6 +37,7 @@ def test_two_agents_of_which_one_loses_a_worker(quiet, jobs, tmp_path):
     assert_same_run(quiet, only(tmp_path / "out"))
 
 
+@pytest.mark.slow
 def test_two_agents_of_which_one_loses_a_worker_and_then_one_is_replaced(quiet, jobs, tmp_path):
     """With the switch that lets a machine be replaced."""
     agents = jobs.agents(2, *DIGITS, "--output-dir", tmp_path / "out", env=OWN_STORES)

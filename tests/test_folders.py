@@ -217,6 +217,7 @@ def mirrored_digits(root):
     return root
 
 
+@pytest.mark.slow
 def test_mirrored_digits_are_told_apart_without_flips_and_not_with_them(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     root = mirrored_digits(tmp_path / "digits")

@@ -133,6 +133,7 @@ def test_weights_and_a_run_that_did_not_begin_with_them_contradict_each_other(fi
     assert "beginning with" not in text
 
 
+@pytest.mark.slow
 def test_two_processes_of_torchrun_begin_alike(first, tmp_path):
     args = (*SHORT, "--initial-checkpoint", first.path)
     done = launch(

@@ -42,6 +42,7 @@ def cluster(tmp_path, monkeypatch):
     jobs.close()
 
 
+@pytest.mark.slow
 def test_a_job_is_queued_again_and_goes_on(cluster, tmp_path, monkeypatch):
     """scripts/train_imagenet.sbatch, where slurm.conf would have all tasks killed with the first one that ends."""
     monkeypatch.setenv("FAKE_SLURM_KILL_ON_BAD_EXIT", "1")
@@ -74,6 +75,7 @@ def test_a_batch_script_is_a_process_alone(cluster, tmp_path):
     assert "parameters on 1 x cpu" in printed
 
 
+@pytest.mark.slow
 def test_an_array_of_jobs_trains_a_study(cluster, tmp_path):
     """The line of docs/RESULTS.md: each job trains one run, and submitting it again trains nothing twice."""
     study, runs = tmp_path / "tiny.yaml", tmp_path / "runs"

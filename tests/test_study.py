@@ -51,6 +51,7 @@ def study(*arguments):
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_a_grid_runs_is_stopped_goes_on_and_is_gathered(tiny, tmp_path):
     """SIGTERM while the first run trains; the same command then does all that is left, and nothing twice."""
     runs = tmp_path / "runs"
