@@ -16,6 +16,7 @@ from utils.report import guess_script, read_config
 from utils.runtime.errors import UserError
 from utils.runtime.log import read_metrics, training_seconds
 from utils.train.clock import in_words
+from utils.train.config import Recipe
 
 # Options that a card tells first, in the order in which they matter; the others follow where they are not the defaults
 TOLD = (
@@ -142,6 +143,9 @@ def stages(folder: Path, file: str = checkpoint.LATEST) -> list[Stage]:
     if state["step"] or not state["epoch"]:
         raise UserError(f"{folder / file} stopped inside an epoch: go on with --resume auto until it ends")
     entries = [entry for entry in read_metrics(folder) if entry["epoch"] < state["epoch"]]
+    # a run that was made longer later on has another config.yaml than these weights were trained by
+    options = {field.name for field in dataclasses.fields(Recipe)} | {"batch_size"}
+    config |= {name: value for name, value in state["recipe"].items() if name in options}
     stage = Stage(folder, file, config, script, entries, state["epoch"], state["recipe"])
     initial = config.get("initial_checkpoint")
     before = Path(initial) if initial else None

@@ -23,6 +23,7 @@ from refusals import command
 
 import models.pretrained
 from models import create_model, detach_aap, find_pretrained, graph, list_pretrained, save_pretrained
+from studies.provenance import stages
 from utils.checkpoints import checkpoint
 from utils.deploy.runtimes import CRuntime, OnnxRuntime
 from utils.deploy.targets import TARGETS
@@ -226,6 +227,16 @@ def test_a_card_tells_of_both_runs_and_the_log_has_every_epoch(runs, made):
         for entry in map(json.loads, (runs / name / "metrics.jsonl").read_text().splitlines())
     ]
     assert rows == entries
+
+
+def test_a_run_tells_the_recipe_of_its_weights_not_that_of_a_later_command(runs, tmp_path):
+    shutil.copytree(runs / "first", tmp_path / "first")
+    config = tmp_path / "first" / "config.yaml"
+    config.write_text(re.sub(r"(?m)^(epochs|cos_lr_T): 2$", r"\1: 3", config.read_text()))
+    (before,), (after,) = stages(runs / "first"), stages(tmp_path / "first")
+    assert before.told() == after.told()
+    assert before.command() == after.command()
+    assert "--epochs 2 " in after.command()
 
 
 def test_what_no_weights_can_be_made_of_is_one_line(runs, made, tmp_path):
