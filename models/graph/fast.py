@@ -50,28 +50,34 @@ def _join(table: tuple[int, ...]) -> Join:
         residual, fired(identity), silent(identity)))  # fmt: skip
 
 
-def integrate(operands: Operands, rule: Rule) -> Tensor:
-    """Spikes, or what their gate gives, uint8 [T, P, C], of sums [T, P, C] or [1, P, C] that are whole numbers.
+def integrate(operands: Operands, *outs_and_rule: Any) -> None:
+    """Write spikes, or what their gate gives, of sums [T, P, C] or [1, P, C] that are whole numbers.
 
     Operands: x, scale the threshold and shift the bias, both int32 [C], and the shortcut's spikes uint8 [T, P, C].
-    `rule.tau` is 2 to the number of fraction bits.
+    Then T tensors uint8 [P, C] to write to, since a stack of bytes would copy what the loop wrote. Then the rule,
+    whose tau is 2 to the number of fraction bits.
     """
     x, threshold, bias, _, shortcut = operands
-    out = []
+    *outs, rule = outs_and_rule
     v = torch.zeros_like(x[0], dtype=torch.int32)
-    for t in range(rule.T or x.shape[0]):
+    for t, out in enumerate(outs):
         current = x[0 if rule.T else t].to(torch.int32)
         h = v + (current * int(rule.tau or 1) + bias)  # type: ignore[operator]
         fired = h >= threshold  # type: ignore[operator]
         v = torch.where(fired, 0, h)
         identity = v if shortcut is None else shortcut[t].to(torch.int32)
-        out.append(rule.join.function(identity=identity, residual=fired).to(torch.uint8))  # type: ignore[union-attr, misc]
-    return torch.stack(out)
+        out.copy_(rule.join.function(identity=identity, residual=fired))
 
 
 def _packed(x: Tensor, steps: int) -> Tensor:
     """[T * n, C, H, W] channels last as [T, n * H * W, C], without a copy."""
     return x.permute(0, 2, 3, 1).reshape(steps, -1, x.shape[1])
+
+
+def _room(node: Any, steps: int, images: int) -> Tensor:
+    """For a layer's spikes [T, N, H, W, C], as they lie in memory."""
+    channels, height, width = node.shape
+    return torch.empty((steps, images, height, width, channels), dtype=torch.uint8)
 
 
 class FastRunner(Runner):
@@ -138,18 +144,23 @@ class FastRunner(Runner):
         """The head's sums [N, C] of all images."""
         values = (x if x.ndim == 5 else x[None]).permute(0, 1, 3, 4, 2)  # [T, N, H, W, C], as they lie in memory
         for section in self._sections(steps):
-            parts = values.tensor_split(-(-values.shape[1] // section.images), dim=1)
-            values = torch.cat([self._piece(section, part, steps) for part in parts], dim=1)
+            made = _room(self.graph.nodes[section.end - 1], steps, values.shape[1])
+            count = -(-values.shape[1] // section.images)
+            for part, place in zip(*(x.tensor_split(count, dim=1) for x in (values, made)), strict=True):
+                self._piece(section, part, place)
+            values = made
         return values.sum(dim=(0, 2, 3), dtype=torch.int32)
 
-    def _piece(self, section: _Section, x: Tensor, steps: int) -> Tensor:
-        """A section's spikes [T, n, H', W', C'] of a few images' [T, n, H, W, C]."""
+    def _piece(self, section: _Section, x: Tensor, place: Tensor) -> None:
+        """Write a section's spikes of a few images' [T, n, H, W, C] to `place` [T, n, H', W', C']."""
         graph = self.graph
+        steps, images = place.shape[:2]
         read = x.flatten(0, 1).permute(0, 3, 1, 2)
         if section.first == 0:
             read = self.quantised(read).contiguous(memory_format=torch.channels_last)
         values = {(graph.nodes[section.first - 1].name if section.first else INPUT): read}
         taken = {gate.name for gate in self._gates.values()}
+        last = graph.nodes[section.end - 1].name
         for i, node in enumerate(graph.nodes[section.first : section.end], section.first):
             if node.name in taken:
                 continue
@@ -158,7 +169,10 @@ class FastRunner(Runner):
             elif node.kind == "fire":
                 gate = self._gates.get(node.name)
                 made = gate or node
-                values[made.name] = self._loop(node, gate, values, steps)
+                out = place if made.name == last else _room(made, steps, images)
+                self._loop(node, gate, values, out)
+                if out is not place:
+                    values[made.name] = out.flatten(0, 1).permute(0, 3, 1, 2)
             elif node.kind == "gate":
                 values[node.name] = self._gate(node, values)
             else:
@@ -166,21 +180,21 @@ class FastRunner(Runner):
             for name in [*node.inputs, *(self._gates[node.name].inputs if node.name in self._gates else ())]:
                 if self._last_use[name] <= i + (node.name in self._gates):
                     values.pop(name, None)
-        (spikes,) = values.values()
-        return spikes.permute(0, 2, 3, 1).unflatten(0, (steps, -1))
+        if last in values:  # no loop wrote it
+            place.copy_(values[last].permute(0, 2, 3, 1).unflatten(0, (steps, -1)))
 
     def _gate(self, node: Any, values: dict[str, Tensor]) -> Tensor:
         identity, residual = (values[name] for name in node.inputs)
         result: Tensor = _join(node.table).function(identity=identity, residual=residual.bool())  # type: ignore[misc]
         return result
 
-    def _loop(self, node: Any, gate: Any, values: dict[str, Tensor], steps: int) -> Tensor:
-        sums = values[node.inputs[0]]
+    def _loop(self, node: Any, gate: Any, values: dict[str, Tensor], place: Tensor) -> None:
+        """Write the spikes of a neuron and its gate to `place` [T, n, H, W, C]."""
+        sums, steps = values[node.inputs[0]], len(place)
         static = node.inputs[0] == self.graph.stem.name and not self.graph.frames
         x = _packed(sums, 1 if static else steps)
         shortcut = None if gate is None else _packed(values[gate.inputs[0]], steps)
         join = _join(gate.table if gate else _SPIKES)
         rule = Rule("", 0.0, float(1 << node.fraction), join, steps if static else None)
-        spikes = call(integrate, rule, Operands(x, node.threshold, node.bias, None, shortcut))
-        _, _, height, width = sums.shape
-        return spikes.view(-1, height, width, spikes.shape[-1]).permute(0, 3, 1, 2)
+        outs = [step.view(-1, sums.shape[1]) for step in place]
+        call(integrate, rule, Operands(x, node.threshold, node.bias, None, shortcut), *outs)
