@@ -19,6 +19,7 @@ from utils import commands
 from utils.checkpoints.weights import read_weights
 from utils.cli.data_sets import batches
 from utils.cli.inspection import load_data
+from utils.measure.ann import plain_resnet
 from utils.measure.certificate import certify
 from utils.measure.synops import write_report
 from utils.runtime.errors import UserError
@@ -52,15 +53,6 @@ def networks(run: Stage) -> dict[str, Any]:
         alone: Any = models.detach_aap(model)
         found[alone.config["model"]] = alone.eval()
     return found
-
-
-def _plain(model: Any) -> Any:
-    """The plain ResNet of a network's depth, width and stem, its weights random; None where there is none."""
-    name = re.sub(r"^\D+", "resnet", model.config["model"])
-    if name not in models.list_models() or name == model.config["model"]:
-        return None
-    known = models.model_options(name)
-    return models.create_model(name, **{option: value for option, value in model.config.items() if option in known})
 
 
 def ship(
@@ -100,7 +92,7 @@ def ship(
         print("counting", flush=True)
         energy = said(
             write_report, first, loader, aside, detached=alone if alone is not first else None,
-            ann=_plain(first), syops=False, data=about_data,
+            ann=plain_resnet(first, models), syops=False, data=about_data,
         ).rpartition("\nsaved ")[0]  # fmt: skip
         print("certifying", flush=True)
         certificates = {model: "\n".join(certify(network, loader).lines()) for model, network in made.items()}

@@ -532,7 +532,36 @@ def test_the_command_counts_a_checkpoint_on_a_data_set(command, tmp_path, folder
     assert command("--model", "dsnn18", *arguments) == (0, "")
     saved = json.loads((tmp_path / "out/synops.json").read_text())
     assert saved["rates_are_real"]
-    assert [network["images"] for network in saved["networks"]] == [2, 2]  # torchvision has no ResNet of width 8
+    assert [network["images"] for network in saved["networks"]] == [2, 2, 2]
+    plain = create_model("resnet18", width=8, stem="cifar", num_classes=5)
+    with FlopCounterMode(display=False) as flops:
+        plain(torch.zeros(1, 3, 16, 16))
+    assert saved["networks"][2]["network"] == "ANN resnet18"
+    assert saved["networks"][2]["totals"]["mac"] == flops.get_total_flops() / 2
+
+
+@pytest.mark.parametrize(
+    ("data_set", "options", "side"),
+    [("cifar", [], 32), ("imagenet", [], 224), ("cifar", ["--data-option", "image_size=24"], 24)],
+)
+def test_images_are_read_as_the_data_set_of_the_checkpoint_reads_them(
+    command, tmp_path, folder, data_set, options, side
+):
+    model = small()
+    content = {"format": {"name": "full-spike-aap", "version": 1}, "config": model.config, "model": model.state_dict()}
+    torch.save({**content, "data_set": data_set}, tmp_path / "named.pth")
+    arguments = ["--model", "dsnn18", "--checkpoint", tmp_path / "named.pth", "--images", 1, "--no-syops", *options]
+    arguments += ["--data", folder, "--output", tmp_path / "out"]
+    assert command(*arguments) == (0, "")
+    saved = json.loads((tmp_path / "out/synops.json").read_text())
+    assert saved["networks"][0]["parts"]["stem"]["mac"] == 8 * 3 * 3 * 3 * side**2
+    status, error = command(*arguments, "--size", 16)
+    assert status == 2
+    assert f"--size 16 is not used, since images are read as those of {data_set}" in error
+    told = ["--model", "fsnn18", "--option", "width=8", "--data", folder, "--images", 2, "--no-syops"]
+    assert command(*told, "--data-set", data_set, *options, "--output", tmp_path / "told") == (0, "")
+    (told,) = json.loads((tmp_path / "told/synops.json").read_text())["networks"][:1]
+    assert told["parts"]["stem"]["mac"] == 8 * 3 * 7 * 7 * ((side + 1) // 2) ** 2
 
 
 def test_without_data_the_command_counts_random_event_frames(command, tmp_path):

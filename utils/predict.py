@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import numpy as np  # this and what follows takes seconds to import
 
     from utils.checkpoints.weights import classes_of
-    from utils.cli.data_sets import data_module, data_options
+    from utils.cli.data_sets import image_reader
     from utils.cli.factory import build_network, trained
     from utils.data.images.folder import load_image
     from utils.draw.spikes import record_spikes, spikes_picture
@@ -100,12 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     network: Any = build_network(args)
     if getattr(network, "event_frames", False):
         raise UsageError("this network reads frames of events, not images: use python -m utils.show_events")
-    module = data_module(args)
-    if not hasattr(module, "picture"):
-        raise UsageError(
-            f"--data-set {module.__name__.partition('.')[0]} does not say how an image is read: use cifar or imagenet"
-        )
-    read = module.picture(data_options(args, module), network.in_channels)
+    read = image_reader(args, network.in_channels)
     weights, content = trained(args)
     names = _class_names(args.classes, classes_of(content), network.classifier.out_features)
     print(f"{network.config['model']} from {escaped(str(weights))}")

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         loader,
         args.output,
         detached=detached,
-        ann=plain_resnet(model),
+        ann=plain_resnet(model, load_factory(args.factory)),
         device=args.device,
         energy=energy,
         syops=not args.no_syops,

@@ -58,24 +58,22 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         "--size",
         type=int,
         metavar="PIXELS",
-        help="side of an image (default: 224; random and a CIFAR stem: 32; event frames: 128)",
+        help="side of an image, if no data set says it (default: 224; random and a CIFAR stem: 32; event frames: 128)",
     )
     parser.add_argument(
         "--images", type=int, metavar="N", help="how many images, or samples, to run (default: all, or 2 random)"
     )
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="images in a batch (default: 8)")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that load images (default: 0)")
+    _add_reading_arguments(parser, "what the checkpoint says, or as ImageNet's at --size")
 
 
-def add_data_set_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `data_sets.load_data_set`."""
-    parser.add_argument(
-        "--data", type=Path, metavar="FOLDER", help="folder of the data set (default: none, as for the digits)"
-    )
+def _add_reading_arguments(parser: argparse.ArgumentParser, default: str) -> None:
+    """The arguments of `data_sets.data_options` besides --data."""
     parser.add_argument(
         "--data-set",
         metavar="NAME",
-        help="cifar, imagenet, dvsgesture or cifar10dvs (default: what the checkpoint says)",
+        help=f"whose loading code reads the data: cifar, imagenet, dvsgesture or cifar10dvs (default: {default})",
     )
     parser.add_argument(
         "--data-option",
@@ -84,4 +82,12 @@ def add_data_set_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="an option of the data set's train.py, e.g. dataset=folder; default: what the checkpoint says",
     )
+
+
+def add_data_set_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `data_sets.load_data_set`."""
+    parser.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="folder of the data set (default: none, as for the digits)"
+    )
+    _add_reading_arguments(parser, "what the checkpoint says")
     parser.add_argument("--batch-size", type=positive_int, default=64, metavar="N", help="images at once (default: 64)")

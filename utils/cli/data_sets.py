@@ -10,7 +10,7 @@ import argparse
 import dataclasses
 import importlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -84,6 +84,19 @@ def data_options(args: argparse.Namespace, module: Any) -> Any:
         except ValueError as error:
             raise UsageError(f"--data-option {name}={value}: {error}") from None
     return kind(**{"batch_size": args.batch_size, "workers": 0, **values})
+
+
+def image_reader(args: argparse.Namespace, channels: int) -> Callable[[Any], Tensor]:
+    """PIL image -> input [C, H, W], as the data set of the command, or of the checkpoint, reads its test images.
+
+    Raises:
+        UsageError: none is named, it holds no images, or an option is wrong.
+    """
+    module = data_module(args)
+    if not hasattr(module, "picture"):
+        name = module.__name__.rpartition(".")[0]
+        raise UsageError(f"--data-set {name} does not say how an image is read: use cifar or imagenet")
+    return module.picture(data_options(args, module), channels)
 
 
 def load_data_set(args: argparse.Namespace, model: Any) -> tuple[Datasets, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
+from utils.checkpoints.weights import data_set_of
+from utils.cli.data_sets import image_reader
+from utils.cli.factory import trained
 from utils.data.images.folder import ImageFolder, evaluation_transform
 from utils.data.images.listing import scan
 from utils.measure.layers import NORMS
-from utils.runtime.errors import UsageError, UserError, warn
+from utils.runtime.errors import UsageError, UserError, escaped, warn
 
 EVENTS_PER_PIXEL = 0.4  # in a random frame, per polarity
 
@@ -43,19 +46,21 @@ def random_loader(inputs: Tensor, batch_size: int) -> list[tuple[Tensor, Tensor]
     return [(batch, torch.zeros(batch.shape[axis], dtype=torch.int64)) for batch in inputs.split(batch_size, axis)]
 
 
-def folder_loader(folder: Path, size: int, batch_size: int, images: int | None = None, workers: int = 0) -> DataLoader:
-    """Batches of (images [N, 3, size, size], classes [N]): resized to size * 256 / 224, cropped, normalised.
+def folder_loader(
+    folder: Path, read: Callable[[Any], Tensor], batch_size: int, images: int | None = None, workers: int = 0
+) -> DataLoader:
+    """Batches of (images [N, C, H, W], classes [N]).
 
     Args:
-        folder: holds a folder per class, or such folders below `val`.
+        folder: holds a folder per class, or such folders below `val` or `test`.
+        read: makes of a PIL image an input [C, H, W].
         images: only so many, evenly spread over the classes; all by default.
 
     Raises:
         UserError: there is no such folder, or no image in it.
     """
-    if (folder / "val").is_dir():
-        folder = folder / "val"
-    dataset = ImageFolder(scan(folder), evaluation_transform(round(size * 256 / 224), size))
+    folder = next((below for name in ("val", "test") if (below := folder / name).is_dir()), folder)
+    dataset = ImageFolder(scan(folder), read)
     chosen = list(range(len(dataset)))
     if images is not None and images < len(dataset):
         chosen = [i * len(dataset) // images for i in range(images)]
@@ -80,6 +85,26 @@ def set_norms(model: nn.Module, images: Tensor) -> None:
         norm.momentum = momentum
 
 
+def _reader(args: argparse.Namespace, model: nn.Module) -> Callable[[Any], Tensor]:
+    """How an image becomes an input: as in training where that is known, else as ImageNet's at --size."""
+    channels = getattr(model, "config", {}).get("in_channels", 3)
+    named = args.data_set or (data_set_of(trained(args)[1]) if args.checkpoint else None)
+    if named:
+        if args.size is not None:
+            raise UsageError(
+                f"--size {args.size} is not used, since images are read as those of {escaped(named)}: leave it out, or "
+                "change how by --data-option"
+            )
+        return image_reader(args, channels)
+    if channels != 3:
+        raise UsageError(
+            f"--data holds images of 3 channels, not {channels}: leave it out for random inputs, or count a trained "
+            "network by its training script, with --test-only --synops"
+        )
+    size = args.size or 224
+    return evaluation_transform(round(size * 256 / 224), size)
+
+
 def build_loader(args: argparse.Namespace, model: nn.Module) -> tuple[Iterable[tuple[Tensor, Tensor]], str, bool]:
     """(batches of inputs and targets, what they are in words, whether firing rates will be real).
 
@@ -94,15 +119,9 @@ def build_loader(args: argparse.Namespace, model: nn.Module) -> tuple[Iterable[t
         value = getattr(args, name)
         if value is not None and value < lowest:
             raise UsageError(f"--{name.replace('_', '-')} {value} is out of range: it must be at least {lowest}")
-    channels = getattr(model, "config", {}).get("in_channels", 3)
-    if args.data and channels != 3:
-        raise UsageError(
-            f"--data holds images of 3 channels, not {channels}: leave it out for random inputs, or count a trained "
-            "network by its training script, with --test-only --synops"
-        )
     loader: Iterable[tuple[Tensor, Tensor]]
     if args.data:
-        loader = folder_loader(args.data, args.size or 224, args.batch_size, args.images, args.workers)
+        loader = folder_loader(args.data, _reader(args, model), args.batch_size, args.images, args.workers)
         words = f"images of {args.data}"
     else:
         loader = random_loader(random_inputs(model, args.images or 2, args.size, args.seed), args.batch_size)

@@ -80,7 +80,7 @@ def _count(job: Job, models: TrainableNetworks, model: Any, path: Path, place: P
         job.loaders.test,
         place / "synops",
         detached=models.detach_aap(model) if getattr(model, "aap", None) is not None else None,
-        ann=plain_resnet(model),
+        ann=plain_resnet(model, models),
         device=job.world.device,
         data=f"the test set, weights of {path}",
         syops=not job.config.testing.no_syops,
