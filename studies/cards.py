@@ -197,7 +197,7 @@ from models import find_pretrained, graph
 
 folder = find_pretrained("{place}").parent / "{path.parent.name}"
 saved = torch.load(folder / "integer.pth", weights_only=True)
-whole = graph.Runner(graph.from_plain(saved["graph"]))"""
+whole = graph.FastRunner(graph.from_plain(saved["graph"]))"""
     write = """from pathlib import Path
 
 from utils.deploy.targets import TARGETS

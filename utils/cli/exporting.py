@@ -62,7 +62,7 @@ def read_integer(path: Path, factory: Any) -> Any:
     """
     content = checkpoint.load(path)
     try:
-        return factory.graph.Runner(
+        return factory.graph.FastRunner(
             factory.graph.from_plain(content.get("graph") if isinstance(content, dict) else None)
         )
     except ValueError as error:
