@@ -204,7 +204,7 @@ def reader(tmp_path_factory):
         recipe = {"dataset": "folder", "image_size": 8}
         for name in ("dsnn18", "fsnn18"):
             small = create_model(name, width=2, T=2, num_classes=2, stem="cifar")
-            about = {"classes": ["cat", "dog"], "recipe": recipe}
+            about = {"data_set": "cifar", "classes": ["cat", "dog"], "recipe": recipe}
             save_pretrained(small, home / "weights" / "cifar10" / name, about)
         imagenet_tree(home / "imagenet", count=4)
         gestures(home / "data" / "dvsgesture", count=100)

@@ -112,7 +112,7 @@ def _name(
     for (x, y), point in zip(places, points, strict=True):
         if not point.words:
             continue
-        wide = 5.8 * len(point.words) + 2
+        wide = on.width_of(point.words, size=8) + 2
         for dx, dy in around:
             left = x + dx - (0 if dx > 0 else wide if dx < 0 else wide / 2)
             box = (left, y + dy - 6, left + wide, y + dy + 6)

@@ -67,6 +67,13 @@ class Canvas:
         found = self.axes.text(x, y, words, fontsize=size, color=colour, ha=at, va="center", weight=weight, zorder=6)
         return float(found.get_window_extent().width)
 
+    def width_of(self, words: str, *, size: float = 9.0) -> float:
+        """How wide words would be."""
+        found = self.axes.text(0, 0, words, fontsize=size)
+        wide = float(found.get_window_extent().width)
+        found.remove()
+        return wide
+
     def plot(self, left: float, top: float, width: float, height: float, **given: Any) -> Any:
         """A chart's axes on the card, by pixels: light lines, labels in the card's colours.
 
