@@ -558,6 +558,7 @@ def test_images_are_read_as_the_data_set_of_the_checkpoint_reads_them(
     status, error = command(*arguments, "--size", 16)
     assert status == 2
     assert f"--size 16 is not used, since images are read as those of {data_set}" in error
+    (folder / "val").rename(folder / "test")
     told = ["--model", "fsnn18", "--option", "width=8", "--data", folder, "--images", 2, "--no-syops"]
     assert command(*told, "--data-set", data_set, *options, "--output", tmp_path / "told") == (0, "")
     (told,) = json.loads((tmp_path / "told/synops.json").read_text())["networks"][:1]
