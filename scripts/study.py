@@ -93,7 +93,8 @@ def run(args: argparse.Namespace) -> int:
     wrong = 0
     for done, problem in runner.all(runs):
         wrong += problem is not None
-        print(problem or f"{done.study.name}: {done.name}", flush=True)
+        if problem or not runner.left(done):  # else it was stopped, or not begun
+            print(problem or f"{done.study.name}: {done.name}", flush=True)
     if runner.stopping.is_set():
         raise UserError("stopped: the same command goes on where it was")
     return 1 if wrong else 0

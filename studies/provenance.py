@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import shlex
@@ -13,7 +14,7 @@ import models
 from utils.checkpoints import checkpoint
 from utils.data.images.augment import AugmentOptions
 from utils.report import guess_script, read_config
-from utils.runtime.errors import UserError
+from utils.runtime.errors import UsageError, UserError
 from utils.runtime.log import read_metrics, training_seconds
 from utils.train.clock import in_words
 from utils.train.config import Recipe
@@ -95,8 +96,9 @@ class Stage:
         wanted = meant(given)
         for name in list(given):
             fewer = {other: value for other, value in given.items() if other != name}
-            if meant(fewer) == wanted:
-                given = fewer
+            with contextlib.suppress(UsageError):  # some options need others
+                if meant(fewer) == wanted:
+                    given = fewer
         return given
 
     def parser(self) -> Any:
@@ -149,5 +151,8 @@ def stages(folder: Path, file: str = checkpoint.LATEST) -> list[Stage]:
     stage = Stage(folder, file, config, script, entries, state["epoch"], state["recipe"])
     initial = config.get("initial_checkpoint")
     before = Path(initial) if initial else None
-    earlier = stages(before.parent, before.name) if before and (before.parent / "config.yaml").is_file() else []
+    if before is None or not (before.parent / "config.yaml").is_file():
+        return [stage]
+    # a network without its pathway, saved beside the run's checkpoints, has no recipe of its own
+    earlier = stages(before.parent, before.name if before.name.startswith("checkpoint_") else checkpoint.LATEST)
     return [*earlier, stage]

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from studies.grid import AFTER, Planned
+from utils.runtime.errors import one_line
 from utils.runtime.log import METRICS, read_metrics
 
 ROOT = Path(__file__).parent.parent
@@ -99,8 +100,10 @@ class Runner:
             if step in ("integer8", "integer4") and (folder / step).exists():
                 shutil.rmtree(folder / step)  # half done, else it would not be left
             status = self._call(self._command(step, run), log)
-            if self.stopping.is_set() or status in STOPPED:
+            if self.stopping.is_set():
                 return None
+            if status in STOPPED:
+                return f"{run.study.name}: {run.name} was stopped: the same command goes on where it was"
             if status:
                 return f"{run.study.name}: {step} of {run.name} ended with status {status}: see {log}"
         return None
@@ -116,8 +119,16 @@ class Runner:
         """Do what is left of each, and yield each with what went wrong, in the order in which they end."""
         waiting = [run for run in planned if self.left(run)]
         done: queue.SimpleQueue[tuple[Planned, str | None]] = queue.SimpleQueue()
+
+        def attempt(run: Planned) -> None:
+            try:
+                problem = None if self.stopping.is_set() else self.do(run)
+            except Exception as error:  # the disk is full, no process can be started: who waits must hear of it
+                problem = f"{run.study.name}: {run.name}: {one_line(error)}"
+            done.put((run, problem))
+
         with ThreadPoolExecutor(self.jobs) as pool:
             for run in waiting:
-                pool.submit(lambda run=run: done.put((run, None if self.stopping.is_set() else self.do(run))))
+                pool.submit(attempt, run)
             for _ in waiting:
                 yield done.get()

@@ -76,7 +76,11 @@ def ship(
     """
     told = stages(run)
     last = told[-1]
+    for stage in told:  # whatever cannot be told is said before hours of counting
+        stage.told(), stage.command()
     data, _ = load_data(last.script, run / "config.yaml", data_path)
+    if "mean" not in data.inputs:
+        raise UserError(f"{run} was trained on frames of events: cards are of networks that read images")
     made = networks(last)
     trunk = list(made)[-1]  # what is left to be deployed
     with replacing(output / name) as folder, tempfile.TemporaryDirectory() as aside:

@@ -55,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     factory: Any = load_factory(args.factory)
     model: Any = build_network(args)
     about = about_of(trained(args)[1])
+    args.output.parent.mkdir(parents=True, exist_ok=True)
     if args.to == "pretrained":
         with replacing(args.output) as folder:
             factory.save_pretrained(model, folder, about)

@@ -134,6 +134,8 @@ class FastRunner(Runner):
     ) -> tuple[Tensor, int]:
         if not self.fast or state is not None or see is not None or not x.is_cpu or not x.numel():
             return super().run(x, state, see)
+        if (x.ndim == 5) != self.graph.frames:  # a sequence of images, or an image in place of frames
+            return super().run(x, state, see)
         self._check_size(x)
         steps = x.shape[0] if x.ndim == 5 else self.graph.T
         self._check_steps(steps)

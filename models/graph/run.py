@@ -245,13 +245,19 @@ def max_steps(graph: Graph) -> int:
     for node in graph.of_kind("fire"):
         conv = graph.node(node.inputs[0])
         largest = max(graph.zero, 255 - graph.zero) if conv is graph.stem else 1
-        current = (conv.weight.abs().to(torch.int64).flatten(1).sum(1) * largest << node.fraction) + node.bias.abs()
-        reached = int((current + node.threshold.abs()).max())
+        current = (conv.weight.abs().to(torch.int64).flatten(1).sum(1) * largest << node.fraction) + node.bias.to(
+            torch.int64
+        ).abs()
+        reached = int((current + node.threshold.to(torch.int64).abs()).max())
         if node.leak:  # a leaky membrane stays between the currents' extremes, and differences are twice as large
             if 2 * reached > LARGEST_INT // 2:
                 raise ValueError(f"{node.name} needs more than 32 bits: use fewer fraction bits")
             continue
         most = min(most, LARGEST_INT // max(1, reached) - 1)
+    head = graph.head  # whose logits are summed over time
+    height, width = graph.shape_of(head.inputs[0])[-2:]
+    reached = int((head.weight.to(torch.int64).abs().sum(1) * height * width + head.bias.to(torch.int64).abs()).max())
+    most = min(most, LARGEST_INT // max(1, reached))
     if most < 1:
         raise ValueError(f"a membrane of {graph.name} needs more than 32 bits")
     return most

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -41,14 +42,34 @@ def _packed(weight: Tensor) -> Tensor:
 
 def _unpacked(packed: Any, shape: Any) -> Tensor:
     good = isinstance(shape, tuple) and len(shape) == 4 and _small(shape, 1) and isinstance(packed, Tensor)
-    if not good or packed.dtype != torch.uint8 or packed.shape != ((math.prod(shape) + 1) // 2,):
+    if (
+        not good
+        or packed.dtype != torch.uint8
+        or not _is_whole(packed)
+        or packed.shape != ((math.prod(shape) + 1) // 2,)
+    ):
         raise ValueError("a convolution has packed weights that are no two in a byte")
     flat = torch.stack([packed & 15, packed >> 4], 1).view(torch.int8).flatten()[: math.prod(shape)]
     return ((flat ^ 8) - 8).view(shape)
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+def _tuples(value: Any, depth: int = 0) -> Any:
+    """Lists as tuples, a few inside each other."""
+    if depth > 8:
+        raise ValueError("its lists are too deep")
+    return tuple(_tuples(item, depth + 1) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _is_word(text: Any) -> bool:
+    """Whether it may stand in code as a name, or in a comment."""
+    return isinstance(text, str) and re.fullmatch(r"[\w.]{1,200}", text) is not None
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    """Whether each of its numbers has a place of its own, so that it is no larger than the file made it."""
+    if tensor.layout is not torch.strided or tensor.device.type != "cpu":
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _small(values: tuple[Any, ...], lowest: int) -> bool:
@@ -70,11 +91,14 @@ def _node(plain: Any, shapes: dict[str, tuple[int, ...]]) -> Any:
         raise ValueError(f"a {kind.kind} has other fields")
     node = kind(**given)
     sizes_ok = isinstance(node.shape, tuple) and len(node.shape) in (1, 3) and _small(node.shape, 1)
-    if not (isinstance(node.name, str) and isinstance(node.inputs, tuple) and sizes_ok):
+    if not (_is_word(node.name) and isinstance(node.inputs, tuple) and sizes_ok):
         raise ValueError(f"a {kind.kind} has no name, inputs or shape")
     wanted = 2 if kind is Gate else 1
-    if len(node.inputs) != wanted or any(name not in shapes for name in node.inputs) or node.name in shapes:
+    known = all(isinstance(name, str) and name in shapes for name in node.inputs)
+    if len(node.inputs) != wanted or not known or node.name in shapes:
         raise ValueError(f"{node.name} does not read layers before it")
+    if len({shapes[name] for name in node.inputs}) != 1:
+        raise ValueError(f"{node.name} reads layers of different shapes")
     _check_numbers(node, shapes[node.inputs[0]])
     return node
 
@@ -85,9 +109,7 @@ def _check_numbers(node: Any, read: tuple[int, ...]) -> None:
 
     for name, dtype in _DTYPES.items():
         value = getattr(node, name, None)
-        if value is not None and not (
-            isinstance(value, Tensor) and value.dtype == dtype and value.layout is torch.strided
-        ):
+        if value is not None and not (isinstance(value, Tensor) and value.dtype == dtype and _is_whole(value)):
             fail(f"a {name} that is no tensor of {str(dtype).removeprefix('torch.')}")
     if node.kind in ("conv", "pool"):
         kernel = node.weight.shape[2:] if node.kind == "conv" and node.weight.ndim == 4 else getattr(node, "kernel", ())
@@ -103,22 +125,38 @@ def _check_numbers(node: Any, read: tuple[int, ...]) -> None:
         for size, k, s, p, out in zip(read[1:], (kh, kw), node.stride, node.padding, node.shape[1:], strict=True):
             if (size + 2 * p - k) // s + 1 != out:
                 fail("another size of its output")
+    elif node.kind == "pool":
+        windows = zip(read[1:], node.kernel, node.stride, node.padding, strict=True)
+        if node.shape != (read[0], *((size + 2 * p - k) // s + 1 for size, k, s, p in windows)):
+            fail("another size of its output")
     elif node.kind == "fire":
         sizes = [t.shape for t in (node.threshold, node.bias) if isinstance(t, Tensor)]
         leak_ok = isinstance(node.leak, tuple) and all(
-            isinstance(term, tuple) and len(term) == 2 and term[0] in (1, -1) and _small(term[1:], 0) and term[1] < 31
+            isinstance(term, tuple)
+            and len(term) == 2
+            and type(term[0]) is int
+            and term[0] in (1, -1)
+            and _small(term[1:], 0)
+            and term[1] < 31
             for term in node.leak
         )
         if (
             sizes != [(read[0],)] * 2
             or node.shape != read
             or not leak_ok
+            or node.neuron not in ("IF", "LIF", "PLIF")
+            or (node.neuron == "IF") == bool(node.leak)
+            or not (isinstance(node.gain, float) and node.gain == 1.0)
             or not (_small((node.fraction,), 0) and node.fraction < 24)
         ):
             fail("thresholds, biases or a leak that do not fit")
     elif node.kind == "gate":
         if node.shape != read or not (
-            isinstance(node.table, tuple) and len(node.table) == 4 and _small(node.table, 0) and max(node.table) <= 1
+            _is_word(node.join)
+            and isinstance(node.table, tuple)
+            and len(node.table) == 4
+            and _small(node.table, 0)
+            and max(node.table) <= 1
         ):
             fail("no table of a gate")
     elif node.kind == "head" and (
@@ -133,16 +171,15 @@ def from_plain(plain: Any) -> Graph:
     Raises:
         ValueError: it is something else, or damaged; in words.
     """
-    if (
-        not isinstance(plain, Mapping)
-        or not isinstance(plain.get("nodes"), list)
-        or plain.get("version") not in (1, VERSION)
-    ):
+    version = plain.get("version") if isinstance(plain, Mapping) else None
+    if type(version) is not int or version not in (1, VERSION) or not isinstance(plain.get("nodes"), list):
         raise ValueError("it holds no integer network of this version")
     fields: dict[str, Any] = {f.name: plain.get(f.name) for f in dataclasses.fields(Graph) if f.name != "nodes"}
     shape: Any = _tuples(fields["input_shape"])
     fields["input_shape"] = shape
     numbers = [fields[name] for name in ("scale", "logit_scale")]
+    if type(fields["bits"]) is not int or type(fields["zero"]) is not int:
+        raise ValueError("its bits are no numbers")
     if not (
         isinstance(shape, tuple) and len(shape) == 3 and _small(shape, 1) and _small((fields["T"],), 1)
         and isinstance(fields["frames"], bool) and fields["bits"] in (4, 8) and fields["zero"] in (0, 128)
@@ -150,6 +187,8 @@ def from_plain(plain: Any) -> Graph:
         and 3 <= len(plain["nodes"]) < _MOST
     ):  # fmt: skip
         raise ValueError("its sizes or scales are out of range")
+    if not all(_is_word(fields["config"][name]) for name in ("model", "connect_f") if name in fields["config"]):
+        raise ValueError("its network has no name")
     shapes: dict[str, tuple[int, ...]] = {"input": shape}
     nodes = []
     for item in plain["nodes"]:

@@ -5,6 +5,8 @@ A float32 sum of whole numbers is exact below 2^24, a float64 one below 2^53.
 
 from __future__ import annotations
 
+import functools
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -37,13 +39,22 @@ class IntegerSums:
         return F.conv2d(values, weight, None, node.stride, node.padding, 1, node.groups).round().to(torch.int32)
 
 
+@functools.cache
 def has_int8_convolutions() -> bool:
-    """Whether this torch has oneDNN's int8 convolutions, and this CPU instructions that sum them without saturating."""
-    return (
+    """Whether this torch has oneDNN's int8 convolutions, and this CPU instructions that sum them without saturating:
+    AVX-512 alone clips sums of two products to 16 bits, with VNNI it does not."""
+    if not (
         torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.onednn, "qconv_pointwise")
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    ):
+        return False
+    shape = (1, 16, 3, 3)
+    node = SimpleNamespace(
+        weight=torch.full((16, *shape[1:]), 127, dtype=torch.int8), stride=(1, 1), padding=(0, 0), groups=1
     )
+    bytes_ = torch.full(shape, 255, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+    return bool((Int8Sums(node, shape)(bytes_) == 255 * 127 * 16 * 9).all())
 
 
 class Int8Sums:

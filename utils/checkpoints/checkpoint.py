@@ -26,18 +26,26 @@ PREVIOUS = "checkpoint_previous.pth"
 BEST = "checkpoint_max_test_acc1.pth"
 
 
-def write(path: Path, state: dict[str, Any]) -> None:
+def write(path: Path, state: dict[str, Any], *, keep: Path | None = None) -> None:
     """Write a checkpoint; until it is whole and on disk, whatever had this name stays.
+
+    Args:
+        keep: another name for what had this one, from then on.
 
     Raises:
         OSError: the disk is full or the folder not writable; nothing has changed then.
     """
     try:
-        with replacing(path, durable=True) as partial, _NotedErrors(io.FileIO(partial, "w")) as file:
-            try:
-                torch.save({"format": dict(FORMAT), **state}, file)
-            except RuntimeError:  # what torch's zip writer makes of an error of the file below it
-                raise file.error or OSError(0, "torch.save failed") from None
+        with replacing(path, durable=True) as partial:
+            with _NotedErrors(io.FileIO(partial, "w")) as file:
+                try:
+                    torch.save({"format": dict(FORMAT), **state}, file)
+                except RuntimeError:  # what torch's zip writer makes of an error of the file below it
+                    raise file.error or OSError(0, "torch.save failed") from None
+                file.flush()
+                os.fsync(file.fileno())
+            if keep is not None:
+                _link(path, keep)
     except OSError as error:
         raise OSError(f"cannot write {path} ({error.strerror}): what was there before is untouched") from None
 
@@ -64,14 +72,18 @@ def copy(source: Path, target: Path) -> None:
 def write_latest(folder: Path, state: dict[str, Any]) -> Path:
     """Write the newest checkpoint of a run; the one before it stays beside it as checkpoint_previous.pth."""
     latest = folder / LATEST
-    if latest.exists():
-        with replacing(folder / PREVIOUS) as partial:
-            try:
-                os.link(latest, partial)  # costs nothing, and ends when the new one takes the first name
-            except OSError:
-                shutil.copyfile(latest, partial)
-    write(latest, state)
+    write(latest, state, keep=folder / PREVIOUS)
     return latest
+
+
+def _link(path: Path, other: Path) -> None:
+    """Another name for a file that is about to be replaced, if there is one."""
+    if path.exists():
+        with replacing(other) as partial:
+            try:
+                os.link(path, partial)  # costs nothing
+            except OSError:
+                shutil.copyfile(path, partial)
 
 
 def _check_archive(path: Path) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 ROOM = 16 << 20  # bytes that a file's content may take besides its size: texts that it repeats are stored once
 _MOST_ITEMS = 1 << 22  # of dicts and lists: more are not counted, which would take seconds
+_ARCHIVE = b"PK\x03\x04"  # by which torch tells its format
 _PICKLES = 5  # of the format before zip archives: a number, a version, the system, the content, names of storages
 
 # Types and rebuilding functions of numbers, texts, tensors and their containers. None makes much of little.
@@ -40,12 +41,18 @@ def stranger(path: Path) -> str | None:
     Raises:
         ValueError: it holds no pickles, or damaged ones.
     """
-    if not zipfile.is_zipfile(path):
+    with path.open("rb") as file:
+        archive_to_torch = file.read(len(_ARCHIVE)) == _ARCHIVE
+    if archive_to_torch != zipfile.is_zipfile(path):  # torch would load something else than what is looked at here
+        raise ValueError("an archive within another file")
+    if not archive_to_torch:
         # mapped: reading a file gives a text the room that its length says, 4 GiB in a damaged one, before it is read
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             return next((name for _ in range(_PICKLES) if (name := _stranger(mapped))), None)
     with zipfile.ZipFile(path) as archive:
-        pickles = [archive.read(member) for member in archive.infolist() if member.filename.endswith("data.pkl")]
+        pickles = [
+            archive.read(member) for member in archive.infolist() if member.filename.lower().endswith("data.pkl")
+        ]
     return next((name for content in pickles if (name := _stranger(io.BytesIO(content)))), None)
 
 

@@ -34,7 +34,9 @@ def data_module(args: argparse.Namespace) -> Any:
     name = args.data_set or _said_by_checkpoint(args)
     try:
         module = importlib.import_module(f"{name}.data")
-    except (ImportError, ValueError, TypeError):
+    except (ImportError, ValueError, TypeError) as error:
+        if isinstance(error, ImportError) and error.name and not f"{name}.data".startswith(error.name):
+            raise UsageError(f"--data-set {name}: {name}/data.py needs {error.name}, which is missing") from None
         raise UsageError(f"--data-set {name}: there is no {name}/data.py; run from the project's root") from None
     if not hasattr(module, "load"):
         raise UsageError(f"--data-set {name}: {name}/data.py has no function load: name the folder of a data set")
@@ -71,6 +73,8 @@ def data_options(args: argparse.Namespace, module: Any) -> Any:
     recipe = settings_of(*trained(args))[1] if args.checkpoint else {}
     values = {name: recipe[name] for name in known if name in recipe and name not in ("batch_size", "workers")}
     given = dict(item.partition("=")[::2] for item in args.data_option)
+    if given.get("dataset", values.get("dataset")) != values.get("dataset"):
+        values = {}  # how other data were read
     if args.data is not None:
         given["data_path"] = str(args.data)
         if "dataset" in known and {**values, **given}.get("dataset", "digits") == "digits":
