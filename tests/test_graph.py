@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import itertools
 
 import pytest
@@ -293,6 +294,19 @@ DAMAGES = {
     "a threshold": (lambda p: p["nodes"][1].update(threshold=torch.ones(3, dtype=torch.int32)), "do not fit"),
     "a table": (lambda p: next(n for n in p["nodes"] if n["kind"] == "gate").update(table=(0, 1, 2, 1)), "no table"),
     "a head": (lambda p: p["nodes"].pop(), "no classifier"),
+    "a comment of C": (
+        lambda p: next(n for n in p["nodes"] if n["kind"] == "gate").update(join="*/ int main; /*"),
+        "no table",
+    ),
+    "a name of C": (lambda p: p["config"].update(model="*/ int main; /*"), "has no name"),
+    "weights without memory": (
+        lambda p: p["nodes"][0].update(weight=torch.zeros(1, dtype=torch.int8).expand(4, 1, 3, 3)),
+        "no tensor of int8",
+    ),
+    "a neuron": (lambda p: p["nodes"][1].update(neuron="LIF"), "do not fit"),
+    "a gain": (lambda p: p["nodes"][1].update(gain="1"), "do not fit"),
+    "a version of no number": (lambda p: p.update(version=torch.ones(3)), "of this version"),
+    "deep lists": (lambda p: p["nodes"][0].update(stride=functools.reduce(lambda x, _: [x], range(5000), [1])), "deep"),
 }
 
 
@@ -331,6 +345,21 @@ def test_four_bits_are_half_a_byte_in_a_file(width):
         broken["nodes"][0].update(damage)
         with pytest.raises(ValueError, match="no two in a byte"):
             graph.from_plain(broken)
+
+
+def test_an_image_sequence_takes_the_way_of_every_other_network():
+    """Of a network that is shown one image, and one image for a network of frames: as the plain runner."""
+    runner = graph.quantize(network("fsnn18", "OR"), [digits(4)])
+    sequence = torch.stack([digits(8)[:4], digits(8)[4:]])
+    assert torch.equal(runner(sequence), graph.Runner(runner.graph)(sequence))
+    assert not torch.equal(runner(sequence), runner(sequence[0]))
+
+
+def test_logits_count_among_what_could_overflow():
+    runner = graph.quantize(network("fsnn18", "OR"), [digits(4)])
+    head = runner.graph.head
+    largest = dataclasses.replace(head, bias=torch.full_like(head.bias, 2**30))
+    assert graph.Runner(runner.graph.with_nodes({head.name: largest}, T=1)).most_steps == 1
 
 
 def test_dead_channels_stay_within_32_bits():

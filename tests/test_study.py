@@ -164,6 +164,17 @@ def test_a_run_that_fails_is_said_and_the_others_go_on(tiny, tmp_path):
     assert "train of with_seed0 ended with status" in ended["with_seed0"]
 
 
+def test_a_run_that_cannot_be_started_is_said(tiny, tmp_path):
+    """Where its log is to be there is a folder; the study goes on and ends."""
+    (tmp_path / "runs" / tiny.stem / "with_seed0.log").mkdir(parents=True)
+    done = subprocess.run(
+        [*STUDY, "run", tiny, "--runs", tmp_path / "runs", "--row", "with", "--seed", "0"],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert re.search(r"with_seed0: .*Is a directory", done.stdout), done.stdout
+
+
 def test_every_study_can_be_parsed_by_its_script():
     for path in sorted((ROOT / "studies").glob("*.yaml")):
         for run in read_study(path).runs():
