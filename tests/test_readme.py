@@ -31,8 +31,8 @@ SMALLER = {
     "imagenet.train": f"{COMMON} --train-crop-size 16 --val-resize-size 18 --val-crop-size 16 --width 2 --T 2 -b 8",
     "dvsgesture.train": EVENTS,
     "cifar10dvs.train": EVENTS,
-    "utils.synops": "--size 32 --images 4 --no-syops",
-    "utils.fullspike": "--size 32 --images 4",
+    "utils.synops": "--images 4 --no-syops",
+    "utils.fullspike": "--images 4",
     "utils.summary": "--size 32",
     "utils.export": "--images 8",
 }
