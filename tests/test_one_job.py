@@ -45,6 +45,7 @@ def start(root, log="log"):
     return processes.start(cifar.train.main, [*args, "--output-dir", str(root / "out")], log=root / log)
 
 
+@pytest.mark.slow
 def test_workers_end_with_their_agent_and_a_new_job_takes_over(quiet, jobs, tmp_path):
     command = (*DIGITS, "-j", "1", "--output-dir", tmp_path / "out")
     agent = jobs.standalone(*command, processes=1)

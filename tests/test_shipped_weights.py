@@ -424,6 +424,7 @@ def installed(made, tmp_path_factory):
     return target
 
 
+@pytest.mark.slow
 def test_installed_it_has_them_too(installed, made, photo, tmp_path):
     def run(*words):
         env = {**os.environ, "PYTHONPATH": str(installed)}
