@@ -153,6 +153,6 @@ def stages(folder: Path, file: str = checkpoint.LATEST) -> list[Stage]:
     before = Path(initial) if initial else None
     if before is None or not (before.parent / "config.yaml").is_file():
         return [stage]
-    # a network without its pathway, saved beside the run's checkpoints, has no recipe of its own
-    earlier = stages(before.parent, before.name if before.name.startswith("checkpoint_") else checkpoint.LATEST)
-    return [*earlier, stage]
+    if "epoch" not in checkpoint.load(before):  # weights alone do not say how far their run had come
+        return [stage]
+    return [*stages(before.parent, before.name), stage]

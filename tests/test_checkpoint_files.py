@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import resource
 import zipfile
 
 import pytest
@@ -11,18 +12,17 @@ from utils.checkpoints import checkpoint
 from utils.runtime.errors import UserError
 
 
-def test_a_failing_write_leaves_the_newest_two(tmp_path, monkeypatch):
+def test_a_failing_write_leaves_the_newest_two(tmp_path):
+    """The kernel refuses files as large as the third."""
     for number in (1, 2):
         checkpoint.write_latest(tmp_path, {"number": number})
-
-    def fail(_state, file):
-        file.write(b"half of it")
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(torch, "save", fail)
-        with pytest.raises(OSError, match=r"No space left on device.*untouched"):
-            checkpoint.write_latest(tmp_path, {"number": 3})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large.*untouched"):
+            checkpoint.write_latest(tmp_path, {"number": 3, "weights": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([checkpoint.LATEST, checkpoint.PREVIOUS])
     kept = [checkpoint.load(tmp_path / name)["number"] for name in (checkpoint.PREVIOUS, checkpoint.LATEST)]
     assert kept == [1, 2]

@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import processes
 import pytest
 import torch
 from command import TINY, only, succeed
+from deployed import digits, network
 from fill import published_state
 from images import image_tree
 from refusals import command, snapshot
@@ -23,7 +25,7 @@ from cifar.options import ImageOptions
 from models import create_model, detach_aap, graph
 from utils.checkpoints import checkpoint
 from utils.cluster.distributed import World
-from utils.deploy.compare import model_spikes
+from utils.deploy.compare import compare, model_spikes
 from utils.deploy.runtimes import OnnxRuntime
 from utils.runtime.errors import run_command
 
@@ -187,6 +189,17 @@ def test_what_cannot_be_exported_is_one_line_and_nothing_is_written(refused_file
     assert re.search(f"^error: .*{message}", said), said
     assert snapshot(folder) == before
     assert not (folder / "out").exists()
+
+
+def test_other_logits_are_seen_where_no_class_differs():
+    """Also of a way that is taken where nobody asks for spikes."""
+    model = network("fsnn18", "OR")
+    runner = graph.quantize(model, [digits(4)])
+    batches = [(digits(6), torch.zeros(6))]
+    for logits, same in ((runner, True), (lambda x: runner(x) + 1, False)):
+        runtime = SimpleNamespace(spikes=runner.spikes, logits=logits)
+        found = compare(model, runner, runtime, batches)
+        assert (found.same, found.classes_exported) == (same, 0)
 
 
 def test_a_failing_write_leaves_nothing(trained, tmp_path, monkeypatch):

@@ -188,6 +188,12 @@ def test_the_module_runs():
     ("arguments", "status", "message"),
     [
         (["--model", "fsnn18", "--detach-aap", "--size", "32"], 2, "--detach-aap: SpikingResNet has no auxiliary"),
+        (["--model", "fsnn18", "--data", ".", "--data-set", "cifar", "--size", "9"], 2, "--size 9 is not used, since"),
+        (
+            ["--model", "fsnn18", "--data", ".", "--data-set", "cifar", "--data-option", "side=9"],
+            2,
+            "--data-option side=9 is no option of cifar",
+        ),
         (["--model", "fsnn18", "--images", "0"], 2, "--images 0 is out of range"),
         (["--model", "fsnn18", "--checkpoint", "none.pth"], 1, "there is no checkpoint none.pth"),
     ],

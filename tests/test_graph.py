@@ -277,7 +277,7 @@ def test_more_steps_than_32_bits_hold_are_refused():
     stream = graph.Stream(runner)
     frame = inputs(runner, 4)[0]
     stream.step(frame), stream.step(frame)
-    with pytest.raises(ValueError, match="after 2 time steps a membrane could overflow"):
+    with pytest.raises(ValueError, match="after 2 time steps a membrane or logit could overflow"):
         stream.step(frame)
 
 

@@ -237,6 +237,16 @@ def test_a_run_tells_the_recipe_of_its_weights_not_that_of_a_later_command(runs,
     assert before.told() == after.told()
     assert before.command() == after.command()
     assert "--epochs 2 " in after.command()
+    shutil.copytree(runs / "second", tmp_path / "second")
+    alone = tmp_path / "first" / "fsnn.pth"
+    checkpoint.write(
+        alone, {name: checkpoint.load(runs / "first" / checkpoint.LATEST)[name] for name in ("config", "model")}
+    )
+    last = tmp_path / "second" / checkpoint.LATEST
+    state = checkpoint.load(last)
+    checkpoint.write(last, {**state, "recipe": {**state["recipe"], "initial_checkpoint": str(alone)}})
+    assert len(stages(runs / "second")) == 2
+    assert len(stages(tmp_path / "second")) == 1  # which epoch's weights these were, nobody can tell
 
 
 def test_what_no_weights_can_be_made_of_is_one_line(runs, made, tmp_path):

@@ -132,9 +132,8 @@ class FastRunner(Runner):
         state: dict[str, Tensor] | None = None,
         see: Callable[[str, Tensor], None] | None = None,
     ) -> tuple[Tensor, int]:
-        if not self.fast or state is not None or see is not None or not x.is_cpu or not x.numel():
-            return super().run(x, state, see)
-        if (x.ndim == 5) != self.graph.frames:  # a sequence of images, or an image in place of frames
+        usual = (x.ndim == 5) == self.graph.frames and x.is_cpu and x.numel() > 0
+        if not (self.fast and usual) or state is not None or see is not None:
             return super().run(x, state, see)
         self._check_size(x)
         steps = x.shape[0] if x.ndim == 5 else self.graph.T

@@ -145,7 +145,9 @@ class Runner(nn.Module):
 
     def _check_steps(self, steps: int) -> None:
         if self.most_steps is not None and steps > self.most_steps:
-            raise ValueError(f"after {steps} time steps a membrane could overflow: show at most {self.most_steps}")
+            raise ValueError(
+                f"after {steps} time steps a membrane or logit could overflow: show at most {self.most_steps}"
+            )
 
     def logits(self, counts: Tensor, steps: int) -> Tensor:
         """Of the sums over time, height and width [N, C]."""
@@ -228,7 +230,7 @@ class Stream:
         """
         most = self.runner.most_steps
         if most is not None and self.steps >= most:
-            raise ValueError(f"after {most} time steps a membrane could overflow: reset the stream")
+            raise ValueError(f"after {most} time steps a membrane or logit could overflow: reset the stream")
         counts, _ = self.runner.run(frame.unsqueeze(0), self._state, see)
         self._counts = counts if self._counts is None else self._counts + counts
         self.steps += 1
@@ -236,7 +238,7 @@ class Stream:
 
 
 def max_steps(graph: Graph) -> int:
-    """How many time steps an integer network may be shown until a membrane of 32 bits could overflow.
+    """How many time steps an integer network may be shown until a membrane or a logit of 32 bits could overflow.
 
     Raises:
         ValueError: not even one.
@@ -245,10 +247,9 @@ def max_steps(graph: Graph) -> int:
     for node in graph.of_kind("fire"):
         conv = graph.node(node.inputs[0])
         largest = max(graph.zero, 255 - graph.zero) if conv is graph.stem else 1
-        current = (conv.weight.abs().to(torch.int64).flatten(1).sum(1) * largest << node.fraction) + node.bias.to(
-            torch.int64
-        ).abs()
-        reached = int((current + node.threshold.to(torch.int64).abs()).max())
+        bias, threshold = node.bias.to(torch.int64).abs(), node.threshold.to(torch.int64).abs()
+        current = (conv.weight.to(torch.int64).abs().flatten(1).sum(1) * largest << node.fraction) + bias
+        reached = int((current + threshold).max())
         if node.leak:  # a leaky membrane stays between the currents' extremes, and differences are twice as large
             if 2 * reached > LARGEST_INT // 2:
                 raise ValueError(f"{node.name} needs more than 32 bits: use fewer fraction bits")
@@ -259,5 +260,5 @@ def max_steps(graph: Graph) -> int:
     reached = int((head.weight.to(torch.int64).abs().sum(1) * height * width + head.bias.to(torch.int64).abs()).max())
     most = min(most, LARGEST_INT // max(1, reached))
     if most < 1:
-        raise ValueError(f"a membrane of {graph.name} needs more than 32 bits")
+        raise ValueError(f"a membrane or logit of {graph.name} needs more than 32 bits")
     return most

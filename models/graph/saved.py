@@ -41,13 +41,11 @@ def _packed(weight: Tensor) -> Tensor:
 
 
 def _unpacked(packed: Any, shape: Any) -> Tensor:
-    good = isinstance(shape, tuple) and len(shape) == 4 and _small(shape, 1) and isinstance(packed, Tensor)
-    if (
-        not good
-        or packed.dtype != torch.uint8
-        or not _is_whole(packed)
-        or packed.shape != ((math.prod(shape) + 1) // 2,)
-    ):
+    if not (
+        isinstance(shape, tuple) and len(shape) == 4 and _small(shape, 1)
+        and isinstance(packed, Tensor) and packed.dtype == torch.uint8 and _is_whole(packed)
+        and packed.shape == ((math.prod(shape) + 1) // 2,)
+    ):  # fmt: skip
         raise ValueError("a convolution has packed weights that are no two in a byte")
     flat = torch.stack([packed & 15, packed >> 4], 1).view(torch.int8).flatten()[: math.prod(shape)]
     return ((flat ^ 8) - 8).view(shape)

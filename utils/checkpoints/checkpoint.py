@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import shutil
 import warnings
 import zipfile
@@ -30,22 +29,17 @@ def write(path: Path, state: dict[str, Any], *, keep: Path | None = None) -> Non
     """Write a checkpoint; until it is whole and on disk, whatever had this name stays.
 
     Args:
-        keep: another name for what had this one, from then on.
+        keep: see `replacing`.
 
     Raises:
         OSError: the disk is full or the folder not writable; nothing has changed then.
     """
     try:
-        with replacing(path, durable=True) as partial:
-            with _NotedErrors(io.FileIO(partial, "w")) as file:
-                try:
-                    torch.save({"format": dict(FORMAT), **state}, file)
-                except RuntimeError:  # what torch's zip writer makes of an error of the file below it
-                    raise file.error or OSError(0, "torch.save failed") from None
-                file.flush()
-                os.fsync(file.fileno())
-            if keep is not None:
-                _link(path, keep)
+        with replacing(path, durable=True, keep=keep) as partial, _NotedErrors(io.FileIO(partial, "w")) as file:
+            try:
+                torch.save({"format": dict(FORMAT), **state}, file)
+            except RuntimeError:  # what torch's zip writer makes of an error of the file below it
+                raise file.error or OSError(0, "torch.save failed") from None
     except OSError as error:
         raise OSError(f"cannot write {path} ({error.strerror}): what was there before is untouched") from None
 
@@ -74,16 +68,6 @@ def write_latest(folder: Path, state: dict[str, Any]) -> Path:
     latest = folder / LATEST
     write(latest, state, keep=folder / PREVIOUS)
     return latest
-
-
-def _link(path: Path, other: Path) -> None:
-    """Another name for a file that is about to be replaced, if there is one."""
-    if path.exists():
-        with replacing(other) as partial:
-            try:
-                os.link(path, partial)  # costs nothing
-            except OSError:
-                shutil.copyfile(path, partial)
 
 
 def _check_archive(path: Path) -> None:

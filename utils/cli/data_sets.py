@@ -25,13 +25,27 @@ from utils.runtime.errors import UsageError, escaped
 from utils.runtime.options import options_of
 
 
+def named_data_set(args: argparse.Namespace) -> str | None:
+    """The folder of the data set that the command names, or else the checkpoint."""
+    return args.data_set or (data_set_of(trained(args)[1]) if args.checkpoint else None)
+
+
 def data_module(args: argparse.Namespace) -> Any:
     """The module of the data set that the command names, or else the checkpoint: its `load` loads it.
 
     Raises:
         UsageError: neither names one, or there is no such module.
     """
-    name = args.data_set or _said_by_checkpoint(args)
+    name = named_data_set(args)
+    if name is None or (
+        args.data_set is None and name not in DATA_SETS
+    ):  # what a stranger's file names is not imported
+        said = (
+            "does not say which data it was trained on" if name is None else f"was trained on data of {escaped(name)}"
+        )
+        raise UsageError(
+            f"{args.checkpoint} {said}: name a data set that reads such by --data-set, e.g. {DATA_SETS[1]}"
+        )
     try:
         module = importlib.import_module(f"{name}.data")
     except (ImportError, ValueError, TypeError) as error:
@@ -41,16 +55,6 @@ def data_module(args: argparse.Namespace) -> Any:
     if not hasattr(module, "load"):
         raise UsageError(f"--data-set {name}: {name}/data.py has no function load: name the folder of a data set")
     return module
-
-
-def _said_by_checkpoint(args: argparse.Namespace) -> str:
-    """A name that comes along: what a stranger's file says is imported only then."""
-    path, content = trained(args)
-    name = data_set_of(content)
-    if name in DATA_SETS:
-        return name
-    said = "does not say which data it was trained on" if name is None else f"was trained on data of {escaped(name)}"
-    raise UsageError(f"{path} {said}: name a data set that reads such by --data-set, e.g. {DATA_SETS[1]}")
 
 
 def _options_class(module: Any) -> type:

@@ -49,7 +49,7 @@ def _exported(args: argparse.Namespace, factory: Any, plain: Any, data: Any) -> 
         if bits:
             calibration = list(inputs_of(batches(data.train, data.collate, args.batch_size, args.calibrate)))
             described = graph.quantize_graph(described, calibration, bits)
-        return (graph.FastRunner if bits else graph.Runner)(described)
+        return graph.Runner(described)
     except ValueError as error:
         raise UserError(str(error)) from None
 
@@ -124,7 +124,7 @@ def export(args: argparse.Namespace) -> Comparison:
         found.facts = _facts(args, folder, target.files, runner, runtime)
         if not found.same:
             print("\n".join(found.lines(target.runtime)))
-            raise UserError(f"{target.runtime} does not fire the same spikes as PyTorch here: nothing was written")
+            raise UserError(f"{target.runtime} does not give what PyTorch gives here: nothing was written")
         write_file(folder / "comparison.json", (json.dumps(found.as_dict(), indent=1) + "\n").encode())
     print("\n".join(found.lines(target.runtime)))
     print(f"saved {', '.join(str(args.output / name) for name in target.files)} and comparison.json beside it")

@@ -158,8 +158,10 @@ def read_trained(factory: Any, where: str | Path, model: str | None = None) -> t
 
 
 def trained(args: argparse.Namespace) -> tuple[Path, Any]:
-    """What the arguments name as the checkpoint, see `read_trained`."""
-    return read_trained(load_factory(args.factory), args.checkpoint, args.model)
+    """What the arguments name as the checkpoint, see `read_trained`; read once, since checkpoints are large."""
+    if getattr(args, "read", None) is None:
+        args.read = read_trained(load_factory(args.factory), args.checkpoint, args.model)
+    return args.read
 
 
 def build_network(args: argparse.Namespace) -> nn.Module:

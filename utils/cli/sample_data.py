@@ -11,9 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from utils.checkpoints.weights import data_set_of
-from utils.cli.data_sets import image_reader
-from utils.cli.factory import trained
+from utils.cli.data_sets import image_reader, named_data_set
 from utils.data.images.folder import ImageFolder, evaluation_transform
 from utils.data.images.listing import scan
 from utils.measure.layers import NORMS
@@ -88,7 +86,7 @@ def set_norms(model: nn.Module, images: Tensor) -> None:
 def _reader(args: argparse.Namespace, model: nn.Module) -> Callable[[Any], Tensor]:
     """How an image becomes an input: as in training where that is known, else as ImageNet's at --size."""
     channels = getattr(model, "config", {}).get("in_channels", 3)
-    named = args.data_set or (data_set_of(trained(args)[1]) if args.checkpoint else None)
+    named = named_data_set(args)
     if named:
         if args.size is not None:
             raise UsageError(

@@ -271,7 +271,7 @@ def write_c(graph: Any, most_steps: int) -> tuple[str, str]:
     """(the text of classify.h, that of classify.c) of an integer network.
 
     Args:
-        most_steps: after which a membrane could overflow.
+        most_steps: after which a membrane or logit could overflow.
 
     Raises:
         ValueError: a layer is of a kind that the C code has not.

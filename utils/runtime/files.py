@@ -22,7 +22,9 @@ def cache_home() -> Path:
 
 
 @contextlib.contextmanager
-def replacing(target: Path, *, durable: bool = False, contended: bool = False) -> Iterator[Path]:
+def replacing(
+    target: Path, *, durable: bool = False, contended: bool = False, keep: Path | None = None
+) -> Iterator[Path]:
     """Write a file or a folder beside its place, and give it its name when the block ends.
 
     Until then whatever had the name stays as it was, and so it does if the block raises. What a killed process left is
@@ -33,6 +35,7 @@ def replacing(target: Path, *, durable: bool = False, contended: bool = False) -
         durable: wait until content and name are on the disk, so that they survive a power cut. For files.
         contended: other processes may write the same target at the same time. Each then has a partial file of its own,
             and the last one to finish counts.
+        keep: the name that the file which is replaced gets, if there is one.
 
     Yields:
         The path to write to: `target` with `.partial` added to its name. Nothing is there yet.
@@ -47,6 +50,12 @@ def replacing(target: Path, *, durable: bool = False, contended: bool = False) -
         yield partial
         if durable:
             _sync(partial)
+        if keep is not None and target.exists():
+            with replacing(keep) as other:
+                try:
+                    os.link(target, other)  # costs nothing
+                except OSError:
+                    shutil.copyfile(target, other)
         os.replace(partial, target)
     except BaseException:
         with contextlib.suppress(OSError):
