@@ -8,7 +8,7 @@ what it says of the network's options need not be said again.
 
 import functools
 
-from models import create_model, list_models
+from full_spike.models import create_model, list_models
 
 dependencies = ["torch", "spikingjelly"]
 

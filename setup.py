@@ -2,6 +2,9 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+FOLDERS = ("models", "utils", "cifar", "cifar10dvs", "dvsgesture", "imagenet", "weights")  # beside full_spike/
+FOUND = find_packages(include=[pattern for name in FOLDERS for pattern in (name, f"{name}.*")])
+
 setup(
     name="full-spike-aap",
     version="0.1.0",
@@ -10,12 +13,15 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11.4",  # for the filters of tarfile
-    # weights/ holds data alone, and lies beside models/ wherever it is installed
-    packages=[
-        *find_packages(include=["models*", "utils*", "cifar*", "cifar10dvs*", "dvsgesture*", "imagenet*"]),
-        "weights",
-    ],
-    package_data={"utils.deploy": ["body.c"], "weights": ["**/*"]},
+    # `models/` is installed as `full_spike.models`, and so on: no name of another project's is taken
+    packages=["full_spike", *(f"full_spike.{name}" for name in [*FOUND, "weights"])],
+    package_dir={"full_spike": "full_spike"} | {f"full_spike.{name}": name for name in FOLDERS},
+    package_data={
+        "full_spike": ["py.typed"],
+        "full_spike.utils": ["**/*.html", "**/*.c"],
+        "full_spike.weights": ["**/*"],
+        **{f"full_spike.{name}": ["*.yaml"] for name in FOLDERS},
+    },
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",
@@ -25,8 +31,10 @@ setup(
         "matplotlib>=3.8",
         "tensorboard>=2.14",
         "PyYAML>=6",
+        "safetensors>=0.4",
+        "Jinja2>=3",
     ],
-    entry_points={"console_scripts": ["full-spike=utils.commands:main"]},
+    entry_points={"console_scripts": ["full-spike=full_spike.utils.commands:main"]},
     extras_require={
         "completion": ["argcomplete>=3"],
         "synops": ["syops==0.0.5", "progress>=1.6"],

@@ -9,12 +9,12 @@ import argparse
 from typing import Any
 
 import torch
+from full_spike.cifar.data import Digits, ImageOptions
+from full_spike.models import BOOLEAN_FUNCTIONS, create_model, detach_aap, use_fused
+from full_spike.utils.train.objectives import streams_loss
 from torch import nn
 
-from cifar.data import Digits, ImageOptions
-from models import BOOLEAN_FUNCTIONS, create_model, detach_aap, use_fused
 from studies.blocks import by_block
-from utils.train.objectives import streams_loss
 
 
 def accuracy(model: nn.Module, images: torch.Tensor, classes: torch.Tensor) -> float:

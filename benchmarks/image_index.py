@@ -12,9 +12,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-
-from utils.data.images.index import load, save
-from utils.data.images.listing import ImageIndex, modification_times
+from full_spike.utils.data.images.index import load, save
+from full_spike.utils.data.images.listing import ImageIndex, modification_times
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--images", type=int, default=1_281_167)

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from full_spike.models import detach_aap, exact, fold_batchnorm, quantize, use_fused
+from full_spike.utils.cli.sample_data import set_norms
+from full_spike.utils.export.runtimes import OnnxRuntime
+from full_spike.utils.export.targets import TARGETS
+from full_spike.utils.measure.layers import NORMS
 from torch import nn
-
-from models import detach_aap, exact, fold_batchnorm, quantize, use_fused
-from utils.cli.sample_data import set_norms
-from utils.deploy.runtimes import OnnxRuntime
-from utils.deploy.targets import TARGETS
-from utils.measure.layers import NORMS
 
 from .common import ALONE, bound_line, compare, network, ours, parser, products, reset, stock
 from .memory import peak

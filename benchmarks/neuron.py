@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 
 import torch
+from full_spike.models import use_fused
+from full_spike.models.neuron import NEURONS, neuron_factory
 from torch import nn
-
-from models import use_fused
-from models.neuron import NEURONS, neuron_factory
 
 from .common import compare, parser, reset, stock
 

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from full_spike.cifar.options import DATASETS, ImageOptions
+from full_spike.utils.data.dataset import Datasets
+from full_spike.utils.data.digits import load_digits
+from full_spike.utils.data.images.options import KNOWN
+from full_spike.utils.distributed import World
+from full_spike.utils.errors import UsageError, UserError
+from full_spike.utils.runtime.memory import require
 from torch import Tensor
 from torch.utils.data import Dataset
-
-from cifar.options import DATASETS, ImageOptions
-from utils.cluster.distributed import World
-from utils.data.dataset import Datasets
-from utils.data.digits import load_digits
-from utils.data.images.options import KNOWN
-from utils.runtime.errors import UsageError, UserError
-from utils.runtime.memory import require
 
 if TYPE_CHECKING:
     from torchvision.transforms import v2
@@ -168,8 +167,8 @@ def _datasets(
 
 
 def _load_folder(options: ImageOptions, root: Path, world: World) -> Datasets:
-    from utils.data.images.folder import ImageFolder, load_splits
-    from utils.data.images.levels import look_at
+    from full_spike.utils.data.images.folder import ImageFolder, load_splits
+    from full_spike.utils.data.images.levels import look_at
 
     parts = load_splits(
         root, ("test", "val"), world, cache=options.cache_dataset, split=options.split, seed=options.split_seed

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from utils.data.images.options import FolderOptions
-from utils.runtime.errors import UsageError
-from utils.runtime.options import option, positive_int
+from full_spike.utils.data.images.options import FolderOptions
+from full_spike.utils.errors import UsageError
+from full_spike.utils.runtime.options import option, positive_int
 
 DATASETS = ("digits", "cifar10", "cifar100", "folder")
 

@@ -7,8 +7,8 @@ python -m cifar.train --test-only --resume auto                          # evalu
 
 import sys
 
-from cifar.options import ImageOptions
-from utils import launch
+from full_spike.cifar.options import ImageOptions
+from full_spike.utils import launch
 
 # of the default network, for --help
 OF_MODEL = {
@@ -32,7 +32,7 @@ parser = launch.make_parser(
 
 
 def main(argv: list[str] | None = None) -> int:
-    return launch.main(parser, "cifar.data", "models", argv)
+    return launch.main(parser, "full_spike.cifar.data", "full_spike.models", argv)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from utils.cluster.distributed import World
-from utils.data.events.aedat import Events, read_aedat2
-from utils.data.events.dataset import EventDataset, Split
-from utils.data.events.frames import Originals
-from utils.data.events.simulated import write_as_cifar10dvs
-from utils.data.machines import on_machines_without
-from utils.data.prepared import locked, read_json, read_record, write_json
-from utils.runtime.errors import UserError
+from full_spike.utils.data.events.aedat import Events, read_aedat2
+from full_spike.utils.data.events.dataset import EventDataset, Split
+from full_spike.utils.data.events.frames import Originals
+from full_spike.utils.data.events.simulated import write_as_cifar10dvs
+from full_spike.utils.data.machines import on_machines_without
+from full_spike.utils.data.prepared import locked, read_json, read_record, write_json
+from full_spike.utils.distributed import World
+from full_spike.utils.errors import UserError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 RECORDINGS = 1000  # of each class

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from utils.data.events.options import EventOptions, dataset_option
+from full_spike.utils.data.events.options import EventOptions, dataset_option
 
 
 @dataclass(frozen=True)

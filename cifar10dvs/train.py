@@ -7,8 +7,8 @@ python -m cifar10dvs.train --test-only --resume auto                            
 
 import sys
 
-from cifar10dvs.options import Options
-from utils import launch
+from full_spike.cifar10dvs.options import Options
+from full_spike.utils import launch
 
 # of the default network, for --help
 OF_MODEL = {
@@ -32,7 +32,7 @@ parser = launch.make_parser(
 
 
 def main(argv: list[str] | None = None) -> int:
-    return launch.main(parser, "cifar10dvs.data", "models", argv)
+    return launch.main(parser, "full_spike.cifar10dvs.data", "full_spike.models", argv)
 
 
 if __name__ == "__main__":

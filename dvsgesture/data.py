@@ -6,15 +6,15 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from utils.cluster.distributed import World
-from utils.data.events.aedat import Events, read_aedat3
-from utils.data.events.dataset import EventDataset, Split
-from utils.data.events.frames import Originals
-from utils.data.events.gestures import read_trials, table_of
-from utils.data.events.simulated import write_as_gestures
-from utils.data.prepared import read_record
-from utils.runtime.errors import UserError
-from utils.runtime.files import read_text
+from full_spike.utils.data.events.aedat import Events, read_aedat3
+from full_spike.utils.data.events.dataset import EventDataset, Split
+from full_spike.utils.data.events.frames import Originals
+from full_spike.utils.data.events.gestures import read_trials, table_of
+from full_spike.utils.data.events.simulated import write_as_gestures
+from full_spike.utils.data.prepared import read_record
+from full_spike.utils.distributed import World
+from full_spike.utils.errors import UserError
+from full_spike.utils.files import read_text
 
 FOLDER = "DvsGesture"
 NAMES = (  # of gesture_mapping.csv

@@ -7,8 +7,8 @@ python -m dvsgesture.train --test-only --resume auto                            
 
 import sys
 
-from dvsgesture.options import Options
-from utils import launch
+from full_spike.dvsgesture.options import Options
+from full_spike.utils import launch
 
 # of the default network, for --help
 OF_MODEL = {
@@ -35,7 +35,7 @@ parser = launch.make_parser(
 
 
 def main(argv: list[str] | None = None) -> int:
-    return launch.main(parser, "dvsgesture.data", "models", argv)
+    return launch.main(parser, "full_spike.dvsgesture.data", "full_spike.models", argv)
 
 
 if __name__ == "__main__":

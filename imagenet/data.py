@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from full_spike.imagenet.options import Options
+from full_spike.utils.data.dataset import Datasets
+from full_spike.utils.data.images.folder import MEAN, STD, ImageFolder, evaluation_transform, load_splits, normalise
+from full_spike.utils.data.images.levels import look_at
+from full_spike.utils.distributed import World
+from full_spike.utils.errors import UsageError
+from full_spike.utils.runtime.memory import require
 from torchvision.transforms import v2
-
-from imagenet.options import Options
-from utils.cluster.distributed import World
-from utils.data.dataset import Datasets
-from utils.data.images.folder import MEAN, STD, ImageFolder, evaluation_transform, load_splits, normalise
-from utils.data.images.levels import look_at
-from utils.runtime.errors import UsageError
-from utils.runtime.memory import require
 
 
 def picture(options: Options, channels: int) -> v2.Compose:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from utils.data.images.options import FolderOptions
-from utils.runtime.options import above, option, positive_int, probability
+from full_spike.utils.data.images.options import FolderOptions
+from full_spike.utils.runtime.options import above, option, positive_int, probability
 
 
 def _share(text: str) -> float:

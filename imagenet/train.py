@@ -6,8 +6,8 @@ python -m imagenet.train --data-path /datasets/imagenet --test-only --resume che
 
 import sys
 
-from imagenet.options import Options
-from utils import launch
+from full_spike.imagenet.options import Options
+from full_spike.utils import launch
 
 # of the default network, for --help
 OF_MODEL = {
@@ -28,7 +28,7 @@ parser = launch.make_parser(
 
 
 def main(argv: list[str] | None = None) -> int:
-    return launch.main(parser, "imagenet.data", "models", argv)
+    return launch.main(parser, "full_spike.imagenet.data", "full_spike.models", argv)
 
 
 if __name__ == "__main__":

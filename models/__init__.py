@@ -1,10 +1,9 @@
 """Full-spike networks with the Auxiliary Accumulation Pathway (arXiv:2301.11929), and the baselines beside them."""
 
-from . import graph, net_7b, resnet, spikformer  # noqa: F401  (importing an architecture registers it)
+from . import net_7b, resnet, spikformer  # noqa: F401  (importing an architecture registers it)
 from .accumulation import detach_aap
 from .connect import BOOLEAN_FUNCTIONS, CONNECT_FUNCTIONS
 from .deploy import fold_batchnorm
-from .graph import Stream, exact, quantize
 from .neuron import NEURONS, SURROGATES, use_fused
 from .pretrained import find_pretrained, list_pretrained, read_pretrained, save_pretrained
 from .published import from_published, load_published, to_published
@@ -16,10 +15,8 @@ __all__ = [
     "CONNECT_FUNCTIONS",
     "NEURONS",
     "SURROGATES",
-    "Stream",
     "create_model",
     "detach_aap",
-    "exact",
     "find_pretrained",
     "fold_batchnorm",
     "from_published",
@@ -27,7 +24,6 @@ __all__ = [
     "list_pretrained",
     "load_published",
     "model_options",
-    "quantize",
     "read_pretrained",
     "register_model",
     "save_memory",

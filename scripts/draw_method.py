@@ -12,9 +12,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # what is run is a file of this folder, and Python looks no further by itself
 
+from full_spike.utils.draw.card import CARD, INK, LINE, SOFT, SPIKES, SUMS, VALUES, Canvas  # noqa: E402
 from matplotlib.patches import Circle, FancyArrowPatch, Polygon  # noqa: E402
-
-from utils.draw.card import CARD, INK, LINE, SOFT, SPIKES, SUMS, VALUES, Canvas  # noqa: E402
 
 BOX, ZOOM, PATHWAY = "#f4f6fa", "#eef5fa", "#fdf3ec"
 

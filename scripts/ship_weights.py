@@ -17,9 +17,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # what is run is a file of this folder, and Python looks no further by itself
 
-from utils.runtime.errors import UsageError, run_command  # noqa: E402
-from utils.runtime.files import check_output_folder  # noqa: E402
-from utils.runtime.options import Parser, positive_int  # noqa: E402
+from full_spike.utils.errors import UsageError, run_command  # noqa: E402
+from full_spike.utils.files import check_output_folder  # noqa: E402
+from full_spike.utils.runtime.options import Parser, positive_int  # noqa: E402
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -14,17 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from full_spike.models import create_model
+from full_spike.utils.checkpoints.weights import read_weights
+from full_spike.utils.cli.inspection import load_data
+from full_spike.utils.errors import UserError, run_command
+from full_spike.utils.files import write_file
+from full_spike.utils.report import guess_script, read_config
+from full_spike.utils.runtime.options import Parser
+from full_spike.utils.train.objectives import streams_loss
 from torch import Tensor
 from torch.utils.data import default_collate
-
-from models import create_model
-from utils.checkpoints.weights import read_weights
-from utils.cli.inspection import load_data
-from utils.report import guess_script, read_config
-from utils.runtime.errors import UserError, run_command
-from utils.runtime.files import write_file
-from utils.runtime.options import Parser
-from utils.train.objectives import streams_loss
 
 SAMPLES = 128
 

@@ -87,7 +87,7 @@ def _use(measured: Measured) -> str:
     commands = f"""full-spike predict --checkpoint {name} --model {model} photo.jpg
 full-spike test {data_set} --resume {name} --model {model}{measured.where}
 full-spike train {data_set} --initial-checkpoint {name} --model {model}{dataset}{measured.where}"""
-    code = f"""from models import create_model
+    code = f"""from full_spike.models import create_model
 
 model = create_model("{model}", pretrained="{name}").eval()"""
     hub = f'torch.hub.load(REPOSITORY, "{model}", source="local", pretrained="{name}")'
@@ -193,14 +193,14 @@ def integer_card(measured: Measured, path: Path, comparison: dict[str, Any]) -> 
     }
     place = f"{measured.name}/{measured.model}"
     code = f"""import torch
-from models import find_pretrained, graph
+from full_spike.models import find_pretrained, graph
 
 folder = find_pretrained("{place}").parent / "{path.parent.name}"
 saved = torch.load(folder / "integer.pth", weights_only=True)
 whole = graph.FastRunner(graph.from_plain(saved["graph"]))"""
     write = """from pathlib import Path
 
-from utils.deploy.targets import TARGETS
+from full_spike.utils.export.targets import TARGETS
 
 Path("in_c").mkdir()
 TARGETS["c"].write(whole, Path("in_c"))  # classify.c and classify.h; TARGETS["onnx"] writes model.onnx"""

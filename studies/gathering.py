@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from full_spike.models import create_model, detach_aap
+from full_spike.utils.checkpoints.weights import read_weights
+from full_spike.utils.files import read_text, write_file
+from full_spike.utils.log import read_metrics, training_seconds
+from full_spike.utils.runtime.plain_yaml import read_mapping
 
-from models import create_model, detach_aap
 from studies.grid import AFTER, Planned
 from studies.running import LATEST, trained
-from utils.checkpoints.weights import read_weights
-from utils.runtime.files import read_text, write_file
-from utils.runtime.log import read_metrics, training_seconds
-from utils.runtime.plain_yaml import read_mapping
 
 RESULTS = Path(__file__).parent / "results"
 LARGEST = 1 << 24  # bytes of a file of JSON

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from utils.report import SCRIPTS
-from utils.runtime.errors import UsageError
-from utils.runtime.plain_yaml import read_mapping
+from full_spike.utils.errors import UsageError
+from full_spike.utils.report import SCRIPTS
+from full_spike.utils.runtime.plain_yaml import read_mapping
 
 KEYS = ("title", "script", "data", "seeds", "options", "rows", "labels", "after", "pairs", "about")
 # what may be done with a trained network, see `running` -> the file that shows that it was done, in the run's folder

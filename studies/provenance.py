@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import models
-from utils.checkpoints import checkpoint
-from utils.data.images.augment import AugmentOptions
-from utils.report import guess_script, read_config
-from utils.runtime.errors import UsageError, UserError
-from utils.runtime.log import read_metrics, training_seconds
-from utils.train.clock import in_words
-from utils.train.config import Recipe
+from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils.data.images.augment import AugmentOptions
+from full_spike.utils.errors import UsageError, UserError
+from full_spike.utils.log import read_metrics, training_seconds
+from full_spike.utils.report import guess_script, read_config
+from full_spike.utils.train.clock import in_words
+from full_spike.utils.train.config import Recipe
+
+from full_spike import models
 
 # Options that a card tells first, in the order in which they matter; the others follow where they are not the defaults
 TOLD = (

@@ -6,14 +6,15 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from full_spike.utils.draw.card import same_drawing
+from full_spike.utils.errors import UsageError, UserError
+from full_spike.utils.files import read_text, write_file
+
 from studies.figures import FIGURES
 from studies.gathering import RESULTS
 from studies.ran import Results
 from studies.scaling import fit_table
 from studies.tables import table
-from utils.draw.card import same_drawing
-from utils.runtime.errors import UsageError, UserError
-from utils.runtime.files import read_text, write_file
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "RESULTS.md"

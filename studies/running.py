@@ -13,9 +13,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from full_spike.utils.errors import one_line
+from full_spike.utils.log import METRICS, read_metrics
+
 from studies.grid import AFTER, Planned
-from utils.runtime.errors import one_line
-from utils.runtime.log import METRICS, read_metrics
 
 ROOT = Path(__file__).parent.parent
 LATEST = "checkpoint_latest.pth"

@@ -11,19 +11,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import models
+from full_spike.utils import commands
+from full_spike.utils.checkpoints.weights import read_weights
+from full_spike.utils.cli.data_sets import batches
+from full_spike.utils.cli.inspection import load_data
+from full_spike.utils.errors import UserError
+from full_spike.utils.files import read_text, replacing, write_file
+from full_spike.utils.measure.ann import plain_resnet
+from full_spike.utils.measure.certificate import certify
+from full_spike.utils.measure.synops import write_report
+
+from full_spike import models
 from studies.cards import Measured, card, integer_card
 from studies.gathering import write_csv
 from studies.provenance import Stage, stages
-from utils import commands
-from utils.checkpoints.weights import read_weights
-from utils.cli.data_sets import batches
-from utils.cli.inspection import load_data
-from utils.measure.ann import plain_resnet
-from utils.measure.certificate import certify
-from utils.measure.synops import write_report
-from utils.runtime.errors import UserError
-from utils.runtime.files import read_text, replacing, write_file
 
 BATCH = 64
 SCORE = re.compile(r"(?m)^(\w+) +([\d.]+) +[\d.]+ +[\d.]+ +(\d+)$")  # of a readout, as --test-only prints it

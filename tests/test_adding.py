@@ -9,8 +9,8 @@ import sys
 
 import pytest
 import yaml
-from adding import TEXT, blocks, code
-from command import ROOT, TINY, only
+from support.adding import TEXT, blocks, code
+from support.command import ROOT, TINY, only
 
 PACKAGES = ("models", "utils", "cifar")
 

@@ -7,12 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from adding import code
-
-from models import create_model
-from models.connect import Join, JoinLayer
-from utils.measure.counter import ExactCounter
-from utils.runtime.errors import UserError
+from full_spike.models import create_model
+from full_spike.models.connect import Join, JoinLayer
+from full_spike.utils.errors import UserError
+from full_spike.utils.measure.counter import ExactCounter
+from support.adding import code
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,9 +35,9 @@ import copy, warnings
 warnings.simplefilter("error", UserWarning)
 import torch
 from pathlib import Path
-import models
-from models import create_model, detach_aap, fold_batchnorm, model_options, save_memory, use_fused
-from utils.measure.counter import ExactCounter
+from full_spike import models
+from full_spike.models import create_model, detach_aap, fold_batchnorm, model_options, save_memory, use_fused
+from full_spike.utils.measure.counter import ExactCounter
 
 assert Path(models.__file__).parent.parent == Path.cwd()
 
@@ -186,7 +185,7 @@ def test_an_architecture_is_a_file_and_an_import(package):
     use(
         package,
         """
-from utils.measure.certificate import certify
+from full_spike.utils.measure.certificate import certify
 rows, model = used("ds_vgg", fuse=True)
 assert [layer.name for layer in model.spiking_layers()] == [
     "stem_conv.1",

@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-from events import noise
+from full_spike.utils.data.events.aedat import read_aedat2, read_aedat3, write_aedat2, write_aedat3
+from full_spike.utils.errors import UserError
 from spikingjelly.datasets.cifar10_dvs import _load_origin_data
 from spikingjelly.datasets.utils import load_aedat_v3
-
-from utils.data.events.aedat import read_aedat2, read_aedat3, write_aedat2, write_aedat3
-from utils.runtime.errors import UserError
+from support.events import noise
 
 FORMATS = [(write_aedat2, read_aedat2, _load_origin_data), (write_aedat3, read_aedat3, load_aedat_v3)]
 

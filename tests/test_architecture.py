@@ -21,12 +21,12 @@ UTILS = {
     "utils.data.events": {"utils.data", *BASE},
     "utils.measure": {"utils.runtime"},
     "utils.draw": {"utils.runtime"},
-    "utils.deploy": {"utils.runtime"},
+    "utils.export": {"utils.runtime"},
     "utils.checkpoints": BASE,
     "utils.train": {*DATA, *BASE, "utils.checkpoints"},
-    "utils.cli": {*DATA, *BASE, "utils.measure", "utils.draw", "utils.deploy", "utils.checkpoints", "utils.train"},
+    "utils.cli": {*DATA, *BASE, "utils.measure", "utils.draw", "utils.export", "utils.checkpoints", "utils.train"},
     "utils": {  # entry points
-        *DATA, *BASE, "utils.cli", "utils.measure", "utils.draw", "utils.deploy", "utils.checkpoints", "utils.train",
+        *DATA, *BASE, "utils.cli", "utils.measure", "utils.draw", "utils.export", "utils.checkpoints", "utils.train",
     },
 }  # fmt: skip
 MODELS = {
@@ -44,7 +44,7 @@ MODELS = {
     "models.trunk": {
         "models.accumulation", "models.connect", "models.firing", "models.layers", "models.neuron", "models.recompute",
     },
-    "models.graph": {"models.connect", "models.deploy", "models.fused", "models.neuron"},
+    "utils.export.graph": {"models.connect", "models.deploy", "models.fused", "models.neuron"},
     "models.deploy": {"models.connect", "models.firing", "models.layers", "models.trunk"},
 }  # fmt: skip
 ARCHITECTURE = {  # any other file of models/
@@ -189,15 +189,15 @@ SMALL = {
     "models/neuron.py": "from . import fused\nfrom .fused import forward",
     "models/net.py": "from .neuron import IF",
     "utils/__init__.py": "",
-    "utils/launch.py": "from utils.runtime import log\nfrom utils.train.run import x\nimport utils.data.images.folder",
+    "utils/launch.py": "from full_spike.utils.runtime import log\nfrom utils.train.run import x\nimport utils.data.images.folder",
     "utils/runtime/log.py": "import json",
-    "utils/data/loading.py": "from utils.runtime.log import say",
-    "utils/data/images/folder.py": "from utils.data import loading",
-    "utils/data/events/frames.py": "from utils.data.loading import x",
-    "utils/train/run.py": "from utils.data.events.frames import x",
+    "utils/data/loading.py": "from full_spike.utils.log import say",
+    "utils/data/images/folder.py": "from full_spike.utils.data import loading",
+    "utils/data/events/frames.py": "from full_spike.utils.data.loading import x",
+    "utils/train/run.py": "from full_spike.utils.data.events.frames import x",
     "utils/train/config.py": "",
     "utils/measure/counter.py": "",
-    "cifar/data.py": "from utils.data.images.folder import x",
+    "cifar/data.py": "from full_spike.utils.data.images.folder import x",
     "cifar/train.py": "import models\nfrom cifar.data import load\nfrom utils import launch\nimport utils.train.config",
 }
 
@@ -215,7 +215,7 @@ def test_a_house_in_order_passes(tmp_path):
     assert circle(found) == []
     assert found["models"] == {"models.net", "models.connect"}
     assert found["models.fused"] == {"models.connect", "models.fused.kernels"}
-    assert found["utils.launch"] == {"utils.runtime.log", "utils.train.run", "utils.data.images.folder"}
+    assert found["utils.launch"] == {"utils.log", "utils.train.run", "utils.data.images.folder"}
 
 
 @pytest.mark.parametrize(
@@ -226,22 +226,30 @@ def test_a_house_in_order_passes(tmp_path):
         ("models/fused/kernels.py", "from ..neuron import IF", ("models.fused.kernels", "models.neuron")),
         ("models/net.py", "def f():\n    from .fused import forward", ("models.net", "models.fused")),
         ("models/other.py", "from .net import x", ("models.other", "models.net")),
-        ("models/net.py", "from utils.runtime.log import say", ("models.net", "utils.runtime.log")),
+        ("models/net.py", "from full_spike.utils.log import say", ("models.net", "utils.log")),
         ("utils/launch.py", "import models", ("utils.launch", "models")),
-        ("utils/runtime/log.py", "from utils.data import loading", ("utils.runtime.log", "utils.data.loading")),
-        ("utils/runtime/log.py", "from ..data.loading import x", ("utils.runtime.log", "utils.data.loading")),
+        ("utils/runtime/log.py", "from full_spike.utils.data import loading", ("utils.log", "utils.data.loading")),
+        ("utils/runtime/log.py", "from ..data.loading import x", ("utils.log", "utils.data.loading")),
         ("utils/data/loading.py", "if True:\n    import utils.launch", ("utils.data.loading", "utils.launch")),
         ("utils/data/loading.py", "from .images import folder", ("utils.data.loading", "utils.data.images.folder")),
         (
             "utils/data/events/frames.py",
-            "from utils.data.images.folder import x",
+            "from full_spike.utils.data.images.folder import x",
             ("utils.data.events.frames", "utils.data.images.folder"),
         ),
-        ("utils/train/run.py", "from utils.measure.counter import x", ("utils.train.run", "utils.measure.counter")),
-        ("utils/measure/counter.py", "from utils.train import run", ("utils.measure.counter", "utils.train.run")),
-        ("cifar/data.py", "from utils.launch import Datasets", ("cifar.data", "utils.launch")),
-        ("cifar/train.py", "from utils.train import run", ("cifar.train", "utils.train.run")),
-        ("cifar/train.py", "from imagenet import data", ("cifar.train", "imagenet.data")),
+        (
+            "utils/train/run.py",
+            "from full_spike.utils.measure.counter import x",
+            ("utils.train.run", "utils.measure.counter"),
+        ),
+        (
+            "utils/measure/counter.py",
+            "from full_spike.utils.train import run",
+            ("utils.measure.counter", "utils.train.run"),
+        ),
+        ("cifar/data.py", "from full_spike.utils.launch import Datasets", ("cifar.data", "utils.launch")),
+        ("cifar/train.py", "from full_spike.utils.train import run", ("cifar.train", "utils.train.run")),
+        ("cifar/train.py", "from full_spike.imagenet import data", ("cifar.train", "imagenet.data")),
     ],
 )
 def test_a_wrong_import_is_seen(tmp_path, file, line, wrong):
@@ -252,8 +260,8 @@ def test_a_wrong_import_is_seen(tmp_path, file, line, wrong):
 @pytest.mark.parametrize(
     ("a", "b"),
     [
-        ("import utils.train.step", "from utils.train import run"),
-        ("def f():\n    from .step import x", "from utils.train.run import y"),
+        ("import utils.train.step", "from full_spike.utils.train import run"),
+        ("def f():\n    from .step import x", "from full_spike.utils.train.run import y"),
     ],
 )
 def test_a_circle_inside_a_room_is_seen(tmp_path, a, b):

@@ -5,11 +5,10 @@ import json
 
 import pytest
 import torch
-from command import TINY, only, succeed
-from refusals import command
-from short_runs import FOLDER
-
-from utils.checkpoints import checkpoint
+from full_spike.utils.checkpoints import checkpoint
+from support.command import TINY, only, succeed
+from support.refusals import command
+from support.short_runs import FOLDER
 
 RUN = "--ema-decay 0.9 --epochs 2 --cos_lr_T 2"
 

@@ -6,11 +6,10 @@ import zipfile
 
 import numpy as np
 import pytest
-from events import noise
-from refusals import ROWS, backwards, refused, zip_of
-
-from utils.data.events.aedat import write_aedat2, write_aedat3
-from utils.data.npz import write_npz
+from full_spike.utils.data.events.aedat import write_aedat2, write_aedat3
+from full_spike.utils.data.npz import write_npz
+from support.events import noise
+from support.refusals import ROWS, backwards, refused, zip_of
 
 COUNT = ("--model", "fsnn18", "--T", 1, "--option", "width=4", "--size", 8, "--device", "cpu")
 

@@ -7,12 +7,11 @@ import zipfile
 
 import numpy as np
 import pytest
-from events import gestures
-from images import image_tree
+from full_spike.utils.data.events.aedat import write_aedat3
 from PIL import Image
-from refusals import ROWS, backwards, refused, zip_of
-
-from utils.data.events.aedat import write_aedat3
+from support.events import gestures
+from support.images import image_tree
+from support.refusals import ROWS, backwards, refused, zip_of
 
 COUNT = ("--model", "fsnn18", "--T", 1, "--option", "width=4", "--size", 8, "--device", "cpu")
 TRAIN = ("--width", 4, "--T", 2, "--image-size", 8, "-b", 4, "-j", 0, "--epochs", 1, "--device", "cpu")

@@ -8,13 +8,12 @@ import os
 
 import pytest
 import torch
-from command import TINY, refused, succeed
-from images import image_tree
+from full_spike.utils import fullspike, synops
+from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils.errors import run_command
+from support.command import TINY, refused, succeed
+from support.images import image_tree
 from torch import nn
-
-from utils import fullspike, synops
-from utils.checkpoints import checkpoint
-from utils.runtime.errors import run_command
 
 TRAIN = "cifar.train"
 

@@ -4,11 +4,10 @@ import re
 
 import pytest
 import torch
-from command import TINY, only, run_together, succeed
-
-from utils.cluster.distributed import World
-from utils.train.classes import ByClass
-from utils.train.predictions import Likeliest
+from full_spike.utils.distributed import World
+from full_spike.utils.train.classes import ByClass
+from full_spike.utils.train.predictions import Likeliest
+from support.command import TINY, only, run_together, succeed
 
 ALONE = World()
 

@@ -7,9 +7,8 @@ import zipfile
 
 import pytest
 import torch
-
-from utils.checkpoints import checkpoint
-from utils.runtime.errors import UserError
+from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils.errors import UserError
 
 
 def test_a_failing_write_leaves_the_newest_two(tmp_path):

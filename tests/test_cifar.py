@@ -5,15 +5,14 @@ import shutil
 
 import pytest
 import torch
-from command import TINY, refused, run, succeed
-from images import image_tree
+from full_spike.models import create_model, detach_aap
+from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils.checkpoints.weights import read_weights
+from full_spike.utils.errors import UserError
 from PIL import Image
+from support.command import TINY, refused, run, succeed
+from support.images import image_tree
 from torch.utils.tensorboard.summary import scalar  # noqa: F401  (tensorboard is installed)
-
-from models import create_model, detach_aap
-from utils.checkpoints import checkpoint
-from utils.checkpoints.weights import read_weights
-from utils.runtime.errors import UserError
 
 TRAIN = "cifar.train"
 
@@ -147,7 +146,7 @@ def test_published_weights_are_evaluated(tmp_path):
     """A published checkpoint carries its command line as an argparse.Namespace beside the weights."""
     from argparse import Namespace
 
-    from models import to_published
+    from full_spike.models import to_published
 
     model = create_model("sew_resnet18", num_classes=10, in_channels=1, width=4, T=2, stem="cifar", neuron="LIF")
     path = tmp_path / "published.pth"
@@ -157,7 +156,7 @@ def test_published_weights_are_evaluated(tmp_path):
 
 
 def test_digits_are_split_alike_each_time_and_normalised_by_their_own_statistics():
-    from cifar.data import Digits, ImageOptions
+    from full_spike.cifar.data import Digits, ImageOptions
 
     options = ImageOptions(image_size=8, crop=False)
     train, test = (Digits(options, train=train) for train in (True, False))

@@ -4,8 +4,8 @@ import os
 import signal
 
 import pytest
-from command import assert_same_run, only
-from jobs import DIGITS, latest
+from support.command import assert_same_run, only
+from support.jobs import DIGITS, latest
 
 from benchmarks.jobs import OWN_STORES, Jobs, children, wait_for
 

@@ -6,14 +6,13 @@ import subprocess
 import sys
 
 import pytest
-from command import ROOT, TINY, only
+from full_spike.utils import commands
+from support.command import ROOT, TINY, only
 from test_imports import SLOW, imported
-
-from utils import commands
 
 
 def full_spike(*words, cwd=ROOT):
-    code = "import sys; from utils.commands import main; sys.exit(main())"
+    code = "import sys; from full_spike.utils.commands import main; sys.exit(main())"
     env_free = [sys.executable, "-c", code, *map(str, words)]
     return subprocess.run(env_free, cwd=cwd, capture_output=True, text=True, check=False)
 
@@ -91,7 +90,7 @@ def test_the_shell_is_given_words(tmp_path, typed, words):
     pytest.importorskip("argcomplete")
     answer = tmp_path / "answer"
     code = "import os, sys; os.dup2(os.open(sys.argv.pop(), os.O_WRONLY | os.O_CREAT), 8)\n"
-    code += "from utils.commands import main; sys.exit(main())"
+    code += "from full_spike.utils.commands import main; sys.exit(main())"
     env = {
         **os.environ,
         "_ARGCOMPLETE": "1",

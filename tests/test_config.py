@@ -6,17 +6,16 @@ import shutil
 import pytest
 import torch
 import yaml
-from command import TINY, assert_same_run, only, refused, run, succeed
-from images import image_tree
-
-from cifar.train import parser as cifar_parser
-from dvsgesture.train import parser as gesture_parser
-from imagenet.train import parser as imagenet_parser
-from utils.checkpoints import checkpoint
-from utils.runtime.errors import UsageError
-from utils.runtime.options import option, options_of
-from utils.runtime.parser import OptionsParser, to_yaml
-from utils.train.config import Config
+from full_spike.cifar.train import parser as cifar_parser
+from full_spike.dvsgesture.train import parser as gesture_parser
+from full_spike.imagenet.train import parser as imagenet_parser
+from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils.errors import UsageError
+from full_spike.utils.runtime.options import option, options_of
+from full_spike.utils.runtime.parser import OptionsParser, to_yaml
+from full_spike.utils.train.config import Config
+from support.command import TINY, assert_same_run, only, refused, run, succeed
+from support.images import image_tree
 
 TRAIN = "cifar.train"
 PARSERS = {"cifar": cifar_parser, "dvsgesture": gesture_parser, "imagenet": imagenet_parser}

@@ -6,15 +6,14 @@ and those of the CPU through a whole step.
 
 import pytest
 import torch
-from processes import on_processes
+from full_spike.models import create_model, list_models, model_options
+from full_spike.utils.distributed import World
+from full_spike.utils.train.metrics import Meter
+from full_spike.utils.train.objectives import DUAL, SINGLE, readouts, streams_loss
+from full_spike.utils.train.optim import OptimOptions, make_optimizer, make_schedule
+from full_spike.utils.train.step import Trainer
+from support.processes import on_processes
 from torch._subclasses.fake_tensor import FakeTensorMode
-
-from models import create_model, list_models, model_options
-from utils.cluster.distributed import World
-from utils.train.metrics import Meter
-from utils.train.objectives import DUAL, SINGLE, readouts, streams_loss
-from utils.train.optim import OptimOptions, make_optimizer, make_schedule
-from utils.train.step import Trainer
 
 NAMES = [n for n in list_models() if n.endswith(("18", "50", "wide7b"))]
 OPTIONS = {"num_classes": 5, "T": 2, "stem": "cifar", "width": 4, "neuron": "PLIF", "in_channels": 3}

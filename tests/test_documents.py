@@ -5,9 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from command import ROOT
-
-from utils.draw.card import same_drawing
+from full_spike.utils.draw.card import same_drawing
+from support.command import ROOT
 
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()

@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-
-from utils.data.events.augment import AUGMENTATIONS, make_augmentation
-from utils.data.events.dataset import EventFrames, time_first
-from utils.data.loading import SeededSamples
-from utils.data.npz import write_npz
-from utils.runtime.errors import UsageError
+from full_spike.utils.data.events.augment import AUGMENTATIONS, make_augmentation
+from full_spike.utils.data.events.dataset import EventFrames, time_first
+from full_spike.utils.data.loading import SeededSamples
+from full_spike.utils.data.npz import write_npz
+from full_spike.utils.errors import UsageError
 
 
 @pytest.fixture

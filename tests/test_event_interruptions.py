@@ -9,12 +9,10 @@ import time
 from functools import partial
 from pathlib import Path
 
-import processes
 import pytest
-from events import gestures, load, tree
-
-import dvsgesture.data
-from utils.data.events.simulated import write_as_gestures
+from full_spike.utils.data.events.simulated import write_as_gestures
+from support import processes
+from support.events import gestures, load, tree
 
 OPTIONS = ("--T", 4, "--frame-size", 32)
 PARTS = ("extract", "full-spike/events", "full-spike/frames_T4_32x32")

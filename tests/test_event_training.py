@@ -5,12 +5,11 @@ import shutil
 
 import pytest
 import torch
-from command import assert_same_run, call, only, refused, run, run_together, succeed
-from events import classes, gestures
-
-from models import create_model, detach_aap
-from utils.checkpoints import checkpoint
-from utils.checkpoints.weights import read_weights
+from full_spike.models import create_model, detach_aap
+from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils.checkpoints.weights import read_weights
+from support.command import assert_same_run, call, only, refused, run, run_together, succeed
+from support.events import classes, gestures
 
 TINY = ("--width", 4, "--T", 4, "--frame-size", 16, "-b", 16, "-j", 0, "--device", "cpu")
 SCRIPTS = {"dvsgesture": gestures, "cifar10dvs": classes}
@@ -170,8 +169,8 @@ def test_wrong_usage_is_one_line_before_anything_is_made(tmp_path, name, args, m
 
 
 def test_the_published_recipes_are_the_defaults():
-    from cifar10dvs.train import parser as wide
-    from dvsgesture.train import parser as gesture
+    from full_spike.cifar10dvs.train import parser as wide
+    from full_spike.dvsgesture.train import parser as gesture
 
     config = gesture.parse([])
     recipe = config.recipe
@@ -186,7 +185,7 @@ def test_the_published_recipes_are_the_defaults():
 
 
 def test_digits_are_kept_where_caches_are(tmp_path, monkeypatch):
-    from utils.data.events import simulated as digit_events
+    from full_spike.utils.data.events import simulated as digit_events
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("dvsgesture.data.write_as_gestures", lambda *a: digit_events.write_as_gestures(*a, count=16))

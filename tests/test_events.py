@@ -9,20 +9,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from events import classes, gestures, load, noise, tree
-from processes import on_processes
+from full_spike.utils.data import prepared
+from full_spike.utils.data.digits import load_digits
+from full_spike.utils.data.events import frames as event_frames
+from full_spike.utils.data.events.aedat import read_aedat3, write_aedat3
+from full_spike.utils.data.events.frames import integrate
+from full_spike.utils.data.events.simulated import digit_events
+from full_spike.utils.data.prepared import read_npz
+from full_spike.utils.distributed import World
+from full_spike.utils.errors import UsageError, UserError
 from spikingjelly.datasets import CIFAR10DVS, DVS128Gesture
 from spikingjelly.datasets.utils import split_to_train_test_set
-
-from utils.cluster.distributed import World
-from utils.data import prepared
-from utils.data.digits import load_digits
-from utils.data.events import frames as event_frames
-from utils.data.events.aedat import read_aedat3, write_aedat3
-from utils.data.events.frames import integrate
-from utils.data.events.simulated import digit_events
-from utils.data.prepared import read_npz
-from utils.runtime.errors import UsageError, UserError
+from support.events import classes, gestures, load, noise, tree
+from support.processes import on_processes
 
 SMALL = ("--T", 4, "--frame-size", 32)
 MAKE = {"dvsgesture": gestures, "cifar10dvs": classes}
@@ -288,9 +287,8 @@ def test_real_data_must_be_fetched_whole(tmp_path, name, archive):
 
 def load_without_path(name):
     from events import PARSERS
-
-    from cifar10dvs.data import CIFAR10DVS as CIFAR
-    from dvsgesture.data import GESTURE
+    from full_spike.cifar10dvs.data import CIFAR10DVS as CIFAR
+    from full_spike.dvsgesture.data import GESTURE
 
     config = PARSERS[name].parse(["--dataset", name])
     {"dvsgesture": GESTURE, "cifar10dvs": CIFAR}[name].load(config.data, World(), config.network.T)
@@ -442,7 +440,7 @@ def damage_record(kept):
 
 
 def damage_version(kept):
-    from utils.data.prepared import write_json
+    from full_spike.utils.data.prepared import write_json
 
     path = kept / "frames_T4_32x32" / "record.json"
     content = json.loads(path.read_text())
@@ -500,7 +498,7 @@ def test_the_division_is_checked(copies):
     path.write_text(path.read_text().replace(stored["test"][0], stored["train"][0]))
     with pytest.raises(UserError, match=r"split.json was changed \(its checksum is wrong\)"):
         load("cifar10dvs", root, *SMALL)
-    from utils.data.prepared import write_json
+    from full_spike.utils.data.prepared import write_json
 
     write_json(
         path, {"rule": stored["rule"], "train": stored["train"] + stored["test"][:1], "test": stored["test"][1:]}

@@ -8,14 +8,13 @@ import sys
 import numpy as np
 import pytest
 import torch
-from deployed import digits, inputs, network
+from full_spike.models import create_model, graph, list_models
+from full_spike.utils.errors import UserError
+from full_spike.utils.export.compare import compare
+from full_spike.utils.export.runtimes import CRuntime, OnnxRuntime, read_nir
+from full_spike.utils.export.targets import TARGETS
+from support.deployed import digits, inputs, network
 from test_graph import counted
-
-from models import create_model, graph, list_models
-from utils.deploy.compare import compare
-from utils.deploy.runtimes import CRuntime, OnnxRuntime, read_nir
-from utils.deploy.targets import TARGETS
-from utils.runtime.errors import UserError
 
 NETWORKS = [
     ("fsnn18", "OR", {}),
@@ -215,10 +214,7 @@ def test_sums_become_no_nir_and_no_integers(tmp_path):
 
 def test_a_missing_package_is_one_line_that_names_the_extra():
     hidden = "import sys; sys.modules['onnx'] = sys.modules['nir'] = None\n"
-    code = (
-        hidden
-        + "from utils.deploy.{m} import {f}\nfrom utils.runtime.errors import run_command\nsys.exit(run_command({f}))"
-    )
+    code = hidden + "from utils.export.{m} import {f}\nfrom utils.errors import run_command\nsys.exit(run_command({f}))"
     for module, function, extra in (("onnx_graph", "import_onnx", "export"), ("nir_graph", "import_nir", "nir")):
         done = subprocess.run(
             [sys.executable, "-c", code.format(m=module, f=function)], capture_output=True, text=True, check=False

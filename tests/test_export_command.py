@@ -10,24 +10,21 @@ import sys
 from functools import partial
 from types import SimpleNamespace
 
-import processes
 import pytest
 import torch
-from command import TINY, only, succeed
-from deployed import digits, network
-from fill import published_state
-from images import image_tree
-from refusals import command, snapshot
-
-import cifar.data
-import utils.export
-from cifar.options import ImageOptions
-from models import create_model, detach_aap, graph
-from utils.checkpoints import checkpoint
-from utils.cluster.distributed import World
-from utils.deploy.compare import compare, model_spikes
-from utils.deploy.runtimes import OnnxRuntime
-from utils.runtime.errors import run_command
+from full_spike.cifar.options import ImageOptions
+from full_spike.models import create_model, detach_aap, graph
+from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils.distributed import World
+from full_spike.utils.errors import run_command
+from full_spike.utils.export.compare import compare, model_spikes
+from full_spike.utils.export.runtimes import OnnxRuntime
+from support import processes
+from support.command import TINY, only, succeed
+from support.deployed import digits, network
+from support.fill import published_state
+from support.images import image_tree
+from support.refusals import command, snapshot
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +203,7 @@ def test_a_failing_write_leaves_nothing(trained, tmp_path, monkeypatch):
     def fail(*_args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("utils.deploy.targets.write_c", fail)
+    monkeypatch.setattr("utils.export.targets.write_c", fail)
     done = command("utils.export", "--checkpoint", trained, "--to", "c", "--output", tmp_path / "out")
     assert done.status == 1
     assert list(tmp_path.iterdir()) == []

@@ -12,21 +12,20 @@ import time
 import numpy as np
 import pytest
 import torch
-from command import ROOT, TINY, only, run, succeed
-from events import gestures, load
-from images import image_tree
+from full_spike.utils.data.images.folder import ImageFolder, load_image
+from full_spike.utils.data.images.index import index_images, share_index
+from full_spike.utils.data.images.listing import scan
+from full_spike.utils.errors import UserError, one_line
+from full_spike.utils.files import replacing, write_file
+from full_spike.utils.log import read_metrics
+from full_spike.utils.measure.hooks import hooked
 from PIL import Image
-from processes import on_processes
+from support.command import ROOT, TINY, only, run, succeed
+from support.events import gestures, load
+from support.images import image_tree
+from support.processes import on_processes
 from torch import nn
 from torch.utils.data import DataLoader
-
-from utils.data.images.folder import ImageFolder, load_image
-from utils.data.images.index import index_images, share_index
-from utils.data.images.listing import scan
-from utils.runtime.errors import UserError, one_line
-from utils.runtime.files import replacing, write_file
-from utils.runtime.hooks import hooked
-from utils.runtime.log import read_metrics
 
 # Writing
 
@@ -69,7 +68,7 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path):
     """Either file is whole, the one that was finished last counts, and neither loses its partial file to the other."""
     with replacing(tmp_path / "file", contended=True) as ours:
         ours.write_bytes(b"ours")
-        code = "from utils.runtime.files import *; from pathlib import Path; import sys\n"
+        code = "from full_spike.utils.files import *; from pathlib import Path; import sys\n"
         code += "with replacing(Path(sys.argv[1]), contended=True) as p: p.write_bytes(b'theirs')"
         subprocess.run([sys.executable, "-c", code, tmp_path / "file"], cwd=ROOT, check=True)
         assert (tmp_path / "file").read_bytes() == b"theirs"
@@ -114,7 +113,7 @@ def test_no_other_program_is_started_for_a_picture(tmp_path):
     (tmp_path / "gs").chmod(0o755)
     Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg", "EPS")
     program = "from PIL import Image; Image.open(PATH).convert('RGB')"
-    ours = "from utils.data.images.folder import load_image; load_image(PATH)"
+    ours = "from full_spike.utils.data.images.folder import load_image; load_image(PATH)"
     env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     started = []
     for code in (program, ours):
@@ -195,7 +194,7 @@ def test_events_are_not_needed_once_there_are_frames(tmp_path):
 
 def gone_after(lines, code, **env):
     """A command's status and standard error, when its reader goes after so many lines: what `| head` does."""
-    code = f"import sys\nfrom utils.runtime.errors import UserError, run_command\n{code}\nsys.exit(run_command(main))"
+    code = f"import sys\nfrom utils.errors import UserError, run_command\n{code}\nsys.exit(run_command(main))"
     process = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, **env},
@@ -221,7 +220,7 @@ def test_a_reader_that_goes_ends_a_command_without_a_word(unbuffered):
     helped = "import argparse\ndef main(): argparse.ArgumentParser().parse_args(['--help'])"
     assert gone_after(0, helped, PYTHONUNBUFFERED=unbuffered) in (ended, (0, ""))
     done = subprocess.run(
-        [sys.executable, "-c", f"from utils.runtime.errors import run_command\n{WRITES}\nexit(run_command(main))"],
+        [sys.executable, "-c", f"from full_spike.utils.errors import run_command\n{WRITES}\nexit(run_command(main))"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (1, "error: [Errno 32] Broken pipe\n")  # the pipe was another one
@@ -230,7 +229,7 @@ def test_a_reader_that_goes_ends_a_command_without_a_word(unbuffered):
 def test_a_librarys_warning_is_one_line_however_long_it_is():
     """Also in the processes that load data, which are forked."""
     code = (
-        "import os, sys, warnings\nfrom utils.runtime.errors import run_command\n"
+        "import os, sys, warnings\nfrom utils.errors import run_command\n"
         "def main():\n warnings.warn('first\\n second \\x1b[1m', stacklevel=1)\n"
         " if os.fork() == 0: warnings.warn('a child'); sys.stderr.flush(); os._exit(0)\n os.wait()\n"
         "run_command(main)"

@@ -5,19 +5,18 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from command import TINY, call, only, refused, succeed
-from images import image_tree
+from full_spike.cifar.data import Digits, PaddedCrop, load
+from full_spike.cifar.options import ImageOptions
+from full_spike.imagenet.data import load as load_imagenet
+from full_spike.imagenet.options import Options
+from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils.data.images.levels import are_grey, measure
+from full_spike.utils.data.images.listing import scan
+from full_spike.utils.distributed import World
+from full_spike.utils.errors import UsageError, UserError
 from PIL import Image
-
-from cifar.data import Digits, PaddedCrop, load
-from cifar.options import ImageOptions
-from imagenet.data import load as load_imagenet
-from imagenet.options import Options
-from utils.checkpoints import checkpoint
-from utils.cluster.distributed import World
-from utils.data.images.levels import are_grey, measure
-from utils.data.images.listing import scan
-from utils.runtime.errors import UsageError, UserError
+from support.command import TINY, call, only, refused, succeed
+from support.images import image_tree
 
 TRAIN = "cifar.train"
 FOLDER = (*TINY, "-b", "4", "--dataset", "folder", "--epochs", "1")

@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from full_spike.models import BOOLEAN_FUNCTIONS, create_model, detach_aap, model_options
+from full_spike.utils.cli.sample_data import random_loader, set_norms
+from full_spike.utils.errors import run_command
+from full_spike.utils.fullspike import main
+from full_spike.utils.measure.certificate import certify
 from spikingjelly.activation_based.neuron import IFNode
 from torch import nn
-
-from models import BOOLEAN_FUNCTIONS, create_model, detach_aap, model_options
-from utils.cli.sample_data import random_loader, set_norms
-from utils.fullspike import main
-from utils.measure.certificate import certify
-from utils.runtime.errors import run_command
 
 ROOT = Path(__file__).parents[1]
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -9,17 +9,17 @@ import warnings
 import pytest
 import test_parity
 import torch
-from command import TINY, only, succeed
+from full_spike.models import create_model, fused, use_fused
+from full_spike.models.fused import compilation, kernels
+from full_spike.models.fused.rule import Rule
+from full_spike.models.neuron import NEURONS, SURROGATES, neuron_factory
+from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils.measure.hooks import hooked, watch_spikes
+from support.command import TINY, only, succeed
 from test_neurons import STOCK, STOCK_SURROGATE, run
 from torch.nn.modules.module import register_module_forward_hook
 
 from benchmarks.common import reset, stock
-from models import create_model, fused, use_fused
-from models.fused import compilation, kernels
-from models.fused.rule import Rule
-from models.neuron import NEURONS, SURROGATES, neuron_factory
-from utils.checkpoints import checkpoint
-from utils.runtime.hooks import hooked, watch_spikes
 
 
 def make(name, **options):

@@ -6,18 +6,17 @@ import sys
 
 import pytest
 import torch
+from full_spike.models import fused
+from full_spike.models.connect import JoinLayer, get_join
+from full_spike.models.fused import compilation
 from test_fused import compiled, make  # noqa: F401  (the fixture holds here too)
-
-from models import fused
-from models.connect import JoinLayer, get_join
-from models.fused import compilation
 
 
 def alone(code, **environment):
     """What a new process prints that runs `code` with a fused neuron `node` and an input `x`, warnings as they come."""
     setting = (
-        "import os, resource, torch; from models import fused, use_fused; "
-        "from models.neuron import neuron_factory; torch.manual_seed(0); "
+        "import os, resource, torch; from full_spike.models import fused, use_fused; "
+        "from full_spike.models.neuron import neuron_factory; torch.manual_seed(0); "
         "node = use_fused(neuron_factory('IF')()); x = torch.randn(4, 2, 9) * 1.5\n"
     )
     result = subprocess.run(

@@ -7,15 +7,14 @@ import itertools
 
 import pytest
 import torch
-from deployed import digits, inputs, network
+from full_spike.models import CONNECT_FUNCTIONS, create_model, fold_batchnorm, graph
+from full_spike.utils.export.compare import model_spikes
+from full_spike.utils.export.graph import fast
+from full_spike.utils.export.graph.quantize import powers_of_two, rounded_weight
+from full_spike.utils.export.graph.run import gate
+from full_spike.utils.measure.counter import ExactCounter
+from support.deployed import digits, inputs, network
 from torch import nn
-
-from models import CONNECT_FUNCTIONS, create_model, fold_batchnorm, graph
-from models.graph import fast
-from models.graph.quantize import powers_of_two, rounded_weight
-from models.graph.run import gate
-from utils.deploy.compare import model_spikes
-from utils.measure.counter import ExactCounter
 
 SPIKFORMER = {"width": 16, "heads": 2, "depth": 1, "patch": 2}
 NETWORKS = [

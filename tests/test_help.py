@@ -4,15 +4,11 @@ import dataclasses
 import re
 
 import pytest
-from command import refused
-from refusals import command as run_here
+from support.command import refused
+from support.refusals import command as run_here
 from test_imports import COMMANDS, TRAINING
 
-import cifar.train
-import cifar10dvs.train
-import dvsgesture.train
-import imagenet.train
-import models
+from full_spike import models
 
 SCRIPTS = {module.__name__: module for module in (cifar.train, cifar10dvs.train, dvsgesture.train, imagenet.train)}
 

@@ -2,20 +2,17 @@
 
 import pytest
 import torch
-from images import imagenet_tree
+from full_spike.cifar.data import CIFAR10, Digits, ImageOptions
+from full_spike.utils.data.images.augment import AUTO_AUGMENT, AugmentOptions
+from full_spike.utils.data.images.folder import MEAN, STD, load_image
+from full_spike.utils.data.loading import MixedBatches, make_loaders
+from full_spike.utils.distributed import World
+from full_spike.utils.seed import drawing_from
 from PIL import Image
+from support.images import imagenet_tree
 from torch.nn import functional as F
 from torch.utils.data import default_collate
 from torchvision.transforms import v2
-
-import cifar.data
-import imagenet.data
-from cifar.data import CIFAR10, Digits, ImageOptions
-from utils.cluster.distributed import World
-from utils.data.images.augment import AUTO_AUGMENT, AugmentOptions
-from utils.data.images.folder import MEAN, STD, load_image
-from utils.data.loading import MixedBatches, make_loaders
-from utils.runtime.seed import drawing_from
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,10 @@ import os
 
 import numpy as np
 import pytest
-from images import imagenet_tree
-
-from utils.data.images.index import cache_path, index_images
-from utils.data.images.listing import scan
-from utils.runtime.errors import UserError
+from full_spike.utils.data.images.index import cache_path, index_images
+from full_spike.utils.data.images.listing import scan
+from full_spike.utils.errors import UserError
+from support.images import imagenet_tree
 
 
 @pytest.fixture

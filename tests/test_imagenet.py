@@ -10,11 +10,10 @@ import time
 
 import pytest
 import torch
-from command import ROOT, TORCHRUN, assert_same_run, call, launch, only, refused, run, run_together, succeed
-from images import imagenet_tree
+from full_spike.utils.checkpoints import checkpoint
 from PIL import Image
-
-from utils.checkpoints import checkpoint
+from support.command import ROOT, TORCHRUN, assert_same_run, call, launch, only, refused, run, run_together, succeed
+from support.images import imagenet_tree
 
 TRAIN = "imagenet.train"
 SIZES = ("--train-crop-size", "16", "--val-resize-size", "18", "--val-crop-size", "16")

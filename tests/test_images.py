@@ -4,11 +4,10 @@ import io
 
 import numpy as np
 import pytest
-from damages import bounded, damages, outcome
+from full_spike.utils.data.images.folder import FORMATS, load_image
 from hypothesis import given
 from PIL import Image
-
-from utils.data.images.folder import FORMATS, load_image
+from support.damages import bounded, damages, outcome
 
 PIXELS = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 32, 3), np.uint8))
 WAYS = [(name, {}) for name in FORMATS] + [

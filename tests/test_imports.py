@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from command import ROOT, TINY
+from support.command import ROOT, TINY
 
 TRAINING = ("cifar.train", "cifar10dvs.train", "dvsgesture.train", "imagenet.train")
 COMMANDS = (

@@ -5,16 +5,14 @@ import re
 import shutil
 from types import SimpleNamespace
 
-import processes
 import pytest
 import torch
-from command import TINY, TORCHRUN, assert_same_run, launch, only, refused, run_together, succeed
-from images import image_tree
-
-import cifar.train
-from models import create_model, save_pretrained, to_published
-from utils.checkpoints import checkpoint
-from utils.runtime.plain_yaml import read_mapping
+from full_spike.models import create_model, save_pretrained, to_published
+from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils.runtime.plain_yaml import read_mapping
+from support import processes
+from support.command import TINY, TORCHRUN, assert_same_run, launch, only, refused, run_together, succeed
+from support.images import image_tree
 
 TRAIN = "cifar.train"
 SHORT = ("--image-size", "8", "-b", "256", "-j", "0", "--device", "cpu", "--epochs", "1")

@@ -7,14 +7,12 @@ import sys
 import time
 from functools import partial
 
-import processes
 import pytest
 import torch
-from command import only
-from images import imagenet_tree
-
-import imagenet.train
-from utils.checkpoints import checkpoint
+from full_spike.utils.checkpoints import checkpoint
+from support import processes
+from support.command import only
+from support.images import imagenet_tree
 
 ARGS = (
     "--train-crop-size 16 --val-resize-size 18 --val-crop-size 16 --width 4 --T 2 -b 4 -j 0 --device cpu "

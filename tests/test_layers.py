@@ -7,9 +7,8 @@ import sys
 
 import pytest
 import torch
+from full_spike.models.layers import HalvingDepthwise, TokenLinear, conv1x1, conv3x3
 from torch import nn
-
-from models.layers import HalvingDepthwise, TokenLinear, conv1x1, conv3x3
 
 
 @pytest.mark.parametrize("size", [(8, 6), (7, 7), (1, 1), (2, 5)])
@@ -89,7 +88,12 @@ def test_gradients_on_maps_of_one_column_in_bfloat16(make, size):
             y.backward(gradient)
             expected.backward(gradient.double())
             largest = exact.weight.grad.abs().max().item()
-            torch.testing.assert_close(layer.weight.grad.double(), exact.weight.grad, rtol=0.0, atol=8 * torch.finfo(torch.bfloat16).eps * largest)
+            torch.testing.assert_close(
+                layer.weight.grad.double(),
+                exact.weight.grad,
+                rtol=0.0,
+                atol=8 * torch.finfo(torch.bfloat16).eps * largest,
+            )
 
 
 def test_a_stride_along_one_position_changes_nothing_in_double_precision():
@@ -102,7 +106,7 @@ def test_a_stride_along_one_position_changes_nothing_in_double_precision():
 
 NARROW = """
 import torch
-from models import create_model
+from full_spike.models import create_model
 
 torch.manual_seed(0)
 for width in (4, 6):

@@ -2,19 +2,10 @@
 
 import pytest
 import torch
-from events import classes, gestures
-from images import image_tree, imagenet_tree
-
-import cifar.data
-import cifar.train
-import cifar10dvs.data
-import cifar10dvs.train
-import dvsgesture.data
-import dvsgesture.train
-import imagenet.data
-import imagenet.train
-from utils.cluster.distributed import World
-from utils.data.loading import make_loaders
+from full_spike.utils.data.loading import make_loaders
+from full_spike.utils.distributed import World
+from support.events import classes, gestures
+from support.images import image_tree, imagenet_tree
 
 DATA_SETS = {
     "digits": (cifar, cifar.data.load, None, "--image-size 8"),

@@ -6,9 +6,7 @@ import warnings
 import pytest
 import torch
 import torchvision
-from torch import nn
-
-from models import (
+from full_spike.models import (
     BOOLEAN_FUNCTIONS,
     CONNECT_FUNCTIONS,
     create_model,
@@ -16,7 +14,8 @@ from models import (
     list_models,
     model_options,
 )
-from models import register_model as register
+from full_spike.models import register_model as register
+from torch import nn
 
 SMALL = {"num_classes": 5, "T": 2, "stem": "cifar", "width": 4}
 SMALL_SPIKFORMER = {"num_classes": 5, "T": 2, "width": 16, "heads": 2, "depth": 2}

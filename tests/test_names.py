@@ -5,13 +5,13 @@ import shutil
 
 import pytest
 import yaml
-from command import TINY, only, refused, succeed
+from full_spike.cifar.train import parser as small
+from full_spike.imagenet.train import parser as imagenet
+from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils.train.folder import run_name
+from support.command import TINY, only, refused, succeed
 
-import models
-from cifar.train import parser as small
-from imagenet.train import parser as imagenet
-from utils.checkpoints import checkpoint
-from utils.train.folder import run_name
+from full_spike import models
 
 TRAIN = "cifar.train"
 

@@ -8,8 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-
-from utils.data.npz import read_arrays, write_npz
+from full_spike.utils.data.npz import read_arrays, write_npz
 
 ARRAYS = {
     "empty": np.zeros((0, 3), np.int16),

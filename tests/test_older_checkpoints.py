@@ -12,10 +12,9 @@ import re
 
 import pytest
 import torch
-from command import only, succeed
-from fill import GOLDENS, probe
-
-from utils.checkpoints import checkpoint
+from full_spike.utils.checkpoints import checkpoint
+from support.command import only, succeed
+from support.fill import GOLDENS, probe
 
 TRAIN = "cifar.train"
 OPTIONS = (

@@ -8,18 +8,17 @@ import sys
 import time
 from pathlib import Path
 
-import processes
 import pytest
-from command import assert_same_run, only
-from images import imagenet_tree
-from jobs import DIGITS, latest
+from full_spike.utils.cluster import lease
+from full_spike.utils.cluster.holder import is_over, this_process
+from full_spike.utils.cluster.lease import NAME, Lease
+from full_spike.utils.errors import UserError
+from support import processes
+from support.command import assert_same_run, only
+from support.images import imagenet_tree
+from support.jobs import DIGITS, latest
 
-import cifar.train
 from benchmarks.jobs import Jobs, children, wait_for
-from utils.cluster import lease
-from utils.cluster.holder import is_over, this_process
-from utils.cluster.lease import NAME, Lease
-from utils.runtime.errors import UserError
 
 
 @pytest.fixture

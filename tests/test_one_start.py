@@ -4,15 +4,13 @@ import os
 import shutil
 from argparse import Namespace
 
-import processes
 import pytest
 import torch
-from command import TINY, assert_same_run, only, run_together, succeed
-
-import cifar.train
-from utils.checkpoints import checkpoint
-from utils.checkpoints.resume import find, require_alike
-from utils.runtime.errors import UserError
+from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils.checkpoints.resume import find, require_alike
+from full_spike.utils.errors import UserError
+from support import processes
+from support.command import TINY, assert_same_run, only, run_together, succeed
 
 ARGS = (*TINY, "--cos_lr_T", "3", "--ema-decay", "0.9")
 

@@ -4,11 +4,10 @@ import math
 
 import pytest
 import torch
+from full_spike.models import create_model
+from full_spike.utils.errors import UsageError
+from full_spike.utils.train.optim import SCHEDULES, OptimOptions, make_optimizer, make_schedule
 from torch import nn
-
-from models import create_model
-from utils.runtime.errors import UsageError
-from utils.train.optim import SCHEDULES, OptimOptions, make_optimizer, make_schedule
 
 LR = 0.4
 

@@ -7,13 +7,8 @@ import ast
 import re
 
 import pytest
-from command import ROOT, succeed
-from short_runs import EVENTS, FOLDER, IMAGENET, same_weights
-
-import cifar.train
-import cifar10dvs.train
-import dvsgesture.train
-import imagenet.train
+from support.command import ROOT, succeed
+from support.short_runs import EVENTS, FOLDER, IMAGENET, same_weights
 
 SCRIPTS = {module.__name__: module for module in (cifar.train, cifar10dvs.train, dvsgesture.train, imagenet.train)}
 

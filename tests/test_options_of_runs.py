@@ -11,14 +11,13 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import processes
 import pytest
 import torch
-from command import call, refused, succeed
-from short_runs import EVENTS, FOLDER, IMAGENET, same_weights
+from full_spike.utils.checkpoints import checkpoint
+from support import processes
+from support.command import call, refused, succeed
+from support.short_runs import EVENTS, FOLDER, IMAGENET, same_weights
 from torch import nn
-
-from utils.checkpoints import checkpoint
 
 
 def test_dataset(short_run):

@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from command import TINY, only, succeed
-from fill import published_state
-from images import image_tree
+from full_spike.models import create_model, from_published, load_published, save_pretrained, to_published
+from full_spike.models.tensors_file import read_tensors, write_tensors
+from full_spike.utils.checkpoints.checkpoint import load, write
+from full_spike.utils.data.digits import load_digits
 from PIL import Image
-from refusals import command
-
-from models import create_model, from_published, load_published, save_pretrained, to_published
-from models.tensors_file import read_tensors, write_tensors
-from utils.checkpoints.checkpoint import load, write
-from utils.data.digits import load_digits
+from support.command import TINY, only, succeed
+from support.fill import published_state
+from support.images import image_tree
+from support.refusals import command
 
 ROOT = "."
 OPTIONS = {"width": 4, "num_classes": 5, "T": 2, "stem": "cifar", "connect_f": "XOR"}

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
+from full_spike.models import load_published
 from test_models import small
-
-from models import load_published
 
 
 @pytest.mark.parametrize("value", [torch.zeros(5, dtype=torch.complex64), torch.zeros(5).to_sparse(), [0.0] * 5, None])

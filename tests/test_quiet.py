@@ -6,12 +6,11 @@ import sys
 import threading
 
 import pytest
-from command import ROOT, TINY, launch, succeed
-
-from utils.cluster.distributed import World
-from utils.runtime.log import RunLog
-from utils.runtime.threads import share, threads_of_its_own
-from utils.train.clock import Clock, in_words
+from full_spike.utils.distributed import World
+from full_spike.utils.log import RunLog
+from full_spike.utils.runtime.threads import share, threads_of_its_own
+from full_spike.utils.train.clock import Clock, in_words
+from support.command import ROOT, TINY, launch, succeed
 
 
 def test_the_time_that_is_left_is_in_every_line_but_the_last(tmp_path):
@@ -67,7 +66,7 @@ def test_no_warning_about_cuda_home(tmp_path):
     nvcc.write_text("#!/bin/sh\n")
     nvcc.chmod(0o755)
     said = []
-    for silence in ("", "from utils.runtime.errors import run_command\nrun_command(lambda: 0)\n"):
+    for silence in ("", "from full_spike.utils.errors import run_command\nrun_command(lambda: 0)\n"):
         code = f"{silence}import torch.utils.cpp_extension"
         env = {**os.environ, "CUDA_HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
         done = subprocess.run(
@@ -106,7 +105,7 @@ def test_what_the_user_has_set_stays(env, parent, ours):
 
 THREADS = r"""
 import os
-from utils.cluster import distributed
+from full_spike.utils import distributed
 world = distributed.start("cpu")
 import torch
 os.write(1, f"threads {torch.get_num_threads()}\n".encode())  # at once, or the other's comes between

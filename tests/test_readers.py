@@ -16,21 +16,20 @@ from functools import partial
 
 import numpy as np
 import pytest
-from command import ROOT
-from damages import bounded, damages, outcome, written
-from events import noise
+from full_spike.utils.data.events.aedat import read_aedat2, read_aedat3, write_aedat2, write_aedat3
+from full_spike.utils.data.events.archives import unpack
+from full_spike.utils.data.events.gestures import Trial, read_trials, write_trials
+from full_spike.utils.data.events.recordings import read_file
+from full_spike.utils.data.images.index import cache_path, index_images, load
+from full_spike.utils.data.images.listing import scan
+from full_spike.utils.data.npz import read_arrays, write_npz
+from full_spike.utils.data.prepared import read_json, read_record, write_record
+from full_spike.utils.log import read_metrics
 from hypothesis import given
-from images import imagenet_tree
-
-from utils.data.events.aedat import read_aedat2, read_aedat3, write_aedat2, write_aedat3
-from utils.data.events.archives import unpack
-from utils.data.events.gestures import Trial, read_trials, write_trials
-from utils.data.events.recordings import read_file
-from utils.data.images.index import cache_path, index_images, load
-from utils.data.images.listing import scan
-from utils.data.npz import read_arrays, write_npz
-from utils.data.prepared import read_json, read_record, write_record
-from utils.runtime.log import read_metrics
+from support.command import ROOT
+from support.damages import bounded, damages, outcome, written
+from support.events import noise
+from support.images import imagenet_tree
 
 EVENTS = noise(300)
 FORMATS = {
@@ -176,9 +175,9 @@ def test_metrics(tmp_path, damage):
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from utils.data.events.aedat import read_aedat2, read_aedat3
-from utils.data.events.archives import unpack
-from utils.data.npz import read_arrays
+from full_spike.utils.data.events.aedat import read_aedat2, read_aedat3
+from full_spike.utils.data.events.archives import unpack
+from full_spike.utils.data.npz import read_arrays
 import numpy
 numpy.ones((64, 64)) @ numpy.ones((64, 64))  # its threads take their address space now
 path = Path(sys.argv[2])

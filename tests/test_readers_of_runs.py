@@ -16,15 +16,14 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from damages import EXTREMES, bounded, damages, outcome
+from full_spike.cifar.train import parser
+from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils.checkpoints.weights import read_weights, settings_of, weights_of
+from full_spike.utils.errors import UsageError, UserError
+from full_spike.utils.runtime.parser import to_yaml
 from hypothesis import given, settings
-from short_runs import FOLDER
-
-from cifar.train import parser
-from utils.checkpoints import checkpoint
-from utils.checkpoints.weights import read_weights, settings_of, weights_of
-from utils.runtime.errors import UsageError, UserError
-from utils.runtime.parser import to_yaml
+from support.damages import EXTREMES, bounded, damages, outcome
+from support.short_runs import FOLDER
 
 fewer = settings(bounded, max_examples=25)  # each takes some 0.2 s, since what Python allocates is followed
 

@@ -7,16 +7,15 @@ import shutil
 import subprocess
 import sys
 
+import full_spike.models.pretrained
 import pytest
 import torch
-from command import ROOT
-from events import classes, gestures
-from images import image_tree, imagenet_tree
-from refusals import command as run_here
-
-import models.pretrained
-from models import create_model, save_pretrained, to_published
-from utils import commands as full_spike
+from full_spike.models import create_model, save_pretrained, to_published
+from full_spike.utils import commands as full_spike
+from support.command import ROOT
+from support.events import classes, gestures
+from support.images import image_tree, imagenet_tree
+from support.refusals import command as run_here
 
 PAGES = (
     *("README.md", "docs/METHOD.md", "docs/TRAINING.md", "docs/DATA.md", "docs/DEPLOY.md"),

@@ -7,12 +7,9 @@ import re
 import pytest
 import torch
 import yaml
-from command import ROOT, TINY, assert_same_run, only, refused, run_together, succeed
-from images import image_tree, imagenet_tree
-
-import cifar.train
-import imagenet.train
-from utils.train.optim import make_schedule
+from full_spike.utils.train.optim import make_schedule
+from support.command import ROOT, TINY, assert_same_run, only, refused, run_together, succeed
+from support.images import image_tree, imagenet_tree
 
 # What the release's cifar10.yml and imagenet.yml say, in its own words
 PUBLISHED = {

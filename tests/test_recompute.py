@@ -7,10 +7,9 @@ import sys
 
 import pytest
 import torch
-from command import TINY, succeed
+from full_spike.models import create_model, save_memory, use_fused
+from support.command import TINY, succeed
 from torch import nn
-
-from models import create_model, save_memory, use_fused
 
 
 def kept(step):
@@ -85,7 +84,7 @@ import hashlib, os, sys
 import torch, torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from models import create_model, save_memory
+from full_spike.models import create_model, save_memory
 
 rank, file, saving = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "saving"
 dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)

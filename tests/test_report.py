@@ -11,18 +11,17 @@ import subprocess
 import pytest
 import torch
 import yaml
-from command import TINY, succeed
-from events import gestures
+from full_spike.cifar.data import Digits
+from full_spike.cifar.options import ImageOptions
+from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils.cli.inspection import picture
+from full_spike.utils.draw.charts import Curve, line_chart, ticks
+from full_spike.utils.draw.page import RunView, differing, render, short_titles
+from full_spike.utils.report import guess_script
 from PIL import Image
-from refusals import command
-
-from cifar.data import Digits
-from cifar.options import ImageOptions
-from utils.checkpoints import checkpoint
-from utils.cli.inspection import picture
-from utils.draw.charts import Curve, line_chart, ticks
-from utils.draw.page import RunView, differing, render, short_titles
-from utils.report import guess_script
+from support.command import TINY, succeed
+from support.events import gestures
+from support.refusals import command
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -78,7 +77,7 @@ def test_the_page_says_what_the_run_recorded(runs, pages):
 
 def test_mistakes_are_the_most_confident_ones(runs, pages):
     """Told by a pass of our own over the test set."""
-    import models
+    from full_spike import models
 
     kept = checkpoint.read(runs / "one" / checkpoint.LATEST)
     network = models.create_model(**kept["config"])

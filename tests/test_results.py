@@ -9,10 +9,12 @@ from itertools import combinations
 import matplotlib
 import numpy as np
 import pytest
-from gathered import STUDIES, error, write_results
+from full_spike.utils.draw.card import Canvas
+from full_spike.utils.errors import UsageError, UserError
 from matplotlib.text import Text
 from scipy import optimize, stats
 from sklearn.linear_model import LinearRegression
+from support.gathered import STUDIES, error, write_results
 
 from studies.figures import FIGURES
 from studies.figures.curves import line
@@ -23,8 +25,6 @@ from studies.gathering import RESULTS, read_csv, write_csv
 from studies.ran import Results
 from studies.results import FIGS, PAGE, PLACE, check, make, write
 from studies.scaling import FURTHER, fit_table, law, runs
-from utils.draw.card import Canvas
-from utils.runtime.errors import UsageError, UserError
 
 
 @pytest.fixture(scope="module")

@@ -17,17 +17,16 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from command import ROOT, call, only, succeed
+from full_spike.models import create_model, detach_aap, find_pretrained, graph, list_pretrained, save_pretrained
+from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils.export.runtimes import CRuntime, OnnxRuntime
+from full_spike.utils.export.targets import TARGETS
+from full_spike.utils.measure.certificate import certify
 from PIL import Image
-from refusals import command
+from support.command import ROOT, call, only, succeed
+from support.refusals import command
 
-import models.pretrained
-from models import create_model, detach_aap, find_pretrained, graph, list_pretrained, save_pretrained
 from studies.provenance import stages
-from utils.checkpoints import checkpoint
-from utils.deploy.runtimes import CRuntime, OnnxRuntime
-from utils.deploy.targets import TARGETS
-from utils.measure.certificate import certify
 
 MOST = 3_000_000  # bytes of a file
 TRAIN = "cifar.train"

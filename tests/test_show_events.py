@@ -5,22 +5,21 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from command import refused, run, succeed
-from events import classes, gestures, load, noise
+from full_spike.models import create_model
+from full_spike.utils import show_events
+from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils.cli.sample_data import set_norms
+from full_spike.utils.data.events.aedat import write_aedat2, write_aedat3
+from full_spike.utils.data.events.frames import integrate
+from full_spike.utils.data.npz import write_npz
+from full_spike.utils.draw.frames import frames_picture
+from full_spike.utils.draw.spikes import record_spikes, spikes_figure
+from full_spike.utils.errors import UserError
 from matplotlib import pyplot as plt
 from PIL import Image
 from spikingjelly.activation_based.neuron import BaseNode
-
-from models import create_model
-from utils import show_events
-from utils.checkpoints import checkpoint
-from utils.cli.sample_data import set_norms
-from utils.data.events.aedat import write_aedat2, write_aedat3
-from utils.data.events.frames import integrate
-from utils.data.npz import write_npz
-from utils.draw.frames import frames_picture
-from utils.draw.spikes import record_spikes, spikes_figure
-from utils.runtime.errors import UserError
+from support.command import refused, run, succeed
+from support.events import classes, gestures, load, noise
 
 SHOW = "utils.show_events"
 T, SIZE = 5, 32

@@ -8,13 +8,12 @@ import nirtorch
 import norse.torch
 import pytest
 import torch
-from deployed import inputs, network
+from full_spike.models import graph
+from full_spike.utils.export.nir_graph import write_nir
+from full_spike.utils.export.runtimes import spiking_nodes
+from full_spike.utils.measure.hooks import hooked
 from spikingjelly.activation_based.nir_exchange import import_from_nir
-
-from models import graph
-from utils.deploy.nir_graph import write_nir
-from utils.deploy.runtimes import spiking_nodes
-from utils.runtime.hooks import hooked
+from support.deployed import inputs, network
 
 
 def on_spikingjelly(described):

@@ -7,20 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-import processes
 import pytest
-from command import assert_same_run, only
-from images import imagenet_tree
-from jobs import latest
+from full_spike.imagenet.data import load
+from full_spike.utils import launch
+from full_spike.utils.cluster import slurm
+from full_spike.utils.errors import UserError
+from support import processes
+from support.command import assert_same_run, only
+from support.images import imagenet_tree
+from support.jobs import latest
 
-import imagenet.train
-import models
 from benchmarks.jobs import Jobs, wait_for
-from imagenet.data import load
+from full_spike import models
 from studies.grid import read_study
-from utils import launch
-from utils.cluster import slurm
-from utils.runtime.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 # 32 pixels: on maps of one pixel torch's bfloat16 gradient of a strided convolution reads memory that nobody wrote

@@ -4,15 +4,13 @@ import json
 import os
 import signal
 
-import processes
 import pytest
 import torch
-from command import only
-from images import imagenet_tree
+from full_spike.utils.checkpoints import checkpoint
+from support import processes
+from support.command import only
+from support.images import imagenet_tree
 from torch.nn.modules.module import register_module_forward_hook
-
-import imagenet.train
-from utils.checkpoints import checkpoint
 
 BATCHES = 5  # of each process in an epoch's training, and (without the last one for process 1 of 2) in a test
 ARGS = (

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from full_spike.models import create_model
+from full_spike.utils.errors import UsageError
 from scipy import stats
 
-from models import create_model
 from studies.blocks import by_block
 from studies.gathering import gather, read_csv
 from studies.grid import read_study
@@ -21,7 +22,6 @@ from studies.ran import Ran
 from studies.running import Runner
 from studies.statistics import paired, summary
 from studies.tables import table
-from utils.runtime.errors import UsageError
 
 ROOT = Path(__file__).parent.parent
 STUDY = [sys.executable, str(ROOT / "scripts/study.py")]

@@ -5,12 +5,12 @@ import xml.etree.ElementTree as ET
 
 import pytest
 import torch
-from refusals import command
+from full_spike.utils.cli.sample_data import random_inputs, set_norms
+from full_spike.utils.draw.streams import Box, streams_svg
+from full_spike.utils.measure.summary import summarise
+from support.refusals import command
 
-import models
-from utils.cli.sample_data import random_inputs, set_norms
-from utils.draw.streams import Box, streams_svg
-from utils.measure.summary import summarise
+from full_spike import models
 
 NETWORKS = {
     "dsnn18": {"stem": "cifar", "width": 8},

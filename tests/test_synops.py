@@ -15,27 +15,26 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from full_spike.models import create_model, detach_aap, load_published, model_options, to_published
+from full_spike.models.connect import get_join
+from full_spike.models.layers import halving_pool, over_time
+from full_spike.models.neuron import neuron_factory
+from full_spike.models.resnet import BasicBlock, Bottleneck
+from full_spike.utils.checkpoints.checkpoint import load
+from full_spike.utils.checkpoints.weights import set_weights
+from full_spike.utils.cli.sample_data import random_inputs, set_norms
+from full_spike.utils.errors import UserError, run_command
+from full_spike.utils.measure.ann import plain_resnet
+from full_spike.utils.measure.counter import ExactCounter, is_binary, is_whole
+from full_spike.utils.measure.energy import EnergyModel, Totals
+from full_spike.utils.measure.reach import reach
+from full_spike.utils.measure.synops import Network, count, write_report
+from full_spike.utils.synops import main
 from PIL import Image
 from spikingjelly.activation_based.neuron import IFNode
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
-
-from models import create_model, detach_aap, load_published, model_options, to_published
-from models.connect import get_join
-from models.layers import halving_pool, over_time
-from models.neuron import neuron_factory
-from models.resnet import BasicBlock, Bottleneck
-from utils.checkpoints.checkpoint import load
-from utils.checkpoints.weights import set_weights
-from utils.cli.sample_data import random_inputs, set_norms
-from utils.measure.ann import plain_resnet
-from utils.measure.counter import ExactCounter, is_binary, is_whole
-from utils.measure.energy import EnergyModel, Totals
-from utils.measure.reach import reach
-from utils.measure.synops import Network, count, write_report
-from utils.runtime.errors import UserError, run_command
-from utils.synops import main
 
 ROOT = Path(__file__).parents[1]
 

@@ -6,13 +6,12 @@ import sys
 
 import pytest
 import torch
-from fill import GOLDENS, images, published_state
+from full_spike.models import create_model, load_published
+from full_spike.utils.measure.syops import SyopsCounter, hooks_for, load_syops
 from spikingjelly.activation_based import neuron as sj_neuron
+from support.fill import GOLDENS, images, published_state
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-
-from models import create_model, load_published
-from utils.measure.syops import SyopsCounter, hooks_for, load_syops
 
 ROWS = json.loads((GOLDENS / "golden_syops_0.0.5.json").read_text())
 
@@ -77,6 +76,6 @@ def test_the_package_does_not_import_without_the_bridge_and_does_with_it():
         return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
     assert "ImportError" in python("import syops").stderr
-    bridge = "from utils.measure.syops import load_syops as f; f(); import syops; import sys"
+    bridge = "from full_spike.utils.measure.syops import load_syops as f; f(); import syops; import sys"
     bridged = python(f"{bridge}; print('progress' in sys.modules)")
     assert (bridged.stdout, bridged.returncode) == ("False\n", 0)

@@ -5,19 +5,18 @@ import math
 
 import pytest
 import torch
-from processes import on_processes
+from full_spike.models import create_model, use_fused
+from full_spike.models.fused import available
+from full_spike.utils.data.loading import EpochSampler
+from full_spike.utils.distributed import World
+from full_spike.utils.train.config import Recipe
+from full_spike.utils.train.metrics import Meter
+from full_spike.utils.train.objectives import streams_loss
+from full_spike.utils.train.optim import OptimOptions, make_optimizer, make_schedule
+from full_spike.utils.train.step import Trainer
+from support.processes import on_processes
 from torch import nn
 from torch.nn import functional as F
-
-from models import create_model, use_fused
-from models.fused import available
-from utils.cluster.distributed import World
-from utils.data.loading import EpochSampler
-from utils.train.config import Recipe
-from utils.train.metrics import Meter
-from utils.train.objectives import streams_loss
-from utils.train.optim import OptimOptions, make_optimizer, make_schedule
-from utils.train.step import Trainer
 
 SPIKFORMER = "ds_spikformer_4_384"
 SIZES = {

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from utils.data.dataset import DATA_SETS
-from utils.runtime.errors import UsageError, run_command
+from full_spike.utils.data.dataset import DATA_SETS
+from full_spike.utils.errors import UsageError, run_command
 
 TESTING = ("--test-only", "--resume", "auto")
 
@@ -31,17 +31,21 @@ class Command:
 
 # A row is all that a command needs; one whose module is not there is not listed.
 COMMANDS = {
-    "train": Command("{}.train", "train a network: full-spike train cifar, imagenet, dvsgesture or cifar10dvs"),
-    "test": Command("{}.train", "evaluate what was trained, with the same words and options", TESTING),
-    "report": Command("utils.report", "a page about a run, or several side by side"),
-    "plots": Command("utils.plots", "learning curves and firing rates of a run as pictures"),
-    "summary": Command("utils.summary", "what a network is made of, and where spikes flow"),
-    "synops": Command("utils.synops", "count synaptic operations and energy"),
-    "certify": Command("utils.fullspike", "certify that only spikes enter weighted layers"),
-    "events": Command("utils.show_events", "pictures of event data, and of a network's spikes at it"),
-    "export": Command("utils.export", "write a trained network for another runtime"),
-    "convert": Command("utils.convert_checkpoint", "weights from one naming to another, and to .safetensors"),
-    "predict": Command("utils.predict", "the classes of images, and pictures of the spikes that they cause"),
+    "train": Command(
+        "full_spike.{}.train", "train a network: full-spike train cifar, imagenet, dvsgesture or cifar10dvs"
+    ),
+    "test": Command("full_spike.{}.train", "evaluate what was trained, with the same words and options", TESTING),
+    "report": Command("full_spike.utils.report", "a page about a run, or several side by side"),
+    "plots": Command("full_spike.utils.plots", "learning curves and firing rates of a run as pictures"),
+    "summary": Command("full_spike.utils.summary", "what a network is made of, and where spikes flow"),
+    "synops": Command("full_spike.utils.synops", "count synaptic operations and energy"),
+    "certify": Command("full_spike.utils.fullspike", "certify that only spikes enter weighted layers"),
+    "events": Command("full_spike.utils.show_events", "pictures of event data, and of a network's spikes at it"),
+    "export": Command("full_spike.utils.export", "write a trained network for another runtime"),
+    "convert": Command(
+        "full_spike.utils.convert_checkpoint", "weights from one naming to another, and to .safetensors"
+    ),
+    "predict": Command("full_spike.utils.predict", "the classes of images, and pictures of the spikes that they cause"),
 }
 
 
@@ -79,7 +83,7 @@ def _look_up(argv: Sequence[str]) -> tuple[Callable[[list[str]], int], list[str]
 def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     if "_ARGCOMPLETE" in os.environ:  # the shell asks; see `completion`
-        from utils.cli.completion import complete
+        from full_spike.utils.cli.completion import complete
 
         complete(available(), DATA_SETS)
     if not argv or argv[0] in ("-h", "--help"):

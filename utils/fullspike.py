@@ -12,9 +12,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from utils.cli.arguments import add_data_arguments, add_network_arguments
-from utils.runtime.errors import UsageError, run_command
-from utils.runtime.options import Parser
+from full_spike.utils.cli.arguments import add_data_arguments, add_network_arguments
+from full_spike.utils.errors import UsageError, run_command
+from full_spike.utils.runtime.options import Parser
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -28,9 +28,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    from utils.cli.factory import build_network, load_factory  # torch takes seconds to import
-    from utils.cli.sample_data import build_loader
-    from utils.measure.certificate import certify
+    from full_spike.utils.cli.factory import build_network, load_factory  # torch takes seconds to import
+    from full_spike.utils.cli.sample_data import build_loader
+    from full_spike.utils.measure.certificate import certify
 
     model = build_network(args)
     loader, words, _ = build_loader(args, model)

@@ -10,13 +10,13 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from utils.data.dataset import DataOptions, LoadData
-from utils.runtime.errors import UserError, run_command
-from utils.runtime.parser import OptionsParser
-from utils.train.config import Config
+from full_spike.utils.data.dataset import DataOptions, LoadData
+from full_spike.utils.errors import UserError, run_command
+from full_spike.utils.runtime.parser import OptionsParser
+from full_spike.utils.train.config import Config
 
 if TYPE_CHECKING:
-    from utils.runtime.networks import TrainableNetworks
+    from full_spike.utils.runtime.networks import TrainableNetworks
 
 
 def make_parser(
@@ -65,10 +65,10 @@ def _start(
     parse: Callable[[Mapping[str, Any]], Config],
 ) -> None:
     """Train or test, as the options say; see `job.set_up`."""
-    from utils.checkpoints.resume import require_alike
-    from utils.cli import job, testing, training  # torch and all else that takes seconds to import
-    from utils.cluster import distributed
-    from utils.train.interrupts import stopping_at_once
+    from full_spike.utils import distributed
+    from full_spike.utils.checkpoints.resume import require_alike
+    from full_spike.utils.cli import job, testing, training  # torch and all else that takes seconds to import
+    from full_spike.utils.train.interrupts import stopping_at_once
 
     config = config.resolved()
     machines = config.machines
@@ -90,7 +90,7 @@ def _start(
 @contextlib.contextmanager
 def _explain_exhaustion() -> Iterator[None]:
     """Turn torch's errors of memory that ran out, which are pages long, into one line."""
-    from utils.runtime.memory import is_exhausted
+    from full_spike.utils.runtime.memory import is_exhausted
 
     try:
         yield

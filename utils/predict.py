@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.cli.arguments import add_data_set_arguments, add_network_arguments
-from utils.runtime.errors import UsageError, UserError, escaped, run_command
-from utils.runtime.files import check_output_folder, read_text
-from utils.runtime.options import Parser, positive_int
+from full_spike.utils.cli.arguments import add_data_set_arguments, add_network_arguments
+from full_spike.utils.errors import UsageError, UserError, escaped, run_command
+from full_spike.utils.files import check_output_folder, read_text
+from full_spike.utils.runtime.options import Parser, positive_int
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
 SHOWN_SIDE = 256  # pixels of the image in the picture
@@ -89,13 +89,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_output_folder(args.output, "--output")
     images = find_images(args.images)
     import numpy as np  # this and what follows takes seconds to import
-
-    from utils.checkpoints.weights import classes_of
-    from utils.cli.data_sets import image_reader
-    from utils.cli.factory import build_network, trained
-    from utils.data.images.folder import load_image
-    from utils.draw.spikes import record_spikes, spikes_picture
-    from utils.train.objectives import readouts
+    from full_spike.utils.checkpoints.weights import classes_of
+    from full_spike.utils.cli.data_sets import image_reader
+    from full_spike.utils.cli.factory import build_network, trained
+    from full_spike.utils.data.images.folder import load_image
+    from full_spike.utils.draw.spikes import record_spikes, spikes_picture
+    from full_spike.utils.train.objectives import readouts
 
     network: Any = build_network(args)
     if getattr(network, "event_frames", False):

@@ -18,13 +18,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.runtime.errors import UsageError, UserError, run_command, warn
-from utils.runtime.files import check_output_folder, open_regular, write_file
-from utils.runtime.log import METRICS, read_metrics, training_seconds
-from utils.runtime.options import Parser
+from full_spike.utils.errors import UsageError, UserError, run_command, warn
+from full_spike.utils.files import check_output_folder, open_regular, write_file
+from full_spike.utils.log import METRICS, read_metrics, training_seconds
+from full_spike.utils.runtime.options import Parser
 
 if TYPE_CHECKING:
-    from utils.draw.page import RunView
+    from full_spike.utils.draw.page import RunView
 
 SCRIPTS = ("cifar.train", "imagenet.train", "dvsgesture.train", "cifar10dvs.train")
 CONFIG, LATEST, SYNOPS = "config.yaml", "checkpoint_latest.pth", "synops/synops.json"
@@ -54,7 +54,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: there is none, or it is damaged.
     """
-    from utils.runtime.plain_yaml import read_mapping
+    from full_spike.utils.runtime.plain_yaml import read_mapping
 
     path = folder / CONFIG
     if not path.exists():
@@ -105,7 +105,7 @@ def _duration(entries: Sequence[dict[str, Any]]) -> str | None:
 
 def _energy(folder: Path) -> list[tuple[str, str, str, str]]:
     """What `--synops` counted, if it was."""
-    from utils.measure.html import millijoules, quantity
+    from full_spike.utils.measure.html import millijoules, quantity
 
     path = folder / SYNOPS
     if not path.is_file():
@@ -128,8 +128,8 @@ def view(folder: Path, args: argparse.Namespace) -> RunView:
     Raises:
         UserError: it is no run's folder.
     """
-    from utils.draw.curves import drawable, rates_of
-    from utils.draw.page import RunView
+    from full_spike.utils.draw.curves import drawable, rates_of
+    from full_spike.utils.draw.page import RunView
 
     config = read_config(folder)
     recorded = read_metrics(folder, warn) if (folder / METRICS).exists() else []
@@ -151,7 +151,7 @@ def view(folder: Path, args: argparse.Namespace) -> RunView:
         notes.append("not evaluated: its config.yaml does not say what trained it; give --script")
     else:
         try:
-            from utils.cli.inspection import inspect
+            from full_spike.utils.cli.inspection import inspect
 
             found = inspect(script, folder / CONFIG, folder / LATEST, data_path=args.data_path, device=args.device)
             facts.append(("parameters", f"{found.parameters:,}"))
@@ -190,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     output = args.output or args.runs[0] / "report.html"
     check_output_folder(output.parent, "--output")
-    from utils.draw.page import render
+    from full_spike.utils.draw.page import render
 
     content = render([view(folder, args) for folder in args.runs])
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -16,17 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.cli.arguments import add_network_arguments
-from utils.data.events.options import SENSOR
-from utils.runtime.errors import UsageError, UserError, escaped, run_command
-from utils.runtime.files import check_output_folder
-from utils.runtime.options import Parser, natural, positive_int
+from full_spike.utils.cli.arguments import add_network_arguments
+from full_spike.utils.data.events.options import SENSOR
+from full_spike.utils.errors import UsageError, UserError, escaped, run_command
+from full_spike.utils.files import check_output_folder
+from full_spike.utils.runtime.options import Parser, natural, positive_int
 
 if TYPE_CHECKING:  # what takes seconds to import comes where it is used: the command line is read without it
     import numpy as np
-
-    from utils.data.events.aedat import Events
-    from utils.draw.frames import Times
+    from full_spike.utils.data.events.aedat import Events
+    from full_spike.utils.draw.frames import Times
 
 MOST_FRAMES = 256  # that one looks at, and that an animation's bar tells apart
 LONGEST_SIDE, MOST_PIXELS = (1 << 16) - 1, 1 << 25  # of a picture: what matplotlib draws, and what is not too much
@@ -59,7 +58,7 @@ def _from_frames(args: argparse.Namespace, frames: np.ndarray) -> Sample:
     for option in ("trial", "start_us", "end_us"):
         if getattr(args, option) is not None:
             raise UsageError(f"--{option.replace('_', '-')} is for events, and {args.file} holds frames: leave it out")
-    from utils.draw.frames import picture_size
+    from full_spike.utils.draw.frames import picture_size
 
     T, _, height, width = frames.shape
     if T > MOST_FRAMES:
@@ -84,8 +83,8 @@ def _from_frames(args: argparse.Namespace, frames: np.ndarray) -> Sample:
 
 
 def _from_events(args: argparse.Namespace, events: Events) -> Sample:
-    from utils.data.events.frames import integrate
-    from utils.data.events.recordings import read_trial
+    from full_spike.utils.data.events.frames import integrate
+    from full_spike.utils.data.events.recordings import read_trial
 
     label, name = None, args.file.stem
     start, end = args.start_us, args.end_us
@@ -144,8 +143,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_network_arguments(parser, optional=True)
     args = parser.parse_args(argv)
     if args.checkpoint:
-        from utils.checkpoints.weights import settings_of
-        from utils.cli.factory import trained
+        from full_spike.utils.checkpoints.weights import settings_of
+        from full_spike.utils.cli.factory import trained
 
         config, recipe = settings_of(*trained(args))
         args.T = config.get("T") if args.T is None else args.T
@@ -161,7 +160,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def prediction(outputs: Any) -> str:
     """The class that each readout of a network's outputs says, with its probability."""
-    from utils.train.objectives import readouts
+    from full_spike.utils.train.objectives import readouts
 
     found = []
     for name, logits in readouts(outputs).items():
@@ -173,9 +172,8 @@ def prediction(outputs: Any) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     import numpy as np
-
-    from utils.data.events.recordings import read_file
-    from utils.draw.frames import frames_gif, frames_picture
+    from full_spike.utils.data.events.recordings import read_file
+    from full_spike.utils.draw.frames import frames_gif, frames_picture
 
     check_output_folder(args.output, "--output")
     content = read_file(args.file)
@@ -188,9 +186,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     if args.checkpoint:  # first, so that nothing is written where it does not fit
         import torch
-
-        from utils.cli.factory import build_network
-        from utils.draw.spikes import record_spikes, spikes_picture
+        from full_spike.utils.cli.factory import build_network
+        from full_spike.utils.draw.spikes import record_spikes, spikes_picture
 
         network: Any = build_network(args)
         frames = torch.from_numpy(sample.frames.astype(np.float32)).unsqueeze(1).to(args.device)  # [T, 1, 2, H, W]

@@ -16,14 +16,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.cli.arguments import add_network_arguments
-from utils.runtime.errors import UsageError, run_command
-from utils.runtime.files import check_output_folder, write_file
-from utils.runtime.options import Parser, positive_int
+from full_spike.utils.cli.arguments import add_network_arguments
+from full_spike.utils.errors import UsageError, run_command
+from full_spike.utils.files import check_output_folder, write_file
+from full_spike.utils.runtime.options import Parser, positive_int
 
 if TYPE_CHECKING:
-    from utils.draw.streams import Box
-    from utils.measure.summary import Line, Summary
+    from full_spike.utils.draw.streams import Box
+    from full_spike.utils.measure.summary import Line, Summary
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -43,7 +43,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def table(summary: Summary) -> str:
     """The lines of a network for a terminal, and their sums."""
-    from utils.measure.html import quantity
+    from full_spike.utils.measure.html import quantity
 
     head = ["layer", "kind", "output", "parameters", "MACs", "reads", "then"]
     rows = [
@@ -81,7 +81,7 @@ def table(summary: Summary) -> str:
 
 def boxes(summary: Summary) -> list[Box]:
     """The network as the picture's boxes: a block each, and what is outside of blocks."""
-    from utils.draw.streams import Box
+    from full_spike.utils.draw.streams import Box
 
     crossings = _crossings(summary)
     found = []
@@ -118,10 +118,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     if args.svg:
         check_output_folder(args.svg.parent, "--svg")
-    from utils.cli.factory import build_network
-    from utils.cli.sample_data import random_inputs, set_norms
-    from utils.draw.streams import streams_svg  # torch takes seconds to import
-    from utils.measure.summary import summarise
+    from full_spike.utils.cli.factory import build_network
+    from full_spike.utils.cli.sample_data import random_inputs, set_norms
+    from full_spike.utils.draw.streams import streams_svg  # torch takes seconds to import
+    from full_spike.utils.measure.summary import summarise
 
     model: Any = build_network(args)
     inputs = random_inputs(model, 1, args.size, args.seed).to(args.device)

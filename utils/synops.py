@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.cli.arguments import add_data_arguments, add_network_arguments
-from utils.measure.energy import EnergyModel
-from utils.runtime.errors import run_command
-from utils.runtime.files import check_output_folder
-from utils.runtime.options import Parser
+from full_spike.utils.cli.arguments import add_data_arguments, add_network_arguments
+from full_spike.utils.errors import run_command
+from full_spike.utils.files import check_output_folder
+from full_spike.utils.measure.energy import EnergyModel
+from full_spike.utils.runtime.options import Parser
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -35,10 +35,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    from utils.cli.factory import build_network, load_factory  # torch takes seconds to import
-    from utils.cli.sample_data import build_loader
-    from utils.measure.ann import plain_resnet
-    from utils.measure.synops import write_report
+    from full_spike.utils.cli.factory import build_network, load_factory  # torch takes seconds to import
+    from full_spike.utils.cli.sample_data import build_loader
+    from full_spike.utils.measure.ann import plain_resnet
+    from full_spike.utils.measure.synops import write_report
 
     check_output_folder(args.output, "--output")
     energy = EnergyModel(**{name: getattr(args, f"{name}_pj") for name in vars(EnergyModel())})

@@ -6,10 +6,11 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
+from full_spike.utils.draw.card import INK, SPIKES, SUMS, Canvas
+
 from studies.figures.curves import Line, line, show
 from studies.figures.parts import Drawn, key, seeds, share_y, ticks
 from studies.ran import Ran
-from utils.draw.card import INK, SPIKES, SUMS, Canvas
 
 DOTS = (0, (1, 1.5))
 KINDS = (  # side of a pair, when it was measured, style, words

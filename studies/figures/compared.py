@@ -6,10 +6,11 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from full_spike.utils.draw.card import INK, LINE, SOFT, VALUES, Canvas
+
 from studies.figures.parts import WITH, WITHOUT, Drawn, heading, interval, key, points, seeds
 from studies.ran import Pair, Ran
 from studies.tables import difference, verdict
-from utils.draw.card import INK, LINE, SOFT, VALUES, Canvas
 
 STEP = 40  # pixels of a pair
 BARS = (

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from full_spike.utils.draw.card import INK, SPIKES, SUMS, Canvas
+from full_spike.utils.draw.charts import COLOURS
+
 from studies.figures.parts import Drawn, heading, key, seeds, share_y
 from studies.ran import Pair, Ran
-from utils.draw.card import INK, SPIKES, SUMS, Canvas
-from utils.draw.charts import COLOURS
 
 TRUNK = ("test_fsnn", "test_output")
 # what is drawn of a pair: row of it, columns, style, words

@@ -8,12 +8,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from full_spike.utils.draw.card import CARD, INK, SOFT, Canvas
+from full_spike.utils.draw.charts import COLOURS
+from full_spike.utils.measure.energy import PJ_TO_MJ
+
 from studies.figures.parts import WITH, WITHOUT, Drawn, interval, key, seeds, share_y, ticks
 from studies.ran import Ran
 from studies.statistics import summary
-from utils.draw.card import CARD, INK, SOFT, Canvas
-from utils.draw.charts import COLOURS
-from utils.measure.energy import PJ_TO_MJ
 
 KEPT: Mapping[str, Any] = {"color": COLOURS[3], "marker": "^"}
 OTHER: Mapping[str, Any] = {"color": INK, "marker": "D"}

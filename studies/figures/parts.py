@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from full_spike.utils.draw.card import CARD, SPIKES, SUMS, Canvas
+
 from studies.statistics import Summary, summary
-from utils.draw.card import CARD, SPIKES, SUMS, Canvas
 
 WITH: Mapping[str, Any] = {"color": SPIKES, "marker": "o"}
 WITHOUT: Mapping[str, Any] = {"color": SUMS, "marker": "s"}

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from full_spike.utils.draw.card import CARD, SOFT, Canvas
 
 from studies.figures.parts import WITH, Drawn, share_y, ticks
 from studies.fit import PowerLaw
 from studies.ran import Ran
 from studies.scaling import BASE, Run, law, runs
-from utils.draw.card import CARD, SOFT, Canvas
 
 AXES = {"width": "width (channels of the first stage)", "T": "time steps T", "epochs": "epochs", "depth": "layers"}
 HIGH, TOP, GAP, LEFT = 230, 58, 22, 70

@@ -6,9 +6,10 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from full_spike.utils.draw.card import CARD, INK, SOFT, SPIKES, SUMS, VALUES, Canvas
+
 from studies.figures.parts import Drawn, heading, ticks
 from studies.ran import Results
-from utils.draw.card import CARD, INK, SOFT, SPIKES, SUMS, VALUES, Canvas
 
 STEP, LEFT, WIDE = 24, 250, 480
 

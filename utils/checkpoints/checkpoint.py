@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-from utils.checkpoints import plain, schema
-from utils.runtime.errors import UserError
-from utils.runtime.files import replacing
+from full_spike.utils.checkpoints import plain, schema
+from full_spike.utils.errors import UserError
+from full_spike.utils.files import replacing
 
 LATEST_VERSION = 1
 FORMAT = {"name": "full-spike-aap", "version": LATEST_VERSION}

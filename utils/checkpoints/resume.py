@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-from utils.checkpoints import checkpoint
-from utils.cluster.distributed import World
-from utils.runtime.errors import UsageError, UserError
+from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils.distributed import World
+from full_spike.utils.errors import UsageError, UserError
 
 
 def find(wanted: str, folder: Path, say: Callable[[str], None], world: World) -> tuple[Path, Any] | None:

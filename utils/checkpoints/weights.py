@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from utils.checkpoints import checkpoint, schema
-from utils.runtime.errors import UsageError, UserError
+from full_spike.utils.checkpoints import checkpoint, schema
+from full_spike.utils.errors import UsageError, UserError
 
 
 def weights_of(path: Path, content: Any, *, averaged: bool = False) -> tuple[dict[str, Any] | None, dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from utils.runtime.options import add_flags, positive_int, seed
+from full_spike.utils.runtime.options import add_flags, positive_int, seed
 
 
 def add_network_arguments(parser: argparse.ArgumentParser, *, optional: bool = False, checkpoint: bool = True) -> None:
@@ -43,7 +43,10 @@ def add_network_arguments(parser: argparse.ArgumentParser, *, optional: bool = F
         )
     parser.add_argument("--ema", action="store_true", help="the checkpoint's averaged weights (--ema-decay) instead")
     parser.add_argument(
-        "--factory", default="models", metavar="MODULE", help="module that builds the networks (default: models)"
+        "--factory",
+        default="full_spike.models",
+        metavar="MODULE",
+        help="module that builds the networks (default: models)",
     )
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda or cuda:N (default: cpu)")
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of random weights and images (default: 0)")

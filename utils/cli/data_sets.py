@@ -14,15 +14,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from full_spike.utils.checkpoints.weights import data_set_of, settings_of
+from full_spike.utils.cli.factory import trained
+from full_spike.utils.data.dataset import DATA_SETS, DataOptions, Datasets
+from full_spike.utils.distributed import World
+from full_spike.utils.errors import UsageError, escaped
+from full_spike.utils.runtime.options import options_of
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset, default_collate
-
-from utils.checkpoints.weights import data_set_of, settings_of
-from utils.cli.factory import trained
-from utils.cluster.distributed import World
-from utils.data.dataset import DATA_SETS, DataOptions, Datasets
-from utils.runtime.errors import UsageError, escaped
-from utils.runtime.options import options_of
 
 
 def named_data_set(args: argparse.Namespace) -> str | None:

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.checkpoints import checkpoint
-from utils.cli.data_sets import batches, inputs_of, load_data_set
-from utils.cli.factory import build_network, load_factory, trained
-from utils.cli.finetune import finetune
-from utils.deploy.compare import Comparison, compare
-from utils.deploy.targets import TARGETS, Target
-from utils.runtime.errors import UsageError, UserError
-from utils.runtime.files import replacing, write_file
+from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils.cli.data_sets import batches, inputs_of, load_data_set
+from full_spike.utils.cli.factory import build_network, load_factory, trained
+from full_spike.utils.cli.finetune import finetune
+from full_spike.utils.errors import UsageError, UserError
+from full_spike.utils.export.compare import Comparison, compare
+from full_spike.utils.export.targets import TARGETS, Target
+from full_spike.utils.files import replacing, write_file
 
 INTEGER = "integer.pth"
 

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils.checkpoints.weights import check_config, set_weights, weights_of
+from full_spike.utils.distributed import named_device
+from full_spike.utils.errors import UsageError, UserError, warn
+from full_spike.utils.runtime.memory import require
+from full_spike.utils.runtime.networks import Networks
 from torch import nn
-
-from utils.checkpoints import checkpoint
-from utils.checkpoints.weights import check_config, set_weights, weights_of
-from utils.cluster.distributed import named_device
-from utils.runtime.errors import UsageError, UserError, warn
-from utils.runtime.memory import require
-from utils.runtime.networks import Networks
 
 OFFERS = tuple(name for name in vars(Networks) if not name.startswith("_"))
 

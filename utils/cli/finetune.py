@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from utils.cluster.distributed import World
-from utils.data.dataset import Datasets
-from utils.data.loading import make_loaders
-from utils.train.optim import OptimOptions, make_optimizer, make_schedule
-from utils.train.step import Trainer
+from full_spike.utils.data.dataset import Datasets
+from full_spike.utils.data.loading import make_loaders
+from full_spike.utils.distributed import World
+from full_spike.utils.train.optim import OptimOptions, make_optimizer, make_schedule
+from full_spike.utils.train.step import Trainer
 
 
 def finetune(

@@ -10,15 +10,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from full_spike.utils.checkpoints import checkpoint, resume
+from full_spike.utils.checkpoints.weights import settings_of, weights_of
+from full_spike.utils.cli.factory import check_size, outline, read_trained
+from full_spike.utils.distributed import World
+from full_spike.utils.errors import UsageError, UserError, escaped
+from full_spike.utils.runtime.networks import TrainableNetworks
+from full_spike.utils.train.config import Config
 from torch import nn
-
-from utils.checkpoints import checkpoint, resume
-from utils.checkpoints.weights import settings_of, weights_of
-from utils.cli.factory import check_size, outline, read_trained
-from utils.cluster.distributed import World
-from utils.runtime.errors import UsageError, UserError, escaped
-from utils.runtime.networks import TrainableNetworks
-from utils.train.config import Config
 
 # options of the data that say how they are read, and not what they are
 _READING = ("data_path", "batch_size", "workers", "cache_dataset", "download")

@@ -13,19 +13,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from full_spike.utils.cli.factory import build_network
+from full_spike.utils.data.dataset import Datasets
+from full_spike.utils.data.loading import make_loaders
+from full_spike.utils.distributed import World
+from full_spike.utils.draw.frames import PALETTE, colour_indices, common_scale
+from full_spike.utils.draw.page import Mistake
+from full_spike.utils.draw.spikes import record_spikes
+from full_spike.utils.errors import UserError
+from full_spike.utils.log import RunLog
+from full_spike.utils.train.classes import ByClass, class_names
+from full_spike.utils.train.evaluation import evaluate, readout_names
 from torch import Tensor
-
-from utils.cli.factory import build_network
-from utils.cluster.distributed import World
-from utils.data.dataset import Datasets
-from utils.data.loading import make_loaders
-from utils.draw.frames import PALETTE, colour_indices, common_scale
-from utils.draw.page import Mistake
-from utils.draw.spikes import record_spikes
-from utils.runtime.errors import UserError
-from utils.runtime.log import RunLog
-from utils.train.classes import ByClass, class_names
-from utils.train.evaluation import evaluate, readout_names
 
 MISTAKES = 8
 NEURONS = 10  # of a layer, whose spikes are drawn
@@ -76,7 +75,7 @@ def inspect(
     *,
     data_path: str | None = None,
     device: str = "cpu",
-    factory: str = "models",
+    factory: str = "full_spike.models",
 ) -> Findings:
     """Evaluate a checkpoint of a run.
 

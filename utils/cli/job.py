@@ -10,22 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-from utils.checkpoints import checkpoint
-from utils.cli.factory import create
-from utils.cli.given_weights import GivenWeights
-from utils.cluster.distributed import World
-from utils.data.dataset import Datasets, LoadData
-from utils.data.loading import Loaders, make_loaders
-from utils.runtime.allocator import keep_freed_memory
-from utils.runtime.errors import UsageError
-from utils.runtime.log import RunLog
-from utils.runtime.memory import require
-from utils.runtime.networks import TrainableNetworks
-from utils.runtime.parser import OptionsParser
-from utils.runtime.seed import seed_everything
-from utils.train import folder, neighbours
-from utils.train.config import Config
+from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils.cli.factory import create
+from full_spike.utils.cli.given_weights import GivenWeights
+from full_spike.utils.data.dataset import Datasets, LoadData
+from full_spike.utils.data.loading import Loaders, make_loaders
+from full_spike.utils.distributed import World
+from full_spike.utils.errors import UsageError
+from full_spike.utils.log import RunLog
+from full_spike.utils.runtime.allocator import keep_freed_memory
+from full_spike.utils.runtime.memory import require
+from full_spike.utils.runtime.networks import TrainableNetworks
+from full_spike.utils.runtime.parser import OptionsParser
+from full_spike.utils.seed import seed_everything
+from full_spike.utils.train import folder, neighbours
+from full_spike.utils.train.config import Config
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Job:
 
     def about(self) -> dict[str, Any]:
         """What a checkpoint keeps of the data, see `checkpoints.weights.ABOUT`."""
-        of_script = {"data_set": self.script.partition(".")[0]} if self.script else {}
+        of_script = {"data_set": self.script.split(".")[-2]} if self.script else {}
         return {**of_script, **self.data.about()}
 
 

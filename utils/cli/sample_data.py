@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from full_spike.utils.cli.data_sets import image_reader, named_data_set
+from full_spike.utils.data.images.folder import ImageFolder, evaluation_transform
+from full_spike.utils.data.images.listing import scan
+from full_spike.utils.errors import UsageError, UserError, escaped, warn
+from full_spike.utils.measure.layers import NORMS
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
-
-from utils.cli.data_sets import image_reader, named_data_set
-from utils.data.images.folder import ImageFolder, evaluation_transform
-from utils.data.images.listing import scan
-from utils.measure.layers import NORMS
-from utils.runtime.errors import UsageError, UserError, escaped, warn
 
 EVENTS_PER_PIXEL = 0.4  # in a random frame, per polarity
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from full_spike.utils.checkpoints import checkpoint, resume
+from full_spike.utils.checkpoints.weights import about_of, set_weights
+from full_spike.utils.cli.job import Job
+from full_spike.utils.errors import UsageError, UserError
+from full_spike.utils.files import check_output_folder
+from full_spike.utils.log import table
+from full_spike.utils.runtime.networks import TrainableNetworks
+from full_spike.utils.train.classes import ByClass, class_names
+from full_spike.utils.train.evaluation import evaluate, readout_names
+from full_spike.utils.train.predictions import Likeliest, write_predictions
 from torch import Tensor
-
-from utils.checkpoints import checkpoint, resume
-from utils.checkpoints.weights import about_of, set_weights
-from utils.cli.job import Job
-from utils.runtime.errors import UsageError, UserError
-from utils.runtime.files import check_output_folder
-from utils.runtime.log import table
-from utils.runtime.networks import TrainableNetworks
-from utils.train.classes import ByClass, class_names
-from utils.train.evaluation import evaluate, readout_names
-from utils.train.predictions import Likeliest, write_predictions
 
 
 def test(job: Job, models: TrainableNetworks) -> None:
@@ -72,8 +71,8 @@ def _count(job: Job, models: TrainableNetworks, model: Any, path: Path, place: P
     """Synaptic operations and energy of the network trained at `path`, on its test set; the report lies at `place`."""
     if job.world.size > 1:
         raise UsageError(f"--synops counts in one process, not in {job.world.size}: start without torchrun")
-    from utils.measure.ann import plain_resnet  # the counters are only imported where they are used
-    from utils.measure.synops import write_report
+    from full_spike.utils.measure.ann import plain_resnet  # the counters are only imported where they are used
+    from full_spike.utils.measure.synops import write_report
 
     write_report(
         model,

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from full_spike.utils.checkpoints import checkpoint, resume
+from full_spike.utils.checkpoints.weights import check_config
+from full_spike.utils.cli.job import Job
+from full_spike.utils.cluster.lease import held
+from full_spike.utils.errors import UsageError
+from full_spike.utils.runtime.parser import to_yaml
+from full_spike.utils.train import folder
+from full_spike.utils.train.optim import make_optimizer, make_schedule
+from full_spike.utils.train.run import Position, Run
+from full_spike.utils.train.step import Trainer
 from torch import nn
-
-from utils.checkpoints import checkpoint, resume
-from utils.checkpoints.weights import check_config
-from utils.cli.job import Job
-from utils.cluster.lease import held
-from utils.runtime.errors import UsageError
-from utils.runtime.parser import to_yaml
-from utils.train import folder
-from utils.train.optim import make_optimizer, make_schedule
-from utils.train.run import Position, Run
-from utils.train.step import Trainer
 
 
 def train(job: Job) -> None:

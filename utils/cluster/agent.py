@@ -15,8 +15,7 @@ import time
 from pathlib import Path
 
 import torch.distributed as dist
-
-from utils.runtime.errors import UserError
+from full_spike.utils.errors import UserError
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from utils.cluster import slurm
-from utils.runtime.errors import UserError
-from utils.runtime.variables import whole_number
+from full_spike.utils.cluster import slurm
+from full_spike.utils.errors import UserError
+from full_spike.utils.runtime.variables import whole_number
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from utils.cluster.distributed import World
-from utils.cluster.holder import describe, is_over, is_process, this_process
-from utils.runtime.errors import UserError
+from full_spike.utils.cluster.holder import describe, is_over, is_process, this_process
+from full_spike.utils.distributed import World
+from full_spike.utils.errors import UserError
 
 NAME = "lease.json"
 RENEWAL = 10.0  # seconds between two signs of life

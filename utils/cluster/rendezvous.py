@@ -23,9 +23,8 @@ from datetime import timedelta
 from urllib.parse import urlsplit
 
 import torch.distributed as dist
+from full_spike.utils.cluster.environment import Place, main_address
 from torch.distributed.rendezvous import rendezvous
-
-from utils.cluster.environment import Place, main_address
 
 _WHERE, _TOKEN = "full-spike/where", "full-spike/token"
 _CONNECTING = 10.0  # seconds that a server which took the connection has to answer

@@ -9,8 +9,8 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Mapping
 
-from utils.runtime.errors import UserError
-from utils.runtime.variables import whole_number
+from full_spike.utils.errors import UserError
+from full_spike.utils.runtime.variables import whole_number
 
 # Below the ports that Linux gives to outgoing connections (from 32768 on), so that none of these can be in the way.
 _FIRST_PORT, _PORTS = 15000, 15000

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from utils.runtime.options import natural, option, positive_int
+from full_spike.utils.runtime.options import natural, option, positive_int
 
 if TYPE_CHECKING:  # what only describes types is not imported: a command line is read without it
-    from utils.cluster.distributed import World
-    from utils.data.loading import Mix
+    from full_spike.utils.data.loading import Mix
+    from full_spike.utils.distributed import World
 
 DATA_SETS = ("cifar", "imagenet", "dvsgesture", "cifar10dvs")  # the folders that come along
 

@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterator, Sized
 from typing import Any, NamedTuple
 
 import torch
+from full_spike.utils.cluster.agent import end_with_parent
+from full_spike.utils.distributed import World
+from full_spike.utils.errors import UserError
+from full_spike.utils.seed import derive, drawing_from
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
-
-from utils.cluster.agent import end_with_parent
-from utils.cluster.distributed import World
-from utils.runtime.errors import UserError
-from utils.runtime.seed import derive, drawing_from
 
 Mix = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]  # (inputs, classes [N], epoch) -> (inputs, targets)
 

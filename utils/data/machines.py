@@ -8,9 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-
-from utils.cluster.distributed import World
-from utils.runtime.errors import UserError
+from full_spike.utils.distributed import World
+from full_spike.utils.errors import UserError
 
 ROUND = 1.0  # seconds between two looks at how far the others are
 _DONE, _WORKING, _FAILED = range(3)

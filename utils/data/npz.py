@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import IO, Literal
 
 import numpy as np
-
-from utils.data.zips import check_members, open_zip
-from utils.runtime.errors import UserError
-from utils.runtime.files import open_regular
+from full_spike.utils.data.zips import check_members, open_zip
+from full_spike.utils.errors import UserError
+from full_spike.utils.files import open_regular
 
 ROOM = 128 << 20  # bytes that the arrays of any file may take, besides twice the file's own size
 _CHUNK = 1 << 20  # bytes that are read at a time

@@ -18,11 +18,10 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import numpy as np
-
-from utils.cluster.distributed import World
-from utils.data.npz import read_arrays
-from utils.runtime.errors import UserError
-from utils.runtime.files import read_text, write_file
+from full_spike.utils.data.npz import read_arrays
+from full_spike.utils.distributed import World
+from full_spike.utils.errors import UserError
+from full_spike.utils.files import read_text, write_file
 
 RECORD = "record.json"
 VERSION = 1

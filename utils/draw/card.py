@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
-from utils.draw.backend import pyplot
-from utils.draw.charts import COLOURS
+from full_spike.utils.draw.backend import pyplot
+from full_spike.utils.draw.charts import COLOURS
 
 SPIKES, SUMS = COLOURS[:2]  # blue and vermilion
 VALUES = "#6b7280"

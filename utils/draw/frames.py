@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from utils.draw.backend import pyplot
+from full_spike.utils.draw.backend import pyplot
 
 DARKER, BRIGHTER = (0, 114, 178), (213, 94, 0)  # blue and vermilion of Okabe and Ito, for polarities 0 and 1
 LEVELS = 15  # of each polarity, besides none: 16 x 16 colours are as many as a GIF has

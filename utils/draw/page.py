@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
-from utils.draw.charts import Curve, heat_map, line_chart, raster
+from full_spike.utils.draw.charts import Curve, heat_map, line_chart, raster
 
 NAMES = {"fsnn": "FSNN (pathway detached)", "aap": "pathway alone", "sum": "DSNN (sum of both)", "output": "network"}
 SHOWN_CLASSES = 30  # of a confusion matrix

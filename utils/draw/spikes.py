@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from full_spike.utils.draw.backend import pyplot
+from full_spike.utils.draw.frames import Times, clock
+from full_spike.utils.measure.hooks import hooked, watch_spikes
 from spikingjelly.activation_based.neuron import BaseNode
 from torch import Tensor, nn
-
-from utils.draw.backend import pyplot
-from utils.draw.frames import Times, clock
-from utils.runtime.hooks import hooked, watch_spikes
 
 SHOWN = 64  # neurons of a layer
 

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from full_spike.utils.measure.counter import ExactCounter, is_binary, is_whole
+from full_spike.utils.measure.energy import LayerCount
+from full_spike.utils.measure.hooks import hooked
+from full_spike.utils.measure.layers import WEIGHTED, evaluating, is_product
 from torch import Tensor, nn
-
-from utils.measure.counter import ExactCounter, is_binary, is_whole
-from utils.measure.energy import LayerCount
-from utils.measure.layers import WEIGHTED, evaluating, is_product
-from utils.runtime.hooks import hooked
 
 
 @dataclass(frozen=True)

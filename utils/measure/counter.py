@@ -20,11 +20,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
-
-from utils.measure.energy import LayerCount
-from utils.measure.layers import (
+from full_spike.utils.errors import UserError
+from full_spike.utils.measure.energy import LayerCount
+from full_spike.utils.measure.hooks import hooked
+from full_spike.utils.measure.layers import (
     CONVOLUTIONS,
     FREE,
     check_join_is_a_module,
@@ -35,9 +34,9 @@ from utils.measure.layers import (
     layers,
     spatial_dims,
 )
-from utils.measure.reach import reach
-from utils.runtime.errors import UserError
-from utils.runtime.hooks import hooked
+from full_spike.utils.measure.reach import reach
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 # what a layer of these kinds costs depends on what it reads, which may be another stream at each call
 SEVERAL_INPUTS = ("conv", "linear", "avg pool", "matmul")

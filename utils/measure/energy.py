@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
-from utils.runtime.errors import UsageError
+from full_spike.utils.errors import UsageError
 
 PJ_TO_MJ = 1e-9
 

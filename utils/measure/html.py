@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from utils.measure.energy import EnergyModel
-from utils.measure.report import PARTS, NetworkReport
+from full_spike.utils.measure.energy import EnergyModel
+from full_spike.utils.measure.report import PARTS, NetworkReport
 
 _STYLE = """
 :root { --ink: #1d2430; --soft: #667085; --line: #e3e7ee; --rate: #7c8db5; --ac: #2f8f6b; --mac: #c8553d;

@@ -6,11 +6,10 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from full_spike.utils.errors import UserError
 from spikingjelly.activation_based.neuron import BaseNode
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-
-from utils.runtime.errors import UserError
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from utils.measure.energy import EnergyModel, LayerCount, Totals
-from utils.measure.syops import SyopsCount
+from full_spike.utils.measure.energy import EnergyModel, LayerCount, Totals
+from full_spike.utils.measure.syops import SyopsCount
 
 PARTS = {"stem": "stem", "body": "body", "pathway": "AAP", "head": "head"}
 

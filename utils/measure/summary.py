@@ -7,12 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from full_spike.utils.measure.counter import ExactCounter
+from full_spike.utils.measure.hooks import hooked
+from full_spike.utils.measure.layers import WEIGHTED, evaluating, is_join, layer_kind, layers
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-
-from utils.measure.counter import ExactCounter
-from utils.measure.layers import WEIGHTED, evaluating, is_join, layer_kind, layers
-from utils.runtime.hooks import hooked
 
 READS = {"stem": "input", "pathway": "sums", "head": "rates"}  # by part; layers of the body read spikes or values
 OWN_LINE = ("conv", "linear", "max pool", "avg pool", "accumulate")

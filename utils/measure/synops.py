@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from full_spike.utils.errors import UserError
+from full_spike.utils.files import write_file
+from full_spike.utils.measure.counter import ExactCounter
+from full_spike.utils.measure.energy import EnergyModel
+from full_spike.utils.measure.html import millijoules, quantity, render
+from full_spike.utils.measure.layers import evaluating
+from full_spike.utils.measure.report import PARTS, NetworkReport, SyopsReport
+from full_spike.utils.measure.syops import SyopsCounter
 from torch import Tensor, nn
-
-from utils.measure.counter import ExactCounter
-from utils.measure.energy import EnergyModel
-from utils.measure.html import millijoules, quantity, render
-from utils.measure.layers import evaluating
-from utils.measure.report import PARTS, NetworkReport, SyopsReport
-from utils.measure.syops import SyopsCounter
-from utils.runtime.errors import UserError
-from utils.runtime.files import write_file
 
 
 @dataclass

@@ -24,11 +24,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from full_spike.utils.errors import UserError
+from full_spike.utils.measure.layers import NORMS
 from spikingjelly.activation_based import neuron as sj_neuron
 from torch import nn
-
-from utils.measure.layers import NORMS
-from utils.runtime.errors import UserError
 
 _GONE = ("MultiStepIFNode", "MultiStepLIFNode", "MultiStepParametricLIFNode")
 _LEFT_BEHIND = (

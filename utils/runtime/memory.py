@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 
 import torch
-
-from utils.runtime.errors import UsageError
+from full_spike.utils.errors import UsageError
 
 # what torch's allocators say where they have no room, besides raising OutOfMemoryError on GPUs
 _SIGNS = (

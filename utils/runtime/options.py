@@ -15,7 +15,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-from utils.runtime.errors import UsageError
+from full_spike.utils.errors import UsageError
 
 
 class Parser(argparse.ArgumentParser):

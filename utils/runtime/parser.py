@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.runtime.errors import UsageError
-from utils.runtime.options import Option, Parser, options_of
+from full_spike.utils.errors import UsageError
+from full_spike.utils.runtime.options import Option, Parser, options_of
 
 ABOUT = "versions"  # the key of a configuration that tells what wrote it, and sets nothing
 
@@ -108,7 +108,7 @@ class OptionsParser:
 
     def _read(self, path: Path) -> dict[str, Any]:
         """The options that a YAML file gives, by name; null is as if it was not there."""
-        from utils.runtime.plain_yaml import read_mapping  # here: most commands read none
+        from full_spike.utils.runtime.plain_yaml import read_mapping  # here: most commands read none
 
         content = read_mapping(path, "--config")
         by_key = {key: item for item in self._options.values() for key in item.keys_in_a_file()}

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
-from utils.runtime.errors import UsageError, UserError
-from utils.runtime.files import read_text
+from full_spike.utils.errors import UsageError, UserError
+from full_spike.utils.files import read_text
 
 LARGEST = 1 << 16  # bytes; the reader takes a thousand times as much memory
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from utils.runtime.variables import whole_number
+from full_spike.utils.runtime.variables import whole_number
 
 _VARIABLE = "OMP_NUM_THREADS"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from utils.runtime.errors import UserError
+from full_spike.utils.errors import UserError
 
 
 def whole_number(env: Mapping[str, str], name: str, default: int) -> int:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from full_spike.utils.distributed import World
 from torch import Tensor
-
-from utils.cluster.distributed import World
 
 MOST = 20  # classes that a table shows all of
 LOWEST = 10  # classes that it shows of more than that

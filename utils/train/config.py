@@ -8,10 +8,10 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from utils.data.dataset import DataOptions
-from utils.runtime.errors import UsageError
-from utils.runtime.options import above, fraction, natural, non_negative, option, positive_int, seed
-from utils.train.optim import OptimOptions
+from full_spike.utils.data.dataset import DataOptions
+from full_spike.utils.errors import UsageError
+from full_spike.utils.runtime.options import above, fraction, natural, non_negative, option, positive_int, seed
+from full_spike.utils.train.optim import OptimOptions
 
 if TYPE_CHECKING:
     import torch

@@ -6,14 +6,13 @@ import contextlib
 from collections.abc import Callable
 
 import torch
+from full_spike.utils.distributed import World
+from full_spike.utils.log import RunLog
+from full_spike.utils.train.firing_rates import FiringRates
+from full_spike.utils.train.metrics import Meter, Score
+from full_spike.utils.train.objectives import DUAL, SINGLE, readouts
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-
-from utils.cluster.distributed import World
-from utils.runtime.log import RunLog
-from utils.train.firing_rates import FiringRates
-from utils.train.metrics import Meter, Score
-from utils.train.objectives import DUAL, SINGLE, readouts
 
 
 def readout_names(model: nn.Module) -> tuple[str, ...]:

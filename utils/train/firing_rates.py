@@ -6,11 +6,10 @@ import contextlib
 from collections.abc import Callable
 
 import torch
+from full_spike.utils.distributed import World
+from full_spike.utils.measure.hooks import hooked, watch_spikes
 from spikingjelly.activation_based.neuron import BaseNode
 from torch import Tensor, nn
-
-from utils.cluster.distributed import World
-from utils.runtime.hooks import hooked, watch_spikes
 
 
 class FiringRates:

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.checkpoints import checkpoint
-from utils.cluster.distributed import World
-from utils.runtime.errors import UsageError
-from utils.runtime.files import write_file
-from utils.runtime.log import METRICS
-from utils.runtime.parser import to_yaml
-from utils.runtime.versions import commit, machine, versions
-from utils.train.config import Config, RunOptions
+from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils.distributed import World
+from full_spike.utils.errors import UsageError
+from full_spike.utils.files import write_file
+from full_spike.utils.log import METRICS
+from full_spike.utils.runtime.parser import to_yaml
+from full_spike.utils.train.config import Config, RunOptions
+from full_spike.utils.versions import commit, machine, versions
 
 CONFIG = "config.yaml"
 OVERWRITTEN = "overwritten"

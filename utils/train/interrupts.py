@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from utils.cluster.distributed import Consensus, World
-from utils.runtime.errors import StopRequestedError
-from utils.train.config import parse_interval
+from full_spike.utils.distributed import Consensus, World
+from full_spike.utils.errors import StopRequestedError
+from full_spike.utils.train.config import parse_interval
 
 NOTHING, SAVE, STOP = 0, 1, 2  # ordered: of two requests the larger one counts
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from full_spike.utils.distributed import World
 from torch import Tensor
-
-from utils.cluster.distributed import World
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.checkpoints import checkpoint
-from utils.runtime.errors import UserError
-from utils.train.config import Config
-from utils.train.folder import CONFIG
+from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils.errors import UserError
+from full_spike.utils.train.config import Config
+from full_spike.utils.train.folder import CONFIG
 
 # options of the data that say how they are read and not what they are
 _READING = {"workers", "cache_dataset", "download"}
@@ -57,7 +57,7 @@ def _describing(config: Config) -> dict[str, Any]:
 
 def kept_options(folder: Path) -> dict[str, Any] | None:
     """The options in a run's config.yaml, or None where that cannot be read."""
-    from utils.runtime.plain_yaml import read_mapping
+    from full_spike.utils.runtime.plain_yaml import read_mapping
 
     try:
         return read_mapping(folder / CONFIG, "the configuration") or None

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from utils.runtime.deferred import Deferred
-from utils.runtime.errors import UsageError
-from utils.runtime.options import LARGEST_INT, above, fraction, natural, non_negative, option, positive_int
+from full_spike.utils.errors import UsageError
+from full_spike.utils.runtime.deferred import Deferred
+from full_spike.utils.runtime.options import LARGEST_INT, above, fraction, natural, non_negative, option, positive_int
 
 if TYPE_CHECKING:
     from torch import nn, optim

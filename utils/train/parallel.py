@@ -12,10 +12,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from full_spike.utils.distributed import World
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-
-from utils.cluster.distributed import World
 
 
 class _WithAStepWithoutData(nn.Module):

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from full_spike.utils.distributed import World
+from full_spike.utils.files import write_file
+from full_spike.utils.train.classes import class_names
 from torch import Tensor
-
-from utils.cluster.distributed import World
-from utils.runtime.files import write_file
-from utils.train.classes import class_names
 
 MOST = 5  # classes that are told of each sample
 

@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from utils.train import clock
-from utils.train.metrics import Score
+from full_spike.utils.train import clock
+from full_spike.utils.train.metrics import Score
 
 Scores = dict[str, Score]  # by readout; the first one is what a run is judged by
 

@@ -12,22 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from full_spike.utils.checkpoints import checkpoint, resume, schema
+from full_spike.utils.data.loading import Loaders
+from full_spike.utils.errors import StopRequestedError, UserError
+from full_spike.utils.log import RunLog
+from full_spike.utils.seed import get_rng_state, set_rng_state
+from full_spike.utils.train import interrupts
+from full_spike.utils.train.clock import Clock, in_words
+from full_spike.utils.train.config import Recipe
+from full_spike.utils.train.evaluation import evaluate, readout_names
+from full_spike.utils.train.folder import discard_overwritten
+from full_spike.utils.train.metrics import Meter, Score, read_sums
+from full_spike.utils.train.results import EpochResult
+from full_spike.utils.train.step import Trainer
+from full_spike.utils.versions import versions
 from torch import nn
-
-from utils.checkpoints import checkpoint, resume, schema
-from utils.data.loading import Loaders
-from utils.runtime.errors import StopRequestedError, UserError
-from utils.runtime.log import RunLog
-from utils.runtime.seed import get_rng_state, set_rng_state
-from utils.runtime.versions import versions
-from utils.train import interrupts
-from utils.train.clock import Clock, in_words
-from utils.train.config import Recipe
-from utils.train.evaluation import evaluate, readout_names
-from utils.train.folder import discard_overwritten
-from utils.train.metrics import Meter, Score, read_sums
-from utils.train.results import EpochResult
-from utils.train.step import Trainer
 
 # what decides which samples the batches of an epoch hold
 DEALING = {"world_size", "batch_size", "accumulate", "seed", "training_samples", "files"}

@@ -6,17 +6,16 @@ import contextlib
 from typing import Any
 
 import torch
+from full_spike.utils.checkpoints import schema
+from full_spike.utils.distributed import World
+from full_spike.utils.errors import UsageError, UserError
+from full_spike.utils.train.objectives import readouts, streams_loss
+from full_spike.utils.train.parallel import data_parallel
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-
-from utils.checkpoints import schema
-from utils.cluster.distributed import World
-from utils.runtime.errors import UsageError, UserError
-from utils.train.objectives import readouts, streams_loss
-from utils.train.parallel import data_parallel
 
 
 class Trainer:

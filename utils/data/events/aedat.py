@@ -14,10 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-
-from utils.data.events.options import SENSOR
-from utils.runtime.errors import UserError
-from utils.runtime.files import open_regular
+from full_spike.utils.data.events.options import SENSOR
+from full_spike.utils.errors import UserError
+from full_spike.utils.files import open_regular
 
 # t in microseconds, x and y in pixels, p is 1 where it became brighter; all [events], ordered as recorded
 Events = dict[str, np.ndarray]

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO, cast
 
-from utils.data.zips import check_members, open_zip
-from utils.runtime.errors import UserError
-from utils.runtime.files import open_regular, replacing
+from full_spike.utils.data.zips import check_members, open_zip
+from full_spike.utils.errors import UserError
+from full_spike.utils.files import open_regular, replacing
 
 CHUNK = 1 << 24  # bytes
 # what an archive may hold unpacked: recordings compress by two to five

@@ -8,19 +8,18 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from full_spike.utils.data.dataset import Datasets
+from full_spike.utils.data.events.archives import unpack
+from full_spike.utils.data.events.augment import make_augmentation
+from full_spike.utils.data.events.frames import Originals, Preparation, frames_folder
+from full_spike.utils.data.events.options import DIGITS, SENSOR, EventOptions
+from full_spike.utils.data.machines import on_machines_without
+from full_spike.utils.data.prepared import digest, read_npz, read_record
+from full_spike.utils.distributed import World
+from full_spike.utils.errors import UsageError, UserError
+from full_spike.utils.files import cache_home, replacing
 from torch import Tensor
 from torch.utils.data import Dataset
-
-from utils.cluster.distributed import World
-from utils.data.dataset import Datasets
-from utils.data.events.archives import unpack
-from utils.data.events.augment import make_augmentation
-from utils.data.events.frames import Originals, Preparation, frames_folder
-from utils.data.events.options import DIGITS, SENSOR, EventOptions
-from utils.data.machines import on_machines_without
-from utils.data.prepared import digest, read_npz, read_record
-from utils.runtime.errors import UsageError, UserError
-from utils.runtime.files import cache_home, replacing
 
 Split = Sequence[tuple[str, int]]  # (file of a sample in the folder of frames, its class)
 

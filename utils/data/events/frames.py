@@ -19,15 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from utils.cluster.distributed import World
-from utils.data.events.aedat import SENSOR, Events
-from utils.data.events.recordings import check_events
-from utils.data.npz import write_npz
-from utils.data.prepared import KeepAlive, listing_digest, locked, read_npz, read_record, write_record
-from utils.runtime.errors import UserError
-from utils.runtime.files import replacing
-from utils.runtime.log import RunLog
+from full_spike.utils.data.events.aedat import SENSOR, Events
+from full_spike.utils.data.events.recordings import check_events
+from full_spike.utils.data.npz import write_npz
+from full_spike.utils.data.prepared import KeepAlive, listing_digest, locked, read_npz, read_record, write_record
+from full_spike.utils.distributed import World
+from full_spike.utils.errors import UserError
+from full_spike.utils.files import replacing
+from full_spike.utils.log import RunLog
 
 
 @dataclass(frozen=True)

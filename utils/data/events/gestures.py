@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.runtime.errors import UserError
-from utils.runtime.files import read_text
+from full_spike.utils.errors import UserError
+from full_spike.utils.files import read_text
 
 HEADER = "class,startTime_usec,endTime_usec"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from utils.data.dataset import DataOptions
-from utils.runtime.options import option, positive_int
+from full_spike.utils.data.dataset import DataOptions
+from full_spike.utils.runtime.options import option, positive_int
 
 DIGITS = "digits-dvs"
 SENSOR = 128  # pixels on each side of the DVS128

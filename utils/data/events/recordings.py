@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-
-from utils.data.events.aedat import SENSOR, Events, check_clock, read_aedat2, read_aedat3
-from utils.data.events.gestures import Trial, read_trials, table_of
-from utils.data.npz import read_arrays
-from utils.runtime.errors import UserError
-from utils.runtime.files import open_regular
+from full_spike.utils.data.events.aedat import SENSOR, Events, check_clock, read_aedat2, read_aedat3
+from full_spike.utils.data.events.gestures import Trial, read_trials, table_of
+from full_spike.utils.data.npz import read_arrays
+from full_spike.utils.errors import UserError
+from full_spike.utils.files import open_regular
 
 MOST_EVENTS = 1 << 53  # of a pixel in a frame, and us of a time: beyond it float64 does not tell one from two
 

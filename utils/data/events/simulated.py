@@ -16,10 +16,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-
-from utils.data.digits import load_digits
-from utils.data.events.aedat import SENSOR, Events, write_aedat2, write_aedat3
-from utils.data.events.gestures import Trial, table_of, write_trials
+from full_spike.utils.data.digits import load_digits
+from full_spike.utils.data.events.aedat import SENSOR, Events, write_aedat2, write_aedat3
+from full_spike.utils.data.events.gestures import Trial, table_of, write_trials
 
 SCALE = 8  # pixels of the sensor per pixel of the scan: a digit covers 64 of 128
 AMPLITUDE = 3.0  # pixels, half the side of the triangle

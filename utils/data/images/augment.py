@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from utils.data.dataset import DataOptions
-from utils.runtime.deferred import Deferred
-from utils.runtime.options import natural, non_negative, option, positive_int, probability
+from full_spike.utils.data.dataset import DataOptions
+from full_spike.utils.runtime.deferred import Deferred
+from full_spike.utils.runtime.options import natural, non_negative, option, positive_int, probability
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,16 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from full_spike.utils.data.images.index import share_index
+from full_spike.utils.data.images.listing import ImageIndex
+from full_spike.utils.data.images.options import KNOWN
+from full_spike.utils.distributed import World
+from full_spike.utils.errors import UsageError, UserError
+from full_spike.utils.files import open_regular
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
-
-from utils.cluster.distributed import World
-from utils.data.images.index import share_index
-from utils.data.images.listing import ImageIndex
-from utils.data.images.options import KNOWN
-from utils.runtime.errors import UsageError, UserError
-from utils.runtime.files import open_regular
 
 # what Pillow may take a file for, whatever its name; for others, such as EPS, it would start another program
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")

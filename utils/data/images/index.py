@@ -15,13 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-
-from utils.cluster.distributed import World
-from utils.data.images.listing import ImageIndex, modification_times, scan
-from utils.data.npz import read_arrays, write_npz
-from utils.data.prepared import KeepAlive
-from utils.runtime.files import cache_home, replacing
-from utils.runtime.log import RunLog
+from full_spike.utils.data.images.listing import ImageIndex, modification_times, scan
+from full_spike.utils.data.npz import read_arrays, write_npz
+from full_spike.utils.data.prepared import KeepAlive
+from full_spike.utils.distributed import World
+from full_spike.utils.files import cache_home, replacing
+from full_spike.utils.log import RunLog
 
 VERSION = 2
 # fields of an index, and the kinds of their arrays

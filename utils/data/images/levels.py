@@ -6,16 +6,15 @@ import json
 from collections.abc import Callable
 
 import numpy as np
+from full_spike.utils.data.images.folder import load_image
+from full_spike.utils.data.images.listing import ImageIndex
+from full_spike.utils.data.images.options import KNOWN, MEASURED, FolderOptions
+from full_spike.utils.data.prepared import KeepAlive, digest, read_json, write_json
+from full_spike.utils.distributed import World
+from full_spike.utils.errors import UserError
+from full_spike.utils.files import cache_home
+from full_spike.utils.log import RunLog
 from PIL import Image
-
-from utils.cluster.distributed import World
-from utils.data.images.folder import load_image
-from utils.data.images.listing import ImageIndex
-from utils.data.images.options import KNOWN, MEASURED, FolderOptions
-from utils.data.prepared import KeepAlive, digest, read_json, write_json
-from utils.runtime.errors import UserError
-from utils.runtime.files import cache_home
-from utils.runtime.log import RunLog
 
 LOOKED_AT = 200  # images, to see whether they are grey
 MEASURED_ON = 10_000  # images

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-
-from utils.runtime.errors import UserError
+from full_spike.utils.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # as torchvision's
 THREADS = 16  # that list classes: a network file system takes a while for each answer, and gives many at a time

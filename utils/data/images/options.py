@@ -8,10 +8,10 @@ import math
 import re
 from dataclasses import dataclass
 
-from utils.data.dataset import DataOptions
-from utils.data.images.augment import AugmentOptions
-from utils.runtime.errors import UsageError
-from utils.runtime.options import option, seed
+from full_spike.utils.data.dataset import DataOptions
+from full_spike.utils.data.images.augment import AugmentOptions
+from full_spike.utils.errors import UsageError
+from full_spike.utils.runtime.options import option, seed
 
 # channel means and standard deviations of training images; ImageNet's are those of torchvision's reference training
 KNOWN = {

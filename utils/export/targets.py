@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from utils.deploy.c import write_c
-from utils.deploy.nir_graph import import_nir, write_nir
-from utils.deploy.onnx_graph import import_onnx
-from utils.deploy.onnx_integers import write_onnx
-from utils.deploy.runtimes import CRuntime, NirRuntime, OnnxRuntime, compiler
+from full_spike.utils.export.c import write_c
+from full_spike.utils.export.nir_graph import import_nir, write_nir
+from full_spike.utils.export.onnx_graph import import_onnx
+from full_spike.utils.export.onnx_integers import write_onnx
+from full_spike.utils.export.runtimes import CRuntime, NirRuntime, OnnxRuntime, compiler
 
 
 class Target(NamedTuple):

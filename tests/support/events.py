@@ -1,11 +1,10 @@
 """Made recordings, in the files of the real data sets, and what was made of them."""
 
 import torch
-
-from cifar10dvs.train import parser as cifar_parser
-from dvsgesture.train import parser as gesture_parser
-from utils.cluster.distributed import World
-from utils.data.events.simulated import write_as_cifar10dvs, write_as_gestures
+from full_spike.cifar10dvs.train import parser as cifar_parser
+from full_spike.dvsgesture.train import parser as gesture_parser
+from full_spike.utils.data.events.simulated import write_as_cifar10dvs, write_as_gestures
+from full_spike.utils.distributed import World
 
 PARSERS = {"dvsgesture": gesture_parser, "cifar10dvs": cifar_parser}
 

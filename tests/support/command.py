@@ -11,11 +11,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from processes import run_module
+from full_spike.utils.checkpoints import checkpoint
 
-from utils.checkpoints import checkpoint
+from support.processes import run_module
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 TORCHRUN = ("torch.distributed.run", "--standalone")
 
 # A network and schedule that take a second an epoch.

@@ -4,7 +4,7 @@ Time steps are more batch for every layer but the neurons: a layer's spikes are 
 splits them into its T steps and is written out. The batch size N is free. An input is "images" [N, C, H, W], or
 "frames" [T, N, C, H, W], float32; the output is "logits" [N, classes].
 
-Spikes are 0.0 and 1.0. The sums are exact in any order (see `models.graph.exact_sums`); the stem's are of float64,
+Spikes are 0.0 and 1.0. The sums are exact in any order (see `utils.export.graph.exact_sums`); the stem's are of float64,
 which runtimes multiply but do not convolve: a convolution with ones picks each window's values, a product sums them.
 """
 
@@ -13,8 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-
-from utils.runtime.errors import UserError
+from full_spike.utils.errors import UserError
 
 OPSET = 23
 INPUT_BITS = 20  # inputs of float networks are rounded to multiples of 2^-20

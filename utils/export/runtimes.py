@@ -17,12 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from full_spike.utils.errors import UserError
+from full_spike.utils.export.nir_graph import import_nir
+from full_spike.utils.export.nir_run import Interpreter
+from full_spike.utils.export.onnx_graph import INPUT_BITS, import_onnx
 from torch import Tensor
-
-from utils.deploy.nir_graph import import_nir
-from utils.deploy.nir_run import Interpreter
-from utils.deploy.onnx_graph import INPUT_BITS, import_onnx
-from utils.runtime.errors import UserError
 
 Spikes = dict[str, Tensor]
 

@@ -21,8 +21,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-
-from utils.runtime.errors import UserError
+from full_spike.utils.errors import UserError
 
 
 def import_nir() -> Any:

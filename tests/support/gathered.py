@@ -6,7 +6,7 @@ from pathlib import Path
 from studies.gathering import write_csv
 from studies.grid import read_study
 
-STUDIES = sorted((Path(__file__).parent.parent / "studies").glob("*.yaml"))
+STUDIES = sorted((Path(__file__).parent.parent.parent / "studies").glob("*.yaml"))
 BLOCKS = {"18": 8, "34": 16, "50": 16, "101": 33}
 SIDES = {"stock": 1000.0, "stock, channels last": 700.0, "fused": 250.0, "convolutions and products alone": 200.0}
 NOISE = (-1.0, 0.4, 0.6, 0.0, 0.0)  # of the seeds

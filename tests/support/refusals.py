@@ -9,9 +9,9 @@ import stat
 import zipfile
 from types import SimpleNamespace
 
-from events import noise
+from full_spike.utils.errors import run_command
 
-from utils.runtime.errors import run_command
+from support.events import noise
 
 ROWS = b"class,startTime_usec,endTime_usec\n1,0,1000000\n"
 

@@ -15,10 +15,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.cli.arguments import add_data_set_arguments, add_network_arguments
-from utils.runtime.errors import UsageError, run_command
-from utils.runtime.files import check_output_folder
-from utils.runtime.options import Parser, above, natural, positive_int
+from full_spike.utils.cli.arguments import add_data_set_arguments, add_network_arguments
+from full_spike.utils.errors import UsageError, run_command
+from full_spike.utils.files import check_output_folder
+from full_spike.utils.runtime.options import Parser, above, natural, positive_int
 
 FORMATS = ("integer", "onnx", "nir", "c")
 
@@ -58,8 +58,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     import torch  # it and all else takes seconds to import
-
-    from utils.cli.exporting import export
+    from full_spike.utils.cli.exporting import export
 
     torch.manual_seed(args.seed)
     export(args)

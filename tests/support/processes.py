@@ -10,13 +10,19 @@ from types import SimpleNamespace
 
 import torch
 import torch.multiprocessing as mp
-
-from utils.cluster import distributed
+from full_spike.utils import distributed
 
 # Imported from the root of the repository; what tests/ holds comes on top in each process, and takes no time.
 context = multiprocessing.get_context("forkserver")
-DATA_SETS = ("cifar.data", "cifar10dvs.data", "dvsgesture.data", "imagenet.data")
-context.set_forkserver_preload(["pytest", *DATA_SETS, "models", "utils.cli.job", "spikingjelly.datasets.utils"])
+DATA_SETS = (
+    "full_spike.cifar.data",
+    "full_spike.cifar10dvs.data",
+    "full_spike.dvsgesture.data",
+    "full_spike.imagenet.data",
+)
+context.set_forkserver_preload(
+    ["pytest", *DATA_SETS, "full_spike.models", "full_spike.utils.cli.job", "spikingjelly.datasets.utils"]
+)
 
 
 def _exit_with(function, args, outputs, env):

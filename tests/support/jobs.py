@@ -1,8 +1,8 @@
 """The run that tests of whole jobs kill, and how far it has come."""
 
-from command import TINY
+from full_spike.utils.checkpoints import checkpoint
 
-from utils.checkpoints import checkpoint
+from support.command import TINY
 
 DIGITS = ("cifar.train", *TINY, "--epochs", "4", "--cos_lr_T", "4", "--checkpoint-every", "1", "--resume", "auto")
 

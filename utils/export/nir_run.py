@@ -12,8 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-
-from utils.runtime.errors import UserError
+from full_spike.utils.errors import UserError
 
 Function = Callable[[np.ndarray], np.ndarray]
 

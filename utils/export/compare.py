@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from full_spike.utils.export.runtimes import Spikes, spiking_nodes
+from full_spike.utils.measure.hooks import hooked
 from torch import Tensor, nn
-
-from utils.deploy.runtimes import Spikes, spiking_nodes
-from utils.runtime.hooks import hooked
 
 
 @dataclass

@@ -16,14 +16,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from full_spike.utils.cluster import slurm
+from full_spike.utils.cluster.agent import end_with_agent
+from full_spike.utils.cluster.environment import read_place
+from full_spike.utils.cluster.rendezvous import meet
+from full_spike.utils.errors import UsageError, UserError
+from full_spike.utils.runtime.threads import share_cores
 from torch import Tensor
-
-from utils.cluster import slurm
-from utils.cluster.agent import end_with_agent
-from utils.cluster.environment import read_place
-from utils.cluster.rendezvous import meet
-from utils.runtime.errors import UsageError, UserError
-from utils.runtime.threads import share_cores
 
 _FAILED, _DONE, _WORKING = range(3)  # what the main process tells the others of its work
 _MESSAGE = 1 << 26  # bytes sent at once

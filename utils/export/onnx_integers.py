@@ -9,8 +9,7 @@ import math
 from typing import Any
 
 import numpy as np
-
-from utils.deploy.onnx_graph import FloatWriter, import_onnx
+from full_spike.utils.export.onnx_graph import FloatWriter, import_onnx
 
 
 class IntegerWriter(FloatWriter):

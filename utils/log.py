@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from utils.runtime.files import open_regular, write_file
+from full_spike.utils.files import open_regular, write_file
 
 METRICS = "metrics.jsonl"  # in a run's folder: a line of JSON for each epoch
 

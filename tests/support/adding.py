@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-TEXT = (Path(__file__).parents[1] / "docs" / "ADDING.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "ADDING.md").read_text()
 
 
 def blocks():

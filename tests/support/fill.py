@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-GOLDENS = Path(__file__).parent / "goldens"
+GOLDENS = Path(__file__).parent.parent / "goldens"
 
 
 def fill(key, shape, shift=0.4):

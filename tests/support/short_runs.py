@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from command import succeed
-from events import gestures
-from images import image_tree, imagenet_tree
+from full_spike.utils.checkpoints import checkpoint
 
-from utils.checkpoints import checkpoint
+from support.command import succeed
+from support.events import gestures
+from support.images import image_tree, imagenet_tree
 
 FOLDER, EVENTS, IMAGENET = "cifar.train", "dvsgesture.train", "imagenet.train"
 
