@@ -62,10 +62,6 @@ class MixedBatches(SeededSamples):
             return self.mix(inputs, classes, epoch)
 
 
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
 class EpochSampler(Sampler[tuple[int, int]]):
     """A process's share of an epoch's permutation, as (epoch, index), from any batch on.
 
@@ -119,8 +115,8 @@ class EvaluationSampler(Sampler[int]):
         return iter(self.indices)
 
 
-def _outlive_the_trainers_save(_worker: int) -> None:
-    """A scheduler may signal every process of a job: workers must live until the trainer has saved.
+def _start_worker(_worker: int) -> None:
+    """A scheduler may signal every process of a job: workers must outlive the trainer's saving.
 
     SIGTERM is how Python ends a worker that is left over, too, so it is put off and not ignored.
     """
@@ -128,29 +124,6 @@ def _outlive_the_trainers_save(_worker: int) -> None:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(30))  # seconds; SIGALRM then kills
-
-
-def _loader(
-    dataset: Any,
-    sampler: Sampler,
-    batch_size: int,
-    workers: int,
-    world: World,
-    collate: Callable | None,
-    *,
-    persistent: bool,
-) -> DataLoader:
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=sampler,
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=world.device.type == "cuda",
-        persistent_workers=persistent and workers > 0,
-        worker_init_fn=_outlive_the_trainers_save,
-        generator=torch.Generator(),  # a loader would otherwise draw from the trainer's stream at each epoch
-    )
 
 
 class Loaders(NamedTuple):
@@ -186,13 +159,30 @@ def make_loaders(
     for name, dataset in (("training", train), ("test", test)):
         if len(dataset) == 0:
             raise UserError(f"the {name} set holds no samples: check the data path")
+
+    def loader(dataset: Any, sampler: Sampler, collate: Callable | None, *, persistent: bool) -> DataLoader:
+        return DataLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=world.device.type == "cuda",
+            persistent_workers=persistent and workers > 0,
+            worker_init_fn=_start_worker,
+            generator=torch.Generator(),  # a loader would otherwise draw from the trainer's stream at each epoch
+        )
+
     sampler = EpochSampler(train, batch_size, world, seed)
-    seeded, gather = SeededSamples(train, seed), collate
-    if mix is not None:
-        seeded, gather = MixedBatches(train, seed, collate or default_collate, mix), _as_it_is
-    return Loaders(
-        _loader(seeded, sampler, batch_size, workers, world, gather, persistent=True),
-        sampler,
-        # a test set's workers would be idle while the network is trained: they live for one evaluation
-        _loader(test, EvaluationSampler(test, world), batch_size, workers, world, collate, persistent=False),
-    )
+    if mix is None:
+        train_loader = loader(SeededSamples(train, seed), sampler, collate, persistent=True)
+    else:
+        mixed = MixedBatches(train, seed, collate or default_collate, mix)
+        train_loader = loader(mixed, sampler, _no_collate, persistent=True)
+    # a test set's workers would be idle while the network is trained: they live for one evaluation
+    test_loader = loader(test, EvaluationSampler(test, world), collate, persistent=False)
+    return Loaders(train_loader, sampler, test_loader)
+
+
+def _no_collate(batch: Any) -> Any:
+    return batch
