@@ -142,7 +142,8 @@ def list_images(root: Path) -> dict[str, np.ndarray]:
     counts = [sum(len(images) for _, _, images in folders) for folders in by_class]
     empty = [name for name, count in zip(classes, counts, strict=True) if not count]
     if empty:
-        raise UserError(f"no image in the classes {', '.join(empty)}: {expected}, named {', '.join(IMG_EXTENSIONS)}")
+        some = ", ".join(empty[:3]) + (" and others" if len(empty) > 3 else "")
+        raise UserError(f"no image in the classes {some}: {expected}, named {', '.join(IMG_EXTENSIONS)}")
     folders = [(str(root), changed, []), *(folder for found in by_class for folder in found)]
     images = [image for _, _, found in folders for image in found]
     start = len(os.path.join(root, ""))
