@@ -261,7 +261,7 @@ def test_grey_and_cmyk_jpegs_are_images_like_others(tmp_path):
         ("--mean nan --std 0.5", "neither one finite number nor three"),
         ("--mean 0.5 --std 0", "is not above 0"),
         ("--mean 0.5,0.5,0.5 --std 0.5 --channels 1", "--mean has 3 numbers and the images 1 channels"),
-        ("--split 1", "is not between 0 and 1"),
+        ("--split 1", "is outside [0, 1)"),
         ("--split 0.1", "has test/ to test on: leave one out"),
     ],
 )

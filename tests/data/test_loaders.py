@@ -7,12 +7,12 @@ import torch
 from full_spike.cifar import data as cifar
 from full_spike.imagenet import data as imagenet
 from full_spike.utils.data.augment import mixing
-from full_spike.utils.data.loading import EpochSampler, EvaluationSampler, MixedBatches, make_loaders
+from full_spike.utils.data.loading import EpochSampler, EvaluationSampler, SeededSamples, make_loaders
 from full_spike.utils.distributed import World
 from full_spike.utils.errors import UserError
 from full_spike.utils.seed import drawing_from
 from support.images import image_args, image_tree, imagenet_tree
-from torch.utils.data import TensorDataset, default_collate
+from torch.utils.data import TensorDataset
 
 DATA_SETS = {
     "digits": ("cifar", None, "--image-size 8"),
@@ -104,7 +104,7 @@ def test_each_batch_of_each_epoch_and_seed_is_mixed_by_a_share_of_its_own():
 
     def targets(seed, epoch, first):  # of samples whose classes are the same for every `first`
         keys = [(epoch, index) for index in range(first, first + 8)]
-        return tuple(MixedBatches(Samples(), seed, default_collate, mix).__getitems__(keys)[1].flatten().tolist())
+        return tuple(SeededSamples(Samples(), seed, mix=mix).__getitems__(keys)[1].flatten().tolist())
 
     assert len({targets(seed, epoch, first) for seed in (0, 1) for epoch in (0, 1) for first in (0, 5)}) == 8
     assert targets(0, 1, 5) == targets(0, 1, 5)

@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import os
+import pickle
 import time
 import warnings
 import zipfile
@@ -34,6 +33,7 @@ from torchvision.transforms import v2
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 THREADS = 16  # that list classes: a network file system takes a while for each answer, and gives many at a time
 
+Index = dict[str, np.ndarray]  # see `list_images`
 Say = Callable[[str], None]
 Numbers = tuple[float, ...]  # one for each channel
 
@@ -48,16 +48,11 @@ class ImageFolder(Dataset):
 
     Args:
         root: the folder.
-        index: what it holds, if it has been listed already (`list_images`).
+        index: what it holds, if it has been listed already.
         transform: of a PIL image.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        index: dict[str, np.ndarray] | None = None,
-        transform: Callable[[Image.Image], Any] | None = None,
-    ) -> None:
+    def __init__(self, root: Path, index: Index | None = None, transform: Callable | None = None) -> None:
         self.root = root
         self.index = list_images(root) if index is None else index
         self.transform = transform
@@ -118,7 +113,7 @@ def _walk(folder: str) -> Iterator[tuple[str, int, list[tuple[str, int]]]]:
         yield from _walk(path)
 
 
-def list_images(root: Path) -> dict[str, np.ndarray]:
+def list_images(root: Path) -> Index:
     """The images `root/<class>/**/<image>`, told by their suffixes.
 
     Returns:
@@ -157,47 +152,49 @@ def list_images(root: Path) -> dict[str, np.ndarray]:
     }
 
 
-def list_images_once(root: Path, say: Say) -> dict[str, np.ndarray]:
+def list_images_once(root: Path, say: Say) -> Index:
     """`list_images`, kept for later runs: listing the 1.28 million of ImageNet takes minutes on a cold disk."""
     path, began = cache_path(root, "list"), time.monotonic()
-    try:
-        index = _unpack(path.read_bytes())
-        now = [os.stat(os.path.join(root, os.fsdecode(folder))).st_mtime_ns for folder in index["folders"]]
-        if now == index["times"].tolist():
-            say(f"{len(index['paths'])} images of {root} from the list {path} in {time.monotonic() - began:.1f} s")
-            return index
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        pass  # there is none yet, it is damaged, or a folder is gone
+    index = _kept(path)
+    if index is not None and _is_current(index, root):
+        say(f"{len(index['paths'])} images of {root} from the list {path} in {time.monotonic() - began:.1f} s")
+        return index
     index = list_images(root)
     say(f"{len(index['paths'])} images of {root} listed in {time.monotonic() - began:.1f} s")
-    _keep(path, _pack(index), say)
+    _keep(path, index, say)
     return index
+
+
+def _is_current(index: Index, root: Path) -> bool:
+    try:
+        now = [os.stat(os.path.join(root, os.fsdecode(folder))).st_mtime_ns for folder in index["folders"]]
+    except OSError:  # one is gone
+        return False
+    return now == index["times"].tolist()
 
 
 def cache_path(root: Path, kind: str, *words: object) -> Path:
     """Where something of a folder is kept for later runs."""
     key = os.fsencode("\0".join(map(str, (root.resolve(), *words))))
-    return cache_home() / f"{kind}-{hashlib.sha256(key).hexdigest()[:16]}"
+    return cache_home() / f"{kind}-{hashlib.sha256(key).hexdigest()[:16]}.npz"
 
 
-def _keep(path: Path, content: bytes, say: Say) -> None:
+def _kept(path: Path) -> Index | None:
+    """What an earlier run has kept; None where it has not, or the file is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _keep(path: Path, arrays: Index, say: Say) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path, contended=True) as partial:
-            partial.write_bytes(content)
+        with replacing(path, contended=True) as partial, open(partial, "wb") as file:
+            np.savez(file, **arrays)
     except OSError as error:
         say(f"warning: cannot write {path} ({error.strerror}): each start does this again")
-
-
-def _pack(index: dict[str, np.ndarray]) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, **index)
-    return buffer.getvalue()
-
-
-def _unpack(content: bytes) -> dict[str, np.ndarray]:
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return dict(arrays)
 
 
 def load_folder(
@@ -214,18 +211,13 @@ def load_folder(
         UserError: a folder is not as expected, or the classes differ, or there is only one.
         UsageError: options that do not go together.
     """
-    root = Path(args.data_path)
-    contents = [b"", b"", b""]
-    with world.main_only(f"listing the images of {root}") as main:
+    found = b""
+    with world.main_only(f"listing the images of {args.data_path}") as main:
         if main:
             say = RunLog(world).say
-            train, test = _splits(root, args, tests, say)
-            mean, std = _normalisation(train, args, default, say)
-            contents = [_pack(train.index), _pack(test.index), json.dumps([test.root.name, mean, std]).encode()]
-    train_index, test_index, words = (world.share(content) for content in contents)
-    name, mean, std = json.loads(words)
-    train, test = ImageFolder(root / "train", _unpack(train_index)), ImageFolder(root / name, _unpack(test_index))
-    return train, test, tuple(mean), tuple(std)
+            train, test = _splits(Path(args.data_path), args, tests, say)
+            found = pickle.dumps((train, test, *_normalisation(train, args, default, say)))
+    return pickle.loads(world.share(found))  # from the main process of this run
 
 
 def _splits(root: Path, args: Namespace, tests: Sequence[str], say: Say) -> tuple[ImageFolder, ImageFolder]:
@@ -318,13 +310,13 @@ def measure(images: ImageFolder, channels: int) -> tuple[Numbers, Numbers]:
 
 def _measure_once(images: ImageFolder, channels: int, say: Say) -> tuple[Numbers, Numbers]:
     path = cache_path(images.root, "mean", images.fingerprint(), channels)
-    try:
-        mean, std = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        mean, std = measure(images, channels)
-        words = [" ".join(f"{value:.4f}" for value in values) for values in (mean, std)]
-        say(f"images of {images.root}: mean {words[0]}, standard deviation {words[1]}, measured")
-        _keep(path, json.dumps([mean, std]).encode(), say)
+    kept = _kept(path)
+    if kept is not None:
+        return tuple(kept["mean"].tolist()), tuple(kept["std"].tolist())
+    mean, std = measure(images, channels)
+    words = [" ".join(f"{value:.4f}" for value in values) for values in (mean, std)]
+    say(f"images of {images.root}: mean {words[0]}, standard deviation {words[1]}, measured")
+    _keep(path, {"mean": np.array(mean), "std": np.array(std)}, say)
     return mean, std
 
 

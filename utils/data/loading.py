@@ -23,14 +23,19 @@ Mix = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]  # (inputs, classes
 
 
 class SeededSamples(Dataset):
-    """Draws every random number of a training sample from a generator of its own.
+    """Draws every random number of a training sample, and of the mixing of a batch, from a generator of its own.
 
     Indexed by (epoch, index), which `EpochSampler` yields.
+
+    Args:
+        collate, mix: see `make_loaders`.
     """
 
-    def __init__(self, dataset: Any, seed: int) -> None:
+    def __init__(self, dataset: Any, seed: int, collate: Callable | None = None, mix: Mix | None = None) -> None:
         self.dataset = dataset
         self.seed = seed
+        self.collate = collate or default_collate
+        self.mix = mix
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -40,24 +45,12 @@ class SeededSamples(Dataset):
         with drawing_from(self.seed, epoch, index):
             return self.dataset[index]
 
-
-class MixedBatches(SeededSamples):
-    """Whole batches whose samples are mixed with each other, by random numbers of a stream that is the batch's own.
-
-    Args:
-        collate: list of samples -> (inputs, classes [N]).
-        mix: of these and the epoch.
-    """
-
-    def __init__(self, dataset: Any, seed: int, collate: Callable, mix: Mix) -> None:
-        super().__init__(dataset, seed)
-        self.collate = collate
-        self.mix = mix
-
     def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """What torch's loader asks for in place of a list of samples."""
-        epoch = keys[0][0]
+        """A batch: what torch's loader asks for in place of a list of samples."""
         inputs, classes = self.collate([self[key] for key in keys])
+        if self.mix is None:
+            return inputs, classes
+        epoch = keys[0][0]
         with drawing_from(self.seed, epoch, *(index for _, index in keys)):
             return self.mix(inputs, classes, epoch)
 
@@ -174,14 +167,13 @@ def make_loaders(
         )
 
     sampler = EpochSampler(train, batch_size, world, seed)
-    if mix is None:
-        train_loader = loader(SeededSamples(train, seed), sampler, collate, persistent=True)
-    else:
-        mixed = MixedBatches(train, seed, collate or default_collate, mix)
-        train_loader = loader(mixed, sampler, _no_collate, persistent=True)
-    # a test set's workers would be idle while the network is trained: they live for one evaluation
-    test_loader = loader(test, EvaluationSampler(test, world), collate, persistent=False)
-    return Loaders(train_loader, sampler, test_loader)
+    batches = SeededSamples(train, seed, collate, mix)
+    return Loaders(
+        loader(batches, sampler, _no_collate, persistent=True),
+        sampler,
+        # a test set's workers would be idle while the network is trained: they live for one evaluation
+        loader(test, EvaluationSampler(test, world), collate, persistent=False),
+    )
 
 
 def _no_collate(batch: Any) -> Any:

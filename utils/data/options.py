@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 
-from full_spike.utils.options import Parser, above, natural, non_negative, positive_int, probability, seed
+from full_spike.utils.options import Parser, fraction, natural, non_negative, positive_int, probability, seed
 
 # channel means and standard deviations of training images; ImageNet's are those of torchvision's reference training
 KNOWN = {
@@ -34,7 +34,7 @@ def add_folder_arguments(parser: Parser) -> None:
     add("--mean", type=_mean, metavar="X,X,X", help=f"subtracted from pixels of 0 to 1: 0.5,0.5,0.5, or that of "
         f"{', '.join(KNOWN)}, or {MEASURED} (once, on the training images)")  # fmt: skip
     add("--std", type=_std, metavar="X,X,X", help="what they are divided by after that; as --mean")
-    add("--split", type=_share, help="with train/ alone: this share of each class is put aside to test on, e.g. 0.1")
+    add("--split", type=fraction, help="with train/ alone: this share of each class is put aside to test on, e.g. 0.1")
     add("--split-seed", type=seed, default=0, help="with --split: which images" + DEFAULT)
     add("--channels", type=int, choices=(1, 3), help="1 or 3; default: 1 if the images are grey")
 
@@ -45,7 +45,7 @@ def add_augment_arguments(parser: Parser) -> None:
     add("--hflip", type=probability, help="how often an image is flipped left to right; default: 0.5, digits never")
     add("--auto-augment", "--aa", choices=AUTO_AUGMENT, help="changes of colour and shape at random")
     add("--ra-ops", type=positive_int, default=2, help="of randaugment: changes to each image" + DEFAULT)
-    add("--ra-magnitude", type=_magnitude, default=9,
+    add("--ra-magnitude", type=int, choices=range(MAGNITUDES), default=9, metavar="N",
         help=f"of randaugment: how strong, of 0..{MAGNITUDES - 1}; timm's m9 of 10 is 27" + DEFAULT)  # fmt: skip
     add("--random-erase", "--reprob", type=probability, default=0.0,
         help="how often a rectangle of an image is set to the mean colour" + DEFAULT)  # fmt: skip
@@ -72,7 +72,7 @@ def add_crop_arguments(parser: Parser) -> None:
     """Of imagenet/: how photographs are resized and cropped."""
     add = parser.add_argument_group("crops").add_argument
     add("--train-crop-size", type=positive_int, default=224, help="side in pixels" + DEFAULT)
-    add("--train-crop-scale", type=_crop_scale, default=0.08,
+    add("--train-crop-scale", type=probability, default=0.08,
         help="least share of an image's area that a training crop takes" + DEFAULT)  # fmt: skip
     add("--val-resize-size", type=positive_int, default=256, help="shorter side before cropping, in pixels" + DEFAULT)
     add("--val-crop-size", type=positive_int, default=224, help="side in pixels" + DEFAULT)
@@ -97,19 +97,3 @@ def _std(text: str) -> str:
     if _mean(text) not in (*KNOWN, MEASURED) and any(float(part) <= 0.0 for part in text.split(",")):
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return text
-
-
-def _share(text: str) -> float:
-    if not 0.0 < float(text) < 1.0:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return float(text)
-
-
-def _crop_scale(text: str) -> float:
-    return above(0.0)(str(probability(text)))
-
-
-def _magnitude(text: str) -> int:
-    if natural(text) >= MAGNITUDES:
-        raise argparse.ArgumentTypeError(f"{text} is outside 0..{MAGNITUDES - 1}")
-    return int(text)
