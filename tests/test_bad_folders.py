@@ -1,100 +1,16 @@
-"""Folders of images, recordings and archives that are not what they should be: one line each, and nothing changed."""
+"""Recordings and archives that are not what they should be: one line each, and nothing changed."""
 
 import io
 import os
 import tarfile
 import zipfile
 
-import numpy as np
 import pytest
 from full_spike.utils.data.events.aedat import write_aedat3
-from PIL import Image
 from support.events import gestures
-from support.images import image_tree
 from support.refusals import ROWS, backwards, refused, zip_of
 
-COUNT = ("--model", "fsnn18", "--T", 1, "--option", "width=4", "--size", 8, "--device", "cpu")
-TRAIN = ("--width", 4, "--T", 2, "--image-size", 8, "-b", 4, "-j", 0, "--epochs", 1, "--device", "cpu")
 EVENTS = ("--width", 4, "--T", 4, "--frame-size", 32, "-b", 4, "-j", 0, "--epochs", 1, "--device", "cpu")
-GIFS = "Found no valid file for the classes cat, dog: .*<class>/<image>, named .jpg, .jpeg, .png, "
-
-# Folders of images: what the counters and training are given
-
-
-def image(make):
-    """A folder of images in which one was made otherwise."""
-
-    def apply(folder):
-        image_tree(folder)
-        path = folder / "train" / "cat" / "0.jpg"
-        path.unlink()
-        make(path)
-
-    return apply
-
-
-def renamed(name):
-    def apply(folder):
-        image_tree(folder)
-        target = os.path.join(os.fsencode(folder / "train" / "cat"), name)
-        os.rename(folder / "train" / "cat" / "0.jpg", target)
-        with open(target, "wb") as file:
-            file.write(b"no image")
-
-    return apply
-
-
-def cut(path):
-    Image.new("RGB", (64, 64), (9, 99, 199)).save(path, "JPEG")
-    path.write_bytes(path.read_bytes()[:400])
-
-
-IMAGES = {
-    "EPS": (image(lambda p: Image.new("RGB", (8, 8)).save(p, "EPS")), r"cat/0.jpg \(no JPEG, PNG, WEBP, BMP, TIFF, "),
-    "PDF": (image(lambda path: path.write_bytes(b"%PDF-1.7\n")), r"cannot read the image .*cat/0.jpg \(no JPEG, PNG"),
-    "empty": (image(lambda path: path.touch()), r"cannot read the image .*: replace it or take it out"),
-    "cut off": (image(cut), r"cat/0.jpg \(.*[Tt]runcated"),
-    "a named pipe": (image(os.mkfifo), "cat/0.jpg is a named pipe, not a regular file: replace it"),
-    "a device": (image(lambda path: path.symlink_to("/dev/zero")), "cat/0.jpg is a device, not a regular file"),
-    "a link to nothing": (image(lambda path: path.symlink_to("nowhere")), "cannot read .*No such file or directory"),
-    "floats": (
-        image(lambda path: Image.fromarray(np.eye(8, dtype=np.float32)).save(path, "TIFF")),
-        "its pixels are numbers of an unknown range; save it with 8 or 16 bits",
-    ),
-    "32 bits": (
-        image(lambda path: Image.fromarray(np.full((8, 8), 1 << 20, np.int32)).save(path, "TIFF")),
-        "its pixels are numbers of an unknown range; save it with 8 or 16 bits",
-    ),
-    "a name with a newline": (renamed(b"0\n1.jpg"), r"cannot read the image .*train/cat/0\\n1.jpg \(no JPEG"),
-    "a name that is no text": (renamed(b"0\xff.jpg"), r"cannot read the image .*train/cat/0\\udcff.jpg \(no JPEG"),
-    "GIFs alone": (lambda folder: image_tree(folder, suffix="gif"), GIFS),
-    "no class": (lambda folder: (folder / "train").mkdir(parents=True), "Couldn't find any class folder in .*: images"),
-    "a file": (lambda folder: (folder.mkdir(), (folder / "train").touch()), "there is no folder .*train: images are"),
-    "one class": (
-        lambda folder: image_tree(folder, classes=("cat",)),
-        None,
-        "holds one class alone, cat: add another to tell it from",
-    ),
-    "a class that is a loop": (
-        lambda folder: (image_tree(folder), (folder / "train" / "eel").symlink_to(".")),
-        "Found no valid file for the classes eel",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", IMAGES)
-def test_folders_of_images(tmp_path, name):
-    make, message, *trained = IMAGES[name]
-    make(tmp_path / "data")
-    if message:
-        refused(tmp_path, message, "utils.fullspike", *COUNT, "--data", tmp_path / "data" / "train")
-    message = trained[0] if trained else message
-    if (tmp_path / "data" / "test").exists():
-        refused(
-            tmp_path, message, "cifar.train", *TRAIN, "--dataset", "folder", "--data-path", tmp_path / "data",
-            "--output-dir", tmp_path / "out",
-        )  # fmt: skip
-
 
 # Event data sets: what is prepared from recordings and archives
 

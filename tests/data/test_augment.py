@@ -1,18 +1,21 @@
-"""What changes to images and mixing do, and that they are functions of seed, epoch and samples."""
+"""What changes to images and mixing do."""
+
+from types import SimpleNamespace
 
 import pytest
 import torch
-from full_spike.cifar.data import CIFAR10, Digits, ImageOptions
-from full_spike.utils.data.images.augment import AUTO_AUGMENT, AugmentOptions
-from full_spike.utils.data.images.folder import MEAN, STD, load_image
-from full_spike.utils.data.loading import MixedBatches, make_loaders
-from full_spike.utils.distributed import World
-from full_spike.utils.seed import drawing_from
-from PIL import Image
-from support.images import imagenet_tree
+from full_spike.cifar import data as cifar
+from full_spike.cifar.data import Digits
+from full_spike.imagenet import data as imagenet
+from full_spike.utils.data.augment import changes, mixing
+from full_spike.utils.data.images import load_image
+from full_spike.utils.data.options import AUTO_AUGMENT, KNOWN
+from support.images import image_args, imagenet_tree
 from torch.nn import functional as F
-from torch.utils.data import default_collate
 from torchvision.transforms import v2
+
+CIFAR10, IMAGENET = KNOWN["cifar10"], KNOWN["imagenet"]
+MEAN, STD = IMAGENET
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def draws(function, count=40):
 
 @pytest.mark.parametrize("flips", [0.0, 0.2, 1.0])
 def test_crops_can_be_left_out_and_images_are_flipped_as_often_as_asked(image, flips):
-    train, test = cifar.data.transforms(ImageOptions(crop=False, hflip=flips), *CIFAR10)
+    train, test = cifar.transforms(image_args("cifar", crop=False, hflip=flips), *CIFAR10)
     plain = pixels(image, *CIFAR10)
     torch.testing.assert_close(test(image), plain)
     found = draws(lambda: train(image), 200)
@@ -50,26 +53,20 @@ def test_crops_can_be_left_out_and_images_are_flipped_as_often_as_asked(image, f
 
 @pytest.mark.parametrize("flips", [None, 0.0, 1.0])
 def test_digits_are_flipped_only_when_asked(flips):
-    digits, plain = (Digits(ImageOptions(crop=False, hflip=x, image_size=8), train=True) for x in (flips, 0.0))
+    digits, plain = (Digits(image_args("cifar", crop=False, hflip=x, image_size=8), train=True) for x in (flips, 0.0))
     image = plain[0][0]
     assert not torch.equal(image, image.flip(-1))
     assert all(torch.equal(digits[0][0], image.flip(-1) if flips else image) for _ in range(20))
 
 
-def test_digits_are_cropped_in_black():
-    digits = Digits(ImageOptions(image_size=8), train=True)
-    found = draws(lambda: digits[0][0])
-    assert len({x.numpy().tobytes() for x in found}) > 4
-    black = (0.0 - Digits.mean) / Digits.std
-    assert min(x.min().item() for x in found) == pytest.approx(black)
-
-
 @pytest.mark.parametrize("name", AUTO_AUGMENT)
 def test_automatic_augmentation_of_photographs_and_digits(image, name):
-    options = ImageOptions(auto_augment=name, crop=False, hflip=0.0, image_size=8)
-    photographs, _ = cifar.data.transforms(options, *CIFAR10)
-    digits, plain = Digits(options, train=True), Digits(ImageOptions(crop=False), train=False)
-    of_files, _ = imagenet.data.transforms(imagenet.data.Options(auto_augment=name, train_crop_scale=1.0, hflip=0.0))
+    options = image_args("cifar", auto_augment=name, crop=False, hflip=0.0, image_size=8)
+    photographs, _ = cifar.transforms(options, *CIFAR10)
+    digits, plain = Digits(options, train=True), Digits(image_args("cifar", crop=False), train=False)
+    of_files, _ = imagenet.transforms(
+        image_args("imagenet", auto_augment=name, train_crop_scale=1.0, hflip=0.0), *IMAGENET
+    )
     for draw, mean, std in (
         (lambda: photographs(image), *(torch.tensor(x) for x in CIFAR10)),
         (lambda: digits[3][0], torch.tensor([plain.mean]), torch.tensor([plain.std])),
@@ -88,14 +85,14 @@ def test_automatic_augmentation_of_photographs_and_digits(image, name):
 def test_the_strength_of_randaugment_is_torchvisions(image):
     """At 0 it leaves the shape of an image alone and at 27 it turns it by 27 degrees, nine tenths of the most."""
     turned = v2.functional.rotate(image, 27.0, v2.InterpolationMode.BILINEAR, fill=[round(255 * x) for x in MEAN])
-    options = AugmentOptions(auto_augment="randaugment", ra_ops=1, ra_magnitude=27, hflip=0.0)
-    (change,) = options.changes(flips=0.0, fill=MEAN)
+    options = image_args("cifar", auto_augment="randaugment", ra_ops=1, ra_magnitude=27)
+    (change,) = changes(options, flips=0.0, fill=MEAN)
     found = {v2.functional.pil_to_tensor(x).numpy().tobytes() for x in draws(lambda: change(image), 200)}
     assert v2.functional.pil_to_tensor(turned).numpy().tobytes() in found
 
 
 def test_erasing_sets_a_rectangle_to_the_mean_colour(image):
-    train, test = cifar.data.transforms(ImageOptions(crop=False, hflip=0.0, random_erase=0.5), *CIFAR10)
+    train, test = cifar.transforms(image_args("cifar", crop=False, hflip=0.0, random_erase=0.5), *CIFAR10)
     plain, erased = test(image), 0
     for found in draws(lambda: train(image), 100):
         inside = (found == 0).all(dim=0)  # [H, W]
@@ -110,10 +107,16 @@ def test_erasing_sets_a_rectangle_to_the_mean_colour(image):
 @pytest.mark.parametrize("how", ["bilinear", "bicubic"])
 def test_whole_images_and_how_they_are_resized(image, how):
     """A least share of 1 leaves no crop, but for a pixel where sides are rounded: images are squeezed to a square."""
-    options = imagenet.data.Options(
-        train_crop_size=16, train_crop_scale=1.0, val_resize_size=16, val_crop_size=16, interpolation=how, hflip=0.0
+    options = image_args(
+        "imagenet",
+        train_crop_size=16,
+        train_crop_scale=1.0,
+        val_resize_size=16,
+        val_crop_size=16,
+        interpolation=how,
+        hflip=0.0,
     )
-    train, test = imagenet.data.transforms(options)
+    train, test = imagenet.transforms(options, *IMAGENET)
     square = image.crop((0, 0, 20, 20))
     for found in draws(lambda: train(square), 20):
         torch.testing.assert_close(found, pixels(square, MEAN, STD, [16, 16], how))
@@ -123,17 +126,16 @@ def test_whole_images_and_how_they_are_resized(image, how):
     torch.testing.assert_close(test(image), v2.functional.center_crop(expected, [16, 16]))
 
 
-def test_crops_of_a_small_share_are_the_default(image):
-    train, _ = imagenet.data.transforms(imagenet.data.Options(train_crop_size=16, hflip=0.0))
-    assert len({x.numpy().tobytes() for x in draws(lambda: train(image), 20)}) > 15
-
-
 # Mixing
 
 
 def batch(count=16, classes=5):
     generator = torch.Generator().manual_seed(1)
     return torch.randn(count, 3, 8, 8, generator=generator), torch.randint(0, classes, (count,), generator=generator)
+
+
+def mix_of(mixup=0.0, cutmix=0.0, mixup_off_epoch=0):
+    return mixing(SimpleNamespace(mixup=mixup, cutmix=cutmix, mixup_off_epoch=mixup_off_epoch), 5)
 
 
 def own_share(targets, classes):
@@ -147,7 +149,7 @@ def own_share(targets, classes):
 def test_mixup_is_its_formula():
     """x <- s x + (1 - s) x', and the targets alike, the partner being the sample before; s is drawn for each batch."""
     images, classes = batch()
-    mix = AugmentOptions(mixup=1.0).mixing(5)
+    mix = mix_of(mixup=1.0)
     shares = []
     for mixed, targets in draws(lambda: mix(images, classes, 0)):
         share = own_share(targets, classes)
@@ -162,7 +164,7 @@ def test_mixup_is_its_formula():
 def test_cutmix_is_its_definition():
     """Each pixel is an image's own or its partner's, and the targets say how many are."""
     images, classes = batch()
-    mix = AugmentOptions(cutmix=1.0).mixing(5)
+    mix = mix_of(cutmix=1.0)
     for mixed, targets in draws(lambda: mix(images, classes, 0)):
         own, other = (mixed == images).all(dim=1), (mixed == images.roll(1, 0)).all(dim=1)  # [N, H, W]
         assert (own | other).all()
@@ -174,110 +176,24 @@ def test_alpha_is_of_the_beta_distribution():
     """Its variance is 1 / (4 (2 alpha + 1))."""
     images, classes = batch()
     for alpha in (0.2, 1.0, 8.0):
-        mix = AugmentOptions(mixup=alpha).mixing(5)
+        mix = mix_of(mixup=alpha)
         shares = torch.tensor([own_share(mix(images, classes, 0)[1], classes) for _ in range(300)])
         assert shares.var().item() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.25)
 
 
 def test_with_both_each_has_half_of_the_batches():
     images, classes = batch()
-    mix = AugmentOptions(mixup=1.0, cutmix=1.0).mixing(5)
+    mix = mix_of(mixup=1.0, cutmix=1.0)
     cut = [bool((mixed == images).any()) for mixed, _ in draws(lambda: mix(images, classes, 0), 100)]
     assert 30 < sum(cut) < 70
 
 
 def test_mixing_ends():
     images, classes = batch()
-    assert AugmentOptions().mixing(5) is None
-    mix = AugmentOptions(mixup=1.0, mixup_off_epoch=3).mixing(5)
+    assert mix_of() is None
+    mix = mix_of(mixup=1.0, mixup_off_epoch=3)
     assert mix(images, classes, 2)[1].shape == (16, 5)
     for epoch in (3, 4):
         same, targets = mix(images, classes, epoch)
         assert same is images
         assert targets is classes
-
-
-class Samples(torch.utils.data.Dataset):
-    """Of 50, number i is noise of its own around i, of class i % 5."""
-
-    def __len__(self):
-        return 50
-
-    def __getitem__(self, index):
-        return torch.full((1, 4, 4), float(index)) + torch.rand(1, 4, 4), index % 5
-
-
-def batches(*, epoch=0, first=0, seed=7, workers=0, world=None):
-    mix = AugmentOptions(mixup=1.0, cutmix=1.0).mixing(5)
-    loaders = make_loaders(
-        Samples(), Samples(), batch_size=8, workers=workers, world=world or World(), seed=seed, mix=mix
-    )
-    loaders.sampler.start_at(epoch, first)
-    return [torch.cat([x.flatten(1), y], dim=1) for x, y in loaders.train]
-
-
-def same(a, b):
-    return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-
-
-def test_how_a_batch_is_mixed_depends_on_seed_epoch_and_its_samples_alone():
-    torch.manual_seed(0)
-    whole = batches(epoch=2)
-    assert [len(x) for x in whole] == [8] * 6 + [2]
-    torch.manual_seed(1)
-    assert same(batches(epoch=2), whole)
-    assert same(batches(epoch=2, workers=2), whole)
-    assert same(batches(epoch=2, first=4, workers=1), whole[4:])
-    assert not same(batches(epoch=3), whole)
-    assert not same(batches(epoch=2, seed=8), whole)
-    ranks = [batches(epoch=2, world=World(rank=rank, size=2)) for rank in range(2)]
-    assert not any(same([a], [b]) for a, b in zip(*ranks, strict=True))
-
-
-def test_each_batch_of_each_epoch_and_seed_is_mixed_by_a_share_of_its_own():
-    mix = AugmentOptions(mixup=1.0).mixing(5)
-
-    def share(seed, epoch, indices):
-        _, targets = MixedBatches(Samples(), seed, default_collate, mix).__getitems__([(epoch, i) for i in indices])
-        return own_share(targets, torch.tensor(indices) % 5)
-
-    batches = (range(8), range(8, 16))
-    shares = {share(seed, epoch, batch) for seed in (0, 1) for epoch in (0, 1) for batch in batches}
-    assert len(shares) == 8
-    assert share(0, 1, batches[0]) == share(0, 1, batches[0])
-
-
-def test_mixing_leaves_the_stream_of_the_process_alone():
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
-    with drawing_from(1, 2):
-        first = torch.rand(3)
-    batches()
-    assert torch.equal(torch.get_rng_state(), before)
-    with drawing_from(1, 2):
-        assert torch.equal(torch.rand(3), first)
-
-
-def test_test_images_are_neither_changed_nor_mixed(image):
-    everything = {"auto_augment": "randaugment", "random_erase": 1.0, "hflip": 1.0, "mixup": 1.0}
-    for plain, test in (
-        (
-            cifar.data.transforms(ImageOptions(), *CIFAR10)[1],
-            cifar.data.transforms(ImageOptions(**everything), *CIFAR10)[1],
-        ),
-        *[tuple(imagenet.data.transforms(imagenet.data.Options(**x))[1] for x in ({}, everything))],
-    ):
-        assert torch.equal(plain(image), test(image))
-    digits = [cifar.data.load(ImageOptions(image_size=8, **x), World()).test for x in ({}, everything)]
-    assert torch.equal(digits[0][0][0], digits[1][0][0])
-    loaders = make_loaders(
-        Samples(), Samples(), batch_size=8, workers=0, world=World(), seed=0, mix=AugmentOptions(mixup=1.0).mixing(5)
-    )
-    assert next(iter(loaders.test))[1].tolist() == [0, 1, 2, 3, 4, 0, 1, 2]
-
-
-def test_an_image_of_an_unusual_mode_is_changed_too(tmp_path):
-    """Grey and CMYK files are read as RGB, before anything is changed."""
-    Image.new("CMYK", (20, 30), (10, 20, 30, 40)).save(tmp_path / "image.jpg")
-    train, _ = imagenet.data.transforms(imagenet.data.Options(auto_augment="randaugment", train_crop_size=16))
-    assert train(load_image(tmp_path / "image.jpg")).shape == (3, 16, 16)
