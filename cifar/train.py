@@ -5,27 +5,22 @@ python -m cifar.train --dataset cifar10 --data-path ~/data --download    # CIFAR
 python -m cifar.train --test-only --resume auto                          # evaluate what was trained
 """
 
-import argparse
 import sys
 
-from full_spike.utils.data.options import add_augment_arguments, add_folder_arguments, add_loading_arguments
+from full_spike.utils.data.options import (
+    add_augment_arguments,
+    add_folder_arguments,
+    add_loading_arguments,
+    add_small_image_arguments,
+)
 from full_spike.utils.errors import as_usage_error, run_command
-from full_spike.utils.options import Parser, parse, positive_int, training_parser
-
-DATASETS = ("digits", "cifar10", "cifar100", "folder")
+from full_spike.utils.options import Parser, parse, training_parser
 
 
 def make_parser() -> Parser:
     parser = training_parser(__doc__, "cifar")
     add_loading_arguments(parser)
-    add = parser.group("small images", "data")
-    add("--dataset", choices=DATASETS, default="digits", help="which")
-    add("--download", action="store_true", help="fetch CIFAR to --data-path first")
-    add("--image-size", type=positive_int, default=32, metavar="N", help="side of the images in pixels")
-    add(
-        "--crop", action=argparse.BooleanOptionalAction, default=True,
-        help="pad training images by an eighth of the side and crop them at random",
-    )  # fmt: skip
+    add_small_image_arguments(parser)
     add_folder_arguments(parser)
     add_augment_arguments(parser)
     parser.set_defaults(

@@ -6,26 +6,20 @@ python -m imagenet.train --data-path /datasets/imagenet --test-only --resume che
 
 import sys
 
-from full_spike.utils.data.options import add_augment_arguments, add_folder_arguments, add_loading_arguments
+from full_spike.utils.data.options import (
+    add_augment_arguments,
+    add_crop_arguments,
+    add_folder_arguments,
+    add_loading_arguments,
+)
 from full_spike.utils.errors import as_usage_error, run_command
-from full_spike.utils.options import Parser, above, parse, positive_int, training_parser
+from full_spike.utils.options import Parser, parse, training_parser
 
 
 def make_parser() -> Parser:
     parser = training_parser(__doc__, "imagenet")
     add_loading_arguments(parser)
-    add = parser.group("ImageNet", "data")
-    add("--train-crop-size", type=positive_int, default=224, metavar="N", help="side in pixels")
-    add(
-        "--train-crop-scale", type=above(0.0), default=0.08, metavar="X",
-        help="least share of an image's area that a training crop takes",
-    )  # fmt: skip
-    add(
-        "--val-resize-size", type=positive_int, default=256, metavar="N",
-        help="shorter side before cropping, in pixels",
-    )  # fmt: skip
-    add("--val-crop-size", type=positive_int, default=224, metavar="N", help="side in pixels")
-    add("--interpolation", choices=("bilinear", "bicubic"), default="bilinear", help="how images are resized")
+    add_crop_arguments(parser)
     add_folder_arguments(parser)
     add_augment_arguments(parser)
     parser.set_defaults(channels=3, batch_size=64, epochs=320, lr=0.1, weight_decay=1e-5)

@@ -357,7 +357,7 @@ def training_parser(doc: str | None, data_set: str) -> Parser:
         doc: the script's docstring, see `Parser`.
         data_set: the script's package, e.g. cifar.
     """
-    parser = Parser(doc, prog=f"python -m {data_set}.train")
+    parser = Parser(doc, prog=f"python -m {data_set}.train", usage="%(prog)s [options]")
     parser.data_set = data_set
     add_network_arguments(parser)
     add_recipe_arguments(parser)

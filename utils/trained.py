@@ -240,10 +240,11 @@ def build_loader(args: argparse.Namespace, model: Any) -> tuple[Iterable[tuple[T
     """
     loader: Iterable[tuple[Tensor, Tensor]]
     if args.data:
-        from full_spike.utils.data.images import Images, scan
+        from full_spike.utils.data.images import ImageFolder, list_images
 
         folder = next((below for name in ("val", "test") if (below := args.data / name).is_dir()), args.data)
-        loader = batches(Images(scan(folder), _reader(args, model)), None, args.batch_size, args.images, args.workers)
+        images = ImageFolder(folder, list_images(folder), _reader(args, model))
+        loader = batches(images, None, args.batch_size, args.images, args.workers)
         words = f"images of {args.data}"
     else:
         loader = random_loader(random_inputs(model, args.images or 2, args.size, args.seed), args.batch_size)

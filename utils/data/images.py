@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
 import time
 import warnings
 import zipfile
@@ -211,13 +210,13 @@ def load_folder(
         UserError: a folder is not as expected, or the classes differ, or there is only one.
         UsageError: options that do not go together.
     """
-    found = b""
+    found = None
     with world.main_only(f"listing the images of {args.data_path}") as main:
         if main:
             say = RunLog(world).say
             train, test = _splits(Path(args.data_path), args, tests, say)
-            found = pickle.dumps((train, test, *_normalisation(train, args, default, say)))
-    return pickle.loads(world.share(found))  # from the main process of this run
+            found = (train, test, *_normalisation(train, args, default, say))
+    return world.share(found)  # type: ignore[return-value]
 
 
 def _splits(root: Path, args: Namespace, tests: Sequence[str], say: Say) -> tuple[ImageFolder, ImageFolder]:

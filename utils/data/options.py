@@ -16,15 +16,14 @@ KNOWN = {
 MEASURED = "measured"
 AUTO_AUGMENT = ("randaugment", "trivialaugment", "autoaugment-imagenet", "autoaugment-cifar10", "autoaugment-svhn")
 MAGNITUDES = 31  # of RandAugment, torchvision's default
-DEFAULT = " (default: %(default)s)"
 
 
 def add_loading_arguments(parser: Parser) -> None:
     """Of every data set."""
     add = parser.add_argument_group("data").add_argument
     add("--data-path", metavar="FOLDER", help="folder of the data set")
-    add("-b", "--batch-size", type=positive_int, default=32, help="samples of each process in a step" + DEFAULT)
-    add("-j", "--workers", type=natural, default=16, help="loading processes of each process" + DEFAULT)
+    add("-b", "--batch-size", type=positive_int, default=32, help="samples of each process in a step")
+    add("-j", "--workers", type=natural, default=16, help="loading processes of each process")
     add("--cache-dataset", action="store_true", help="keep the list of a folder's images for later runs")
 
 
@@ -35,7 +34,7 @@ def add_folder_arguments(parser: Parser) -> None:
         f"{', '.join(KNOWN)}, or {MEASURED} (once, on the training images)")  # fmt: skip
     add("--std", type=_std, metavar="X,X,X", help="what they are divided by after that; as --mean")
     add("--split", type=fraction, help="with train/ alone: this share of each class is put aside to test on, e.g. 0.1")
-    add("--split-seed", type=seed, default=0, help="with --split: which images" + DEFAULT)
+    add("--split-seed", type=seed, default=0, help="with --split: which images")
     add("--channels", type=int, choices=(1, 3), help="1 or 3; default: 1 if the images are grey")
 
 
@@ -44,11 +43,11 @@ def add_augment_arguments(parser: Parser) -> None:
     add = parser.add_argument_group("augmentation of images").add_argument
     add("--hflip", type=probability, help="how often an image is flipped left to right; default: 0.5, digits never")
     add("--auto-augment", "--aa", choices=AUTO_AUGMENT, help="changes of colour and shape at random")
-    add("--ra-ops", type=positive_int, default=2, help="of randaugment: changes to each image" + DEFAULT)
+    add("--ra-ops", type=positive_int, default=2, help="of randaugment: changes to each image")
     add("--ra-magnitude", type=int, choices=range(MAGNITUDES), default=9, metavar="N",
-        help=f"of randaugment: how strong, of 0..{MAGNITUDES - 1}; timm's m9 of 10 is 27" + DEFAULT)  # fmt: skip
+        help=f"of randaugment: how strong, of 0..{MAGNITUDES - 1}; timm's m9 of 10 is 27")  # fmt: skip
     add("--random-erase", "--reprob", type=probability, default=0.0,
-        help="how often a rectangle of an image is set to the mean colour" + DEFAULT)  # fmt: skip
+        help="how often a rectangle of an image is set to the mean colour")  # fmt: skip
     add("--mixup", "--mixup-alpha", type=non_negative, default=0.0,
         help="alpha of mixup, which adds up pairs of a batch; 0: none")  # fmt: skip
     add("--cutmix", "--cutmix-alpha", type=non_negative, default=0.0,
@@ -61,22 +60,22 @@ def add_augment_arguments(parser: Parser) -> None:
 def add_small_image_arguments(parser: Parser) -> None:
     """Of cifar/: which images, how large, and whether they are cropped."""
     add = parser.add_argument_group("small images").add_argument
-    add("--dataset", choices=("digits", "cifar10", "cifar100", "folder"), default="digits", help="which" + DEFAULT)
+    add("--dataset", choices=("digits", "cifar10", "cifar100", "folder"), default="digits", help="which")
     add("--download", action="store_true", help="fetch CIFAR to --data-path first")
-    add("--image-size", type=positive_int, default=32, help="side of the images in pixels" + DEFAULT)
+    add("--image-size", type=positive_int, default=32, help="side of the images in pixels")
     add("--crop", action=argparse.BooleanOptionalAction, default=True,
-        help="pad training images by an eighth of the side and crop them at random; default: on")  # fmt: skip
+        help="pad training images by an eighth of the side and crop them at random")  # fmt: skip
 
 
 def add_crop_arguments(parser: Parser) -> None:
     """Of imagenet/: how photographs are resized and cropped."""
     add = parser.add_argument_group("crops").add_argument
-    add("--train-crop-size", type=positive_int, default=224, help="side in pixels" + DEFAULT)
+    add("--train-crop-size", type=positive_int, default=224, help="side in pixels")
     add("--train-crop-scale", type=probability, default=0.08,
-        help="least share of an image's area that a training crop takes" + DEFAULT)  # fmt: skip
-    add("--val-resize-size", type=positive_int, default=256, help="shorter side before cropping, in pixels" + DEFAULT)
-    add("--val-crop-size", type=positive_int, default=224, help="side in pixels" + DEFAULT)
-    add("--interpolation", choices=("bilinear", "bicubic"), default="bilinear", help="how images are resized" + DEFAULT)
+        help="least share of an image's area that a training crop takes")  # fmt: skip
+    add("--val-resize-size", type=positive_int, default=256, help="shorter side before cropping, in pixels")
+    add("--val-crop-size", type=positive_int, default=224, help="side in pixels")
+    add("--interpolation", choices=("bilinear", "bicubic"), default="bilinear", help="how images are resized")
 
 
 def _mean(text: str) -> str:
