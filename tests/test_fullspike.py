@@ -9,7 +9,7 @@ import pytest
 import torch
 import torchvision
 from full_spike.models import BOOLEAN_FUNCTIONS, create_model, detach_aap, model_options
-from full_spike.utils.cli.sample_data import random_loader, set_norms
+from full_spike.utils.trained import random_loader, set_norms
 from full_spike.utils.errors import run_command
 from full_spike.utils.fullspike import main
 from full_spike.utils.measure.certificate import certify

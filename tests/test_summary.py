@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 import torch
-from full_spike.utils.cli.sample_data import random_inputs, set_norms
+from full_spike.utils.trained import random_inputs, set_norms
 from full_spike.utils.draw.streams import Box, streams_svg
 from full_spike.utils.measure.summary import summarise
 from support.refusals import command

@@ -20,9 +20,9 @@ from full_spike.models.connect import get_join
 from full_spike.models.layers import halving_pool, over_time
 from full_spike.models.neuron import neuron_factory
 from full_spike.models.resnet import BasicBlock, Bottleneck
-from full_spike.utils.checkpoints.checkpoint import load
+from full_spike.utils.checkpoint import load
 from full_spike.utils.checkpoints.weights import set_weights
-from full_spike.utils.cli.sample_data import random_inputs, set_norms
+from full_spike.utils.trained import random_inputs, set_norms
 from full_spike.utils.errors import UserError, run_command
 from full_spike.utils.measure.ann import plain_resnet
 from full_spike.utils.measure.counter import ExactCounter, is_binary, is_whole

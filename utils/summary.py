@@ -16,10 +16,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from full_spike.utils.cli.arguments import add_network_arguments
+from full_spike.utils.trained import add_network_arguments
 from full_spike.utils.errors import UsageError, run_command
 from full_spike.utils.files import check_output_folder, write_file
-from full_spike.utils.runtime.options import Parser, positive_int
+from full_spike.utils.options import Parser, positive_int
 
 if TYPE_CHECKING:
     from full_spike.utils.draw.streams import Box
@@ -118,8 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     if args.svg:
         check_output_folder(args.svg.parent, "--svg")
-    from full_spike.utils.cli.factory import build_network
-    from full_spike.utils.cli.sample_data import random_inputs, set_norms
+    from full_spike.utils.trained import build_network
+    from full_spike.utils.trained import random_inputs, set_norms
     from full_spike.utils.draw.streams import streams_svg  # torch takes seconds to import
     from full_spike.utils.measure.summary import summarise
 

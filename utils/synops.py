@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from full_spike.utils.cli.arguments import add_data_arguments, add_network_arguments
+from full_spike.utils.trained import add_data_arguments, add_network_arguments
 from full_spike.utils.errors import run_command
 from full_spike.utils.files import check_output_folder
 from full_spike.utils.measure.energy import EnergyModel
-from full_spike.utils.runtime.options import Parser
+from full_spike.utils.options import Parser
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -35,8 +35,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    from full_spike.utils.cli.factory import build_network, load_factory  # torch takes seconds to import
-    from full_spike.utils.cli.sample_data import build_loader
+    from full_spike.utils.trained import build_network, load_factory  # torch takes seconds to import
+    from full_spike.utils.trained import build_loader
     from full_spike.utils.measure.ann import plain_resnet
     from full_spike.utils.measure.synops import write_report
 

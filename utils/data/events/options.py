@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from full_spike.utils.data.dataset import DataOptions
-from full_spike.utils.runtime.options import option, positive_int
+from full_spike.utils.options import option, positive_int
 
 DIGITS = "digits-dvs"
 SENSOR = 128  # pixels on each side of the DVS128
