@@ -244,7 +244,7 @@ def start(device: str, *, world_size: int = 1, dist_url: str = "env://", timeout
         device: "cuda" (each process takes the GPU of its local rank), "cuda:1" or "cpu".
         world_size: the number of processes that the user asked for; only checked, the launcher's number counts.
         dist_url: where the processes meet; "env://" is MASTER_ADDR and MASTER_PORT.
-        timeout: seconds to wait for the others, here and in every exchange.
+        timeout: seconds to wait for the others, here and in every step.
 
     Raises:
         UsageError: no such device.
@@ -280,7 +280,8 @@ def start(device: str, *, world_size: int = 1, dist_url: str = "env://", timeout
             timeout=limit,
             device_id=picked if picked.type == "cuda" else None,
         )
-        control = dist.new_group(backend="gloo", timeout=limit)
+        # work of the main process alone, such as preparing data, may take hours; one that dies is noticed all the same
+        control = dist.new_group(backend="gloo", timeout=timedelta(days=2))
     except (RuntimeError, ValueError, OSError) as error:  # torch's errors of stores, backends and addresses are these
         where = f"{env.get('MASTER_ADDR')}:{env.get('MASTER_PORT')}" if dist_url == "env://" else dist_url
         raise UserError(
