@@ -207,12 +207,13 @@ def test_they_are_given_or_those_of_a_known_set(images, options, mean, std):
     assert np.allclose(image.permute(1, 2, 0).numpy(), (pixels - mean) / std, atol=1e-5)
 
 
-@pytest.mark.parametrize("module", [cifar, imagenet])
-def test_a_picture_is_read_as_a_test_image(images, module):
-    args = image_args(module.__name__.split(".")[1], "--mean 0.5,0.4,0.3 --std 0.2,0.2,0.3", data_path=str(images))
-    if module is cifar:
-        args.dataset = "folder"
+@pytest.mark.parametrize(("name", "module"), [("cifar", cifar), ("imagenet", imagenet)])
+def test_a_picture_is_read_as_a_test_image(images, name, module):
+    """By what a checkpoint keeps of a folder."""
+    args = image_args(name, "--mean measured", data_path=str(images))
+    args.dataset = "folder"
     data = module.load(args, World())
+    args.mean, args.std = data.recipe["mean"], data.recipe["std"]
     assert torch.equal(module.picture(args, 3)(Image.open(data.test.name_of(4))), data.test[4][0])
 
 

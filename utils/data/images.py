@@ -269,13 +269,14 @@ def given_numbers(args: Namespace) -> tuple[Numbers, Numbers] | None:
     Raises:
         UsageError: they are of two kinds.
     """
-    given = {args.mean, args.std} - {None}
-    names = given & {*KNOWN, MEASURED}
-    if not given or (names == given and len(names) == 1):
+    given = [value for value in (args.mean, args.std) if value is not None]
+    named = [value for value in given if value in (*KNOWN, MEASURED)]
+    if named == given and len(set(named)) <= 1:
         return None
-    if names or None in (args.mean, args.std):
+    if named or len(given) == 1:
         raise UsageError(f"--mean {args.mean} and --std {args.std}: give one name, or numbers for both")
-    mean, std = (tuple(float(part) for part in text.split(",")) for text in (args.mean, args.std))
+    # a text of the command line, or a list of a configuration or of a checkpoint's recipe
+    mean, std = (tuple(map(float, value.split(",") if isinstance(value, str) else value)) for value in given)
     return mean, std
 
 

@@ -61,7 +61,12 @@ def add_augment_arguments(parser: Parser) -> None:
 def add_small_image_arguments(parser: Parser) -> None:
     """Of cifar/: which images, how large, and whether they are cropped."""
     add = parser.add_argument_group("small images").add_argument
-    add("--dataset", choices=("digits", "cifar10", "cifar100", "folder"), default="digits", help="which images" + DEFAULT)
+    add(
+        "--dataset",
+        choices=("digits", "cifar10", "cifar100", "folder"),
+        default="digits",
+        help="which images" + DEFAULT,
+    )
     add("--download", action="store_true", help="fetch CIFAR to --data-path first")
     add("--image-size", type=positive_int, default=32, help="side of the images in pixels" + DEFAULT)
     add("--crop", action=argparse.BooleanOptionalAction, default=True,
