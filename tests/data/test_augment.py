@@ -172,15 +172,6 @@ def test_cutmix_is_its_definition():
         assert own_share(targets, classes) == pytest.approx(own[0].float().mean().item(), abs=1e-5)
 
 
-def test_alpha_is_of_the_beta_distribution():
-    """Its variance is 1 / (4 (2 alpha + 1))."""
-    images, classes = batch()
-    for alpha in (0.2, 1.0, 8.0):
-        mix = mix_of(mixup=alpha)
-        shares = torch.tensor([own_share(mix(images, classes, 0)[1], classes) for _ in range(300)])
-        assert shares.var().item() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.25)
-
-
 def test_with_both_each_has_half_of_the_batches():
     images, classes = batch()
     mix = mix_of(mixup=1.0, cutmix=1.0)

@@ -18,14 +18,12 @@ from full_spike.utils.data.images import (
     list_images_once,
     load_folder,
     load_image,
-    measure,
 )
 from full_spike.utils.distributed import World
-from full_spike.utils.errors import UsageError, UserError, one_line
+from full_spike.utils.errors import UsageError, UserError
 from PIL import Image
 from support.images import image_args, image_tree, imagenet_tree
 from support.processes import on_processes
-from torch.utils.data import DataLoader
 from torchvision import datasets
 
 
@@ -114,14 +112,6 @@ def test_a_kept_list_is_read_while_nothing_changed(images, name):
     assert all(np.array_equal(found[name], plain[name]) for name in plain)
 
 
-def test_a_list_that_cannot_be_kept_is_a_warning(images, monkeypatch, tmp_path):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    said = []
-    assert len(list_images_once(images / "train", said.append)["paths"]) == 10
-    assert said[1].startswith("warning: cannot write")
-
-
 def loaded(world, root):
     """What this process knows of the images, and how many folders it has listed for that."""
     read = []
@@ -186,22 +176,15 @@ def test_grey_images_have_one_channel(grey):
     assert folder(grey).in_channels == 3
 
 
-def test_means_and_deviations_are_those_of_all_pixels(images):
-    pixels = np.stack([np.asarray(Image.open(path)) for path in sorted(images.glob("train/*/*"))]) / 255.0
-    mean, std = measure(ImageFolder(images / "train"), 3)
-    assert mean == pytest.approx(pixels.mean(axis=(0, 1, 2)), abs=1e-6)
-    assert std == pytest.approx(pixels.std(axis=(0, 1, 2)), abs=1e-6)
-
-
-def test_they_are_measured_once_and_kept(grey, capsys):
-    data = folder(grey)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_means_and_deviations_are_measured_on_all_pixels_once(images, capsys, channels):
+    data = folder(images, f"--mean measured --channels {channels}")
     assert "measured" in capsys.readouterr().out
-    mean, std = data.inputs["mean"], data.inputs["std"]
-    assert data.recipe["mean"] == mean
-    image, _ = data.test[0]
-    pixels = torch.from_numpy(np.asarray(Image.open(data.test.name_of(0)), dtype=np.float32)) / 255
-    assert torch.allclose(image[0], (pixels - mean[0]) / std[0], atol=1e-6)
-    assert folder(grey).inputs == data.inputs
+    files = [Image.open(path).convert("L" if channels == 1 else "RGB") for path in images.glob("train/*/*")]
+    pixels = np.stack([np.asarray(file).reshape(-1, channels) for file in files]) / 255.0
+    assert data.inputs["mean"] == pytest.approx(pixels.mean(axis=(0, 1)), abs=1e-6)
+    assert data.inputs["std"] == pytest.approx(pixels.std(axis=(0, 1)), abs=1e-6)
+    assert folder(images, f"--mean measured --channels {channels}").inputs == data.inputs
     assert "measured" not in capsys.readouterr().out
 
 
@@ -217,13 +200,21 @@ def test_they_are_measured_once_and_kept(grey, capsys):
 def test_they_are_given_or_those_of_a_known_set(images, options, mean, std):
     data = folder(images, options)
     assert data.inputs == {"channels": len(mean), "resize": 8, "crop": 8, "mean": mean, "std": std}
+    assert {"mean": mean, "std": std}.items() <= data.recipe.items()
     image, _ = data.test[0]
     with Image.open(data.test.name_of(0)) as file:
         pixels = np.asarray(file.convert("L" if len(mean) == 1 else "RGB"), dtype=np.float64).reshape(8, 8, -1) / 255
-        args = image_args("cifar", f"--dataset folder --image-size 8 {options if ',' in options else ''}")
-        if len(mean) == 3 and "imagenet" not in options:  # a checkpoint keeps numbers
-            assert torch.equal(cifar.picture(args, 3)(file), image)
     assert np.allclose(image.permute(1, 2, 0).numpy(), (pixels - mean) / std, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "module"), [("cifar", cifar), ("imagenet", imagenet)])
+def test_a_picture_is_read_as_a_test_image(images, name, module):
+    """By what a checkpoint keeps of a folder."""
+    args = image_args(name, "--mean measured", data_path=str(images))
+    args.dataset = "folder"
+    data = module.load(args, World())
+    args.mean, args.std = data.recipe["mean"], data.recipe["std"]
+    assert torch.equal(module.picture(args, 3)(Image.open(data.test.name_of(4))), data.test[4][0])
 
 
 # Reading
@@ -321,7 +312,6 @@ def cut(path):
 UNREADABLE = {
     "text": (lambda path: path.write_text("no image"), f"no {', '.join(FORMATS)}"),
     "EPS, which would start Ghostscript": (lambda path: Image.new("RGB", (8, 8)).save(path, "EPS"), "no JPEG, PNG"),
-    "empty": (lambda path: path.touch(), "no JPEG, PNG"),
     "cut off": (cut, "runcated"),
     "floats": (lambda path: Image.fromarray(np.eye(8, dtype=np.float32)).save(path, "TIFF"), "of an unknown range"),
     "32 bits": (
@@ -339,15 +329,6 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path, name):
         load_image(tmp_path / "a.jpg")
     assert str(error.value).startswith(f"cannot read the image {tmp_path}/a.jpg (")
     assert reason in str(error.value)
-
-
-def test_a_workers_error_is_its_message_alone(tmp_path):
-    root = image_tree(tmp_path / "data") / "train"
-    (root / "cat" / "0\n1.jpg").write_bytes(b"no image")
-    loader = DataLoader(ImageFolder(root, transform=lambda image: torch.zeros(1)), num_workers=1)
-    with pytest.raises(UserError) as error:
-        list(loader)
-    assert one_line(error.value).startswith(f"cannot read the image {root}/cat/0\\n1.jpg (no JPEG, ")
 
 
 def test_imagenet_says_what_it_needs(images):

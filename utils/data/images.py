@@ -72,11 +72,12 @@ class ImageFolder(Dataset):
         return image if self.transform is None else self.transform(image), int(self.index["targets"][i])
 
     def fingerprint(self) -> str:
-        """A word for the names, classes and sizes of all images."""
+        """A digest of the names, classes and sizes of all images."""
         found = hashlib.sha256("\n".join(self.classes).encode(errors="surrogateescape"))
         paths, targets, sizes = (self.index[name] for name in ("paths", "targets", "sizes"))
-        for part in (b"".join(paths.tolist()), np.cumsum(np.char.str_len(paths)), targets, sizes):
-            found.update(part)
+        found.update(b"".join(paths.tolist()))
+        for numbers in (np.cumsum(np.char.str_len(paths)), targets, sizes):
+            found.update(numbers.tobytes())
         return found.hexdigest()[:16]
 
     def divide(self, share: float, seed: int) -> tuple[ImageFolder, ImageFolder]:
@@ -118,7 +119,7 @@ def list_images(root: Path) -> Index:
     Returns:
         classes: their names, sorted.
         paths, targets, sizes: of each image the path relative to the root, the class, and the bytes.
-        folders, times: all folders and when each was changed last, in ns: the list is true while none changes.
+        folders, times: every folder, and when it was changed last [ns]: the list holds until one is.
 
     Raises:
         UserError: the folder is missing, holds no class, or a class holds no image.
@@ -191,7 +192,7 @@ def _keep(path: Path, arrays: Index, say: Say) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path, contended=True) as partial, open(partial, "wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # none of them is called allow_pickle
     except OSError as error:
         say(f"warning: cannot write {path} ({error.strerror}): each start does this again")
 
@@ -267,13 +268,14 @@ def given_numbers(args: Namespace) -> tuple[Numbers, Numbers] | None:
     Raises:
         UsageError: they are of two kinds.
     """
-    given = {args.mean, args.std} - {None}
-    names = given & {*KNOWN, MEASURED}
-    if not given or (names == given and len(names) == 1):
+    given = [value for value in (args.mean, args.std) if value is not None]
+    named = [value for value in given if value in (*KNOWN, MEASURED)]
+    if named == given and len(set(named)) <= 1:
         return None
-    if names or None in (args.mean, args.std):
+    if named or len(given) == 1:
         raise UsageError(f"--mean {args.mean} and --std {args.std}: give one name, or numbers for both")
-    mean, std = (tuple(float(part) for part in text.split(",")) for text in (args.mean, args.std))
+    # a text of the command line, or a list of a configuration or of a checkpoint's recipe
+    mean, std = (tuple(map(float, value.split(",") if isinstance(value, str) else value)) for value in given)
     return mean, std
 
 
