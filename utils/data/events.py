@@ -19,6 +19,8 @@ import os
 import struct
 import threading
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -28,20 +30,59 @@ import numpy as np
 import torch
 from full_spike.utils.data.dataset import Datasets
 from full_spike.utils.data.events_augment import make_augmentation
-from full_spike.utils.data.events_digits import CLASSES, write_digits
-from full_spike.utils.data.events_files import SENSOR, integrate, read_npz
+from full_spike.utils.data.events_digits import CLASSES, SENSOR, Events, write_digits
 from full_spike.utils.data.options import DIGITS
 from full_spike.utils.distributed import World
 from full_spike.utils.errors import UsageError, UserError
 from full_spike.utils.files import cache_home, replacing
 from full_spike.utils.log import RunLog
 from spikingjelly.datasets.base import NeuromorphicDatasetFolder
+from spikingjelly.datasets.utils import integrate_events_by_fixed_frames_number
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets.utils import check_integrity
 
 Samples = list[tuple[Path, int]]  # (file below the folder of frames, class)
 Shape = tuple[int, int, int, int]  # (T, 2, H, W)
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file.
+
+    Raises:
+        UserError: it is damaged, or holds pickled objects.
+        OSError: it is missing, or may not be read.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(
+            f"{path} is damaged ({error}): delete its folder of frames or events; it is made again"
+        ) from None
+
+
+def integrate(events: Events, T: int, sensor: tuple[int, int], pooled: int = 1) -> np.ndarray:
+    """Frames [T, 2, H, W] of event counts, in the smallest unsigned type that holds them.
+
+    Each frame has as many events as the others, the last one also the rest: spikingjelly's split_by="number".
+
+    Args:
+        sensor: its height and width.
+        pooled: side of the square of pixels that are summed to one.
+
+    Raises:
+        ValueError: there are fewer events than frames, or some are outside the sensor.
+    """
+    height, width = sensor
+    x, y = events["x"], events["y"]
+    if len(x) < T:
+        raise ValueError(f"{len(x)} events do not fill T={T} frames")
+    if min(x.min(), y.min()) < 0 or x.max() >= width or y.max() >= height:
+        raise ValueError(f"there are events outside the sensor of {height}x{width} pixels")
+    events = {**events, "x": x // pooled, "y": y // pooled}
+    frames = integrate_events_by_fixed_frames_number(events, "number", T, height // pooled, width // pooled)
+    return frames.astype(np.min_scalar_type(int(frames.max())))
 
 
 class EventFrames(Dataset):
@@ -123,7 +164,7 @@ class EventDataset:
     count: int | None = None
     T_train: float = 1.0
     train_share: float | None = None
-    sensor: tuple[int, int] = SENSOR
+    sensor: tuple[int, int] = (SENSOR, SENSOR)
 
     def load(self, args: argparse.Namespace, world: World) -> Datasets:
         """The data set that --dataset names, converted to frames first if it is not yet.
@@ -139,7 +180,7 @@ class EventDataset:
         root, chosen = Path(args.data_path or cache_home()), self
         if args.dataset == DIGITS:
             root = root / DIGITS / self.name
-            chosen = replace(self, classes=CLASSES, folders=CLASSES, count=None, sensor=SENSOR)
+            chosen = replace(self, classes=CLASSES, folders=CLASSES, count=None, sensor=(SENSOR, SENSOR))
         height, width = chosen.sensor
         pooled = height // args.frame_size  # pixels on each side that are summed to one
         if height % args.frame_size or width % pooled:

@@ -17,8 +17,11 @@ from pathlib import Path
 
 import numpy as np
 from full_spike.utils.data.digits import load_digits
-from full_spike.utils.data.events_files import SENSOR, Events
 
+# t in microseconds, x and y in pixels, p is 1 where it became brighter; all [events], in the order of time
+Events = dict[str, np.ndarray]
+
+SENSOR = 128  # pixels on each side, as the DVS128 has
 SCALE = 8  # pixels of the sensor per pixel of the scan: a digit covers 64 of 128
 AMPLITUDE = 3.0  # pixels, half the side of the triangle
 MOVEMENT = 100_000  # us for each of the three movements
@@ -56,7 +59,7 @@ def digit_events(scans: np.ndarray) -> list[Events]:
         scans: grey levels in 0..16, [samples, 8, 8].
     """
     side = 8 * SCALE + int(2 * AMPLITUDE) + SCALE  # the window that holds the digit wherever the camera looks
-    corner = (SENSOR[0] - side) // 2
+    corner = (SENSOR - side) // 2
     scans = scans.astype(np.float32) / 16
 
     def brightness(position: np.ndarray) -> np.ndarray:
@@ -113,7 +116,7 @@ def write_digits(folder: Path, *, divided: bool, count: int | None = None) -> No
         for first in range(0, len(scans), BATCH):
             batch = slice(first, first + BATCH)
             for path, events in zip(paths[batch], digit_events(scans[batch]), strict=True):
-                np.savez(path, **events)
+                np.savez(path, t=events["t"], x=events["x"], y=events["y"], p=events["p"])
 
 
 def _names(classes: np.ndarray, people: int) -> Iterator[str]:
