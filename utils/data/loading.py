@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator, Sized
 from typing import Any, NamedTuple
 
 import torch
-from full_spike.utils.distributed import end_with_parent
-from full_spike.utils.distributed import World
+from full_spike.utils.distributed import World, end_with_parent
 from full_spike.utils.errors import UserError
 from full_spike.utils.seed import derive, drawing_from
 from torch import Tensor

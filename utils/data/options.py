@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 
-from full_spike.utils.options import Parser, fraction, natural, non_negative, positive_int, probability, seed
+from full_spike.utils.options import Parser, add_flags, fraction, natural, non_negative, positive_int, probability, seed
 
 # channel means and standard deviations of training images; ImageNet's are those of torchvision's reference training
 KNOWN = {
@@ -14,6 +14,7 @@ KNOWN = {
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
 }
 MEASURED = "measured"
+DIGITS = "digits-dvs"  # digits as events, made here
 AUTO_AUGMENT = ("randaugment", "trivialaugment", "autoaugment-imagenet", "autoaugment-cifar10", "autoaugment-svhn")
 MAGNITUDES = 31  # of RandAugment, torchvision's default
 
@@ -76,6 +77,27 @@ def add_crop_arguments(parser: Parser) -> None:
     add("--val-resize-size", type=positive_int, default=256, help="shorter side before cropping, in pixels")
     add("--val-crop-size", type=positive_int, default=224, help="side in pixels")
     add("--interpolation", choices=("bilinear", "bicubic"), default="bilinear", help="how images are resized")
+
+
+def add_event_arguments(parser: Parser, name: str, side: int = 128) -> None:
+    """Of data sets of events.
+
+    Args:
+        name: of the data set.
+        side: height of its camera's sensor, in pixels.
+    """
+    group = parser.add_argument_group("events")
+    group.add_argument("--dataset", metavar="NAME", default=DIGITS,
+        help=f"{name}, or {DIGITS}: made here, no download")  # fmt: skip
+    add_flags(group, "--T-train", "--T_train", type=positive_int, metavar="N",
+        help="train on N of a sample's T frames, drawn anew each time and kept in order; default: as the published "
+        "recipe of the data set does")  # fmt: skip
+    group.add_argument("--frame-size", type=positive_int, metavar="PIXELS", default=side,
+        help=f"height of the frames; below {side} pixels are summed, as on a coarser sensor",
+    )  # fmt: skip
+    group.add_argument("--augment", metavar="NAMES", default="",
+        help="change training samples at random: flip, roll, rotate, cutout, shear, nda; several with commas between "
+        "them")  # fmt: skip
 
 
 def _mean(text: str) -> str:

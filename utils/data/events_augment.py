@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from full_spike.utils.errors import UsageError
 from torch import Tensor
+from torchvision.transforms import v2
 
 ROLL = 5 / 48
 DEGREES = 30.0
@@ -46,15 +47,11 @@ def cutout(frames: Tensor) -> Tensor:
 
 def rotate(frames: Tensor) -> Tensor:
     """Turned, to the nearest neighbours: counts of events stay whole numbers."""
-    from torchvision.transforms import v2  # seconds to import, as below: most runs change no samples
-
     return v2.RandomRotation(DEGREES)(frames)
 
 
 def shear(frames: Tensor) -> Tensor:
     """Sheared along both axes, to the nearest neighbours."""
-    from torchvision.transforms import v2
-
     return v2.RandomAffine(0.0, shear=(-DEGREES, DEGREES))(frames)
 
 
@@ -64,7 +61,6 @@ def nda(frames: Tensor) -> Tensor:
     return chosen(flip(frames))
 
 
-# the names are those of `options.AUGMENTATIONS`
 AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "flip": flip, "roll": roll, "rotate": rotate, "cutout": cutout, "shear": shear, "nda": nda,
 }  # fmt: skip

@@ -6,20 +6,22 @@ its brightness has changed by a threshold since it last fired (Lichtsteiner et a
 differ in how far they are from firing when a digit begins, always in the same way; there is no other noise, so the same
 digits give the same events.
 
-They are written in the files that the real data sets consist of, so all that reads those is used and tested with these.
+They are written as spikingjelly keeps the events of the real data sets, and what reads those reads these.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from full_spike.utils.data.digits import load_digits
-from full_spike.utils.data.events.aedat import SENSOR, Events, write_aedat2, write_aedat3
-from full_spike.utils.data.events.gestures import Trial, table_of, write_trials
 
+# t in microseconds, x and y in pixels, p is 1 where it became brighter; all [events], in the order of time
+Events = dict[str, np.ndarray]
+
+SENSOR = 128  # pixels on each side, as the DVS128 has
 SCALE = 8  # pixels of the sensor per pixel of the scan: a digit covers 64 of 128
 AMPLITUDE = 3.0  # pixels, half the side of the triangle
 MOVEMENT = 100_000  # us for each of the three movements
@@ -27,9 +29,9 @@ STEPS = 6  # at which brightness is computed in a movement; events between them 
 THRESHOLD = np.float32(0.7)  # change of log brightness
 DARK = np.float32(0.1)  # brightness of the background, where the brightest stroke has 1 + DARK
 CORNERS = AMPLITUDE * np.array([[0.0, 0.0], [1.0, 2.0], [2.0, 0.0], [0.0, 0.0]], dtype=np.float32)  # x, y
-
-GAP = 50_000  # us between two digits of a recording
 BATCH = 16  # digits computed at a time
+
+CLASSES = tuple(str(digit) for digit in range(10))
 
 
 def _path() -> np.ndarray:
@@ -87,62 +89,40 @@ def digit_events(scans: np.ndarray) -> list[Events]:
         last = now
     sample, t, y, x, p = (np.concatenate(parts) for parts in zip(*found, strict=True))
     order = np.lexsort((x, y, t, sample))
-    sample, t, y, x, p = sample[order], t[order], y[order] + corner, x[order] + corner, p[order]
+    sample, t, y, x, p = sample[order], t[order].astype(np.int32), y[order] + corner, x[order] + corner, p[order]
+    x, y = x.astype(np.int16), y.astype(np.int16)
     ends = np.searchsorted(sample, np.arange(len(scans) + 1))
     return [{"t": t[a:b], "x": x[a:b], "y": y[a:b], "p": p[a:b]} for a, b in itertools.pairwise(ends)]
 
 
-def _all_events(scans: np.ndarray, keep_alive: Callable[[], None]) -> Iterator[Events]:
-    for first in range(0, len(scans), BATCH):
-        yield from digit_events(scans[first : first + BATCH])
-        keep_alive()
-
-
-def write_as_gestures(folder: Path, keep_alive: Callable[[], None] = lambda: None, *, count: int | None = None) -> None:
-    """Write the digits as DVS128 Gesture is published: users, each with one long recording and a table of what is when.
+def write_digits(folder: Path, *, divided: bool, count: int | None = None) -> None:
+    """Write the events of each digit as spikingjelly's events_np/ holds them: arrays t, x, y and p.
 
     Args:
-        folder: gets trials_to_train.txt, trials_to_test.txt, userNN_led.aedat and userNN_led_labels.csv; label 1 is 0.
-        keep_alive: called again and again while it works.
-        count: only so many digits for training, and a quarter as many to test.
+        folder: is made.
+        divided: into train/ and test/, as DVS128 Gesture is; else as CIFAR10-DVS.
+        count: only so many digits: to train on, and a quarter to test, if they are divided; else in all.
     """
-    folder.mkdir(parents=True)
-    user = 0
-    for split, users in (("train", 23), ("test", 6)):
-        scans, classes = (a[: count if split == "train" or count is None else count // 4] for a in load_digits(
-            train=split == "train"
-        ))  # fmt: skip
-        events = list(_all_events(scans, keep_alive))
-        recordings = []
-        for mine in np.array_split(np.arange(len(scans)), min(users, max(1, len(scans) // 2))):
-            user += 1
-            name = f"user{user:02}_led"
-            starts = (GAP + np.arange(len(mine)) * (3 * MOVEMENT + GAP)).tolist()
-            shifted = [{**events[i], "t": events[i]["t"] + start} for i, start in zip(mine, starts, strict=True)]
-            write_aedat3(folder / f"{name}.aedat", {k: np.concatenate([e[k] for e in shifted]) for k in "txyp"})
-            trials = [
-                Trial(int(classes[i]) + 1, start, start + 3 * MOVEMENT) for i, start in zip(mine, starts, strict=True)
-            ]
-            write_trials(table_of(folder / f"{name}.aedat"), trials)
-            recordings.append(f"{name}.aedat\n")
-        (folder / f"trials_to_{split}.txt").write_text("".join(recordings), encoding="ascii")
+    train, test = load_digits(train=True), load_digits(train=False)
+    if divided:  # as many people as in DVS128 Gesture
+        parts = [("train", *train, 23, count), ("test", *test, 6, count and count // 4)]
+    else:
+        parts = [("", *(np.concatenate(arrays) for arrays in zip(train, test, strict=True)), 1, count)]
+    for split, scans, classes, people, most in parts:
+        scans, classes = scans[:most], classes[:most]
+        for label in CLASSES:
+            (folder / split / label).mkdir(parents=True)
+        paths = [folder / split / name for name in _names(classes, people)]
+        for first in range(0, len(scans), BATCH):
+            batch = slice(first, first + BATCH)
+            for path, events in zip(paths[batch], digit_events(scans[batch]), strict=True):
+                np.savez(path, t=events["t"], x=events["x"], y=events["y"], p=events["p"])
 
 
-def write_as_cifar10dvs(
-    folder: Path, keep_alive: Callable[[], None] = lambda: None, *, count: int | None = None
-) -> None:
-    """Write the digits as CIFAR10-DVS is published: a folder for each class, a recording for each sample.
-
-    Args:
-        folder: gets 0/ to 9/ with digits_<class>_<number>.aedat.
-        keep_alive: called again and again while it works.
-        count: only so many digits.
-    """
-    parts = [load_digits(train=train) for train in (True, False)]
-    scans, classes = (np.concatenate(arrays)[:count] for arrays in zip(*parts, strict=True))
-    numbers = [0] * 10
-    for label in range(10):
-        (folder / str(label)).mkdir(parents=True)
-    for label, events in zip(classes, _all_events(scans, keep_alive), strict=True):
-        write_aedat2(folder / str(label) / f"digits_{label}_{numbers[label]}.aedat", events)
-        numbers[label] += 1
+def _names(classes: np.ndarray, people: int) -> Iterator[str]:
+    """A file for each digit. Their order as text is that of the samples, and so part of every figure published here."""
+    for person, mine in enumerate(np.array_split(classes, people), start=1):
+        seen = dict.fromkeys(CLASSES, 0)
+        for label in map(str, mine):
+            yield f"{label}/user{person:02}_{seen[label]}.npz"
+            seen[label] += 1
