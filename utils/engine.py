@@ -137,6 +137,9 @@ class Run:
         )
         self.batches = self.loaders.sampler.batches
         self.steps = -(-self.batches // args.accumulate)  # of the optimizer, in an epoch
+        self.network: Any = torch.compile(self.model) if args.compile else self.model
+        if world.size > 1:
+            self.network = distributed.data_parallel(self.network, world)  # gives all the main one's weights
         self.optimizer = make_optimizer(self.model, args)
         self.schedule = make_schedule(self.optimizer, args, self.steps)
         self.amp_dtype = HALF_TYPES[args.amp_dtype] if args.amp else None
@@ -149,9 +152,6 @@ class Run:
             ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(args.ema_decay), use_buffers=True)
             self.optimizer.register_step_post_hook(lambda *_: ema.update_parameters(self.model))
             self.ema = ema
-        self.network: Any = torch.compile(self.model) if args.compile else self.model
-        if world.size > 1:
-            self.network = distributed.data_parallel(self.network, world)
         self.compiles = args.fused or args.compile  # the first step does
         self.meter = Meter(readout_names(self.model), world.device)
         self.interrupts = Interrupts(world, args.checkpoint_every)
