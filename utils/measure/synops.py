@@ -16,10 +16,11 @@ from full_spike.utils.errors import UserError
 from full_spike.utils.files import write_file
 from full_spike.utils.measure.counter import ExactCounter
 from full_spike.utils.measure.energy import EnergyModel
-from full_spike.utils.measure.html import millijoules, quantity, render
 from full_spike.utils.measure.layers import evaluating
 from full_spike.utils.measure.report import PARTS, NetworkReport, SyopsReport
 from full_spike.utils.measure.syops import SyopsCounter
+from full_spike.utils.measure.units import millijoules, quantity
+from full_spike.utils.report import synops_page
 from torch import Tensor, nn
 
 
@@ -133,7 +134,7 @@ def save(reports: Sequence[NetworkReport], output_dir: Path | str, *, data: str,
     page = output_dir / "synops.html"
     write_file(output_dir / "synops.json", (json.dumps(document, indent=1) + "\n").encode())
     write_file(output_dir / "synops.csv", rows.getvalue().encode())
-    write_file(page, render(reports, data=data, rates_are_real=rates_are_real).encode())
+    write_file(page, synops_page(document).encode())
     return page
 
 
