@@ -10,18 +10,16 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Polygon
 
-SPIKES, SUMS, VALUES = "#0072b2", "#d55e00", "#6b7280"
-INK, SOFT, LINE, CARD, BOX, ZOOM, PATHWAY = "#1d2430", "#5b6472", "#c3c9d4", "white", "#f4f6fa", "#eef5fa", "#fdf3ec"
-WIDE, HIGH = 1000, 640  # all places are in these units, from the upper left corner
-
-matplotlib.rcParams |= {"svg.fonttype": "path", "svg.hashsalt": "method", "mathtext.fontset": "dejavusans"}
-figure = Figure(figsize=(WIDE / 100, HIGH / 100))
-axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDE), ylim=(HIGH, 0))
+SPIKES, SUMS, VALUES, SOFT, LINE = "#0072b2", "#d55e00", "#6b7280", "#5b6472", "#c3c9d4"
+BOLD = {"ha": "left", "weight": "bold"}
+matplotlib.rcParams |= {"svg.hashsalt": "method", "mathtext.fontset": "dejavusans", "text.color": "#1d2430"}
+figure = Figure(figsize=(10, 6.4))
+axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 1000), ylim=(640, 0))  # places are counted from the upper left corner
 axes.axis("off")
 
 
-def text(x, y, words, size=9.0, color=INK, ha="center", **style):
-    axes.text(x, y, words, fontsize=size, color=color, ha=ha, va="center", zorder=6, **style)
+def text(x, y, words, size=9.0, ha="center", **style):
+    axes.text(x, y, words, fontsize=size, ha=ha, va="center", zorder=6, **style)
 
 
 def frame(x, y, width, height, face, edge="none", radius=10, **style):
@@ -29,113 +27,96 @@ def frame(x, y, width, height, face, edge="none", radius=10, **style):
     axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=shape, fc=face, ec=edge, **style))
 
 
-def box(x, y, words, width=44, height=34, color=LINE, size=8.5):
-    frame(x - width / 2, y - height / 2, width, height, BOX, color, radius=5, zorder=4)
+def box(x, y, words, width, height=34, size=8.5, color=LINE):
+    frame(x - width / 2, y - height / 2, width, height, "#f4f6fa", color, radius=5, zorder=4)
     text(x, y, words, size)
 
 
 def node(x, y, words, color, radius=13, size=11.0):
-    axes.add_patch(Circle((x, y), radius, fc=CARD, ec=color, lw=2, zorder=4))
-    text(x, y, words, size, color)
+    axes.add_patch(Circle((x, y), radius, fc="white", ec=color, lw=2, zorder=4))
+    text(x, y, words, size, color=color)
 
 
-def flow(*points, color=SPIKES):
+def flow(color, *points):
     """An arrow along these points; sums are thicker, so that they are told from spikes without colours."""
-    width = 3.0 if color == SUMS else 1.8
-    axes.plot(*zip(*points[:-1], strict=True), color=color, lw=width, zorder=3)
-    style = "-|>,head_length=5,head_width=2.8"
-    arrow = FancyArrowPatch(*points[-2:], arrowstyle=style, color=color, lw=width, shrinkA=0, shrinkB=0, zorder=3)
-    arrow.set(capstyle="butt", joinstyle="miter")
-    axes.add_patch(arrow)
-
-
-def equation(x, y, number, words):
-    axes.add_patch(Circle((x, y), 8.5, fc=INK, zorder=4))
-    text(x, y, str(number), 8, CARD, weight="bold")
-    text(x + 15, y, words, 10.5, ha="left")
+    style = {"color": color, "lw": 3.0 if color == SUMS else 1.8, "zorder": 3}
+    head = {"arrowstyle": "-|>,head_length=5,head_width=2.8", "shrinkA": 0, "shrinkB": 0, "joinstyle": "miter"}
+    axes.plot(*zip(*points[:-1], strict=True), **style)
+    axes.add_patch(FancyArrowPatch(*points[-2:], capstyle="butt", **head, **style))
 
 
 # the network
-frame(1, 1, WIDE - 2, HIGH - 2, CARD, LINE, radius=14, zorder=-1)
-text(24, 24, "Training with the Auxiliary Accumulation Pathway", 12, ha="left", weight="bold")
-frame(184, 46, 690, 104, PATHWAY, SUMS, linestyle=(0, (5, 3)), linewidth=1.2)
-text(200, 63, "auxiliary accumulation pathway (AAP)", color=SUMS, ha="left", weight="bold")
+aap, trunk, loss = 112, 214, 163
+frame(1, 1, 998, 638, "white", LINE, radius=14, zorder=-1)
+text(24, 24, "Training with the Auxiliary Accumulation Pathway", 12, **BOLD)
+frame(184, 46, 690, 104, "#fdf3ec", SUMS, linestyle=(0, (5, 3)), linewidth=1.2)
+text(200, 63, "auxiliary accumulation pathway (AAP)", color=SUMS, **BOLD)
 text(858, 63, "trained beside it, then taken off, or kept (DSNN)", color=SUMS, ha="right")
-text(24, 257, "full-spike network (FSNN)", color=SPIKES, ha="left", weight="bold")
+text(24, 257, "full-spike network (FSNN)", color=SPIKES, **BOLD)
 text(24, 274, "what is left after training", color=SPIKES, ha="left")
-aap, trunk = 112, 214
 text(63, trunk, "image or\nevent frames")
-flow((106, trunk), (122, trunk), color=VALUES)
-box(148, trunk, "conv\nBN\nneuron", width=52, height=50, size=8)
-flow((174, trunk), (246, trunk))
+flow(VALUES, (106, trunk), (122, trunk))
+box(148, trunk, "conv\nBN\nneuron", 52, 50, 8)
+flow(SPIKES, (174, trunk), (246, trunk))
+flow(SPIKES, (204, trunk), (204, aap), (263, aap))
 text(204, trunk + 14, "$o_0$")
-flow((204, trunk), (204, aap), (263, aap))
 text(236, aap - 13, "$a_0 = o_0$", 8.5)
 for x, number in ((276, "1"), (416, "2"), (616, "L")):
-    box(x, trunk, f"block ${number}$", width=60, height=40, size=9.5)
-    flow((x, trunk - 20), (x, aap + 14))
+    box(x, trunk, f"block ${number}$", 60, 40, 9.5)
+    flow(SPIKES, (x, trunk - 20), (x, aap + 14))
     text(x + 13, 172, f"$s_{number}$")
     node(x, aap, "+", SUMS)
-for y, half, color, name in ((trunk, 30, SPIKES, "o"), (aap, 13, SUMS, "a")):
-    for x, start, end in ((346, 276 + half, 416 - half), (473, 416 + half, 500), (666, 616 + half, 694)):
-        flow((start, y), (end, y), color=color)
-        text(x, y - 13, f"${name}_{ {346: 1, 473: 2, 666: 'L'}[x] }$")
-    text(516, y, "…", 13, color)
-    flow((534, y), (616 - half, y), color=color)
-    box(733, y, "mean over\nspace, time", width=78, height=36, size=8)
-    flow((772, y), (796, y), color=VALUES)
-    box(826, y, "linear", width=60, height=30)
-    flow((856, y), (889, y), color=VALUES)
-    node(907, y, "CE", VALUES, radius=17, size=9)
-middle = (aap + trunk) / 2
+for y, half, color, name, down in ((trunk, 30, SPIKES, "o", -1), (aap, 13, SUMS, "a", 1)):
+    for start, end in ((276 + half, 416 - half), (416 + half, 500), (534, 616 - half), (616 + half, 694)):
+        flow(color, (start, y), (end, y))
+    for x, number in ((346, "1"), (473, "2"), (666, "L")):
+        text(x, y - 13, f"${name}_{number}$")
+    text(516, y, "…", 13, color=color)
+    box(733, y, "mean over\nspace, time", 78, 36, 8)
+    flow(VALUES, (772, y), (796, y))
+    box(826, y, "linear", 60, 30)
+    flow(VALUES, (856, y), (889, y))
+    node(907, y, "CE", VALUES, 17, 9)
+    flow(VALUES, (907, y + 17 * down), (907, loss - 11 * down))
 axes.plot((826, 826), (128, 198), color=VALUES, lw=1, ls=(0, (1, 2.5)))
-text(820, 176, "same weights", 7.5, SOFT, ha="right")
-flow((907, aap + 17), (907, middle - 11), color=VALUES)
-flow((907, trunk - 17), (907, middle + 11), color=VALUES)
-node(907, middle, "+", VALUES, radius=11)
-flow((918, middle), (944, middle), color=VALUES)
-text(949, middle, "loss", ha="left", weight="bold")
-equation(700, 258, 3, "loss = CE(FSNN) + CE(AAP)")
+text(820, 176, "same weights", 7.5, color=SOFT, ha="right")
+node(907, loss, "+", VALUES, 11)
+flow(VALUES, (918, loss), (944, loss))
+text(949, loss, "loss", **BOLD)
+text(692, 258, "❸ loss = CE(FSNN) + CE(AAP)", 10.5, ha="left")
 
 # one block
-axes.add_patch(Polygon(((387, 236), (445, 236), (968, 307), (32, 307)), fc=ZOOM, zorder=0.5))
-frame(24, 306, 952, 290, ZOOM, zorder=0.5)
-text(40, 324, "block $l$, and what the pathway adds", ha="left", weight="bold")
 aap, branch, shortcut = 386, 458, 528
-text(62, aap, "$a_{l-1}$", 12)
-flow((86, aap), (296, aap), color=SUMS)
-box(318, aap, "$P_l$", color=SUMS, size=11)
-text(318, aap - 30, "identity, or where the shape changes: [depthwise 3x3,] 1x1, BN, ReLU", 8, SOFT)
-flow((340, aap), (651, aap), color=SUMS)
+axes.add_patch(Polygon(((387, 235), (445, 235), (968, 307), (32, 307)), fc="#eef5fa", zorder=0.5))
+frame(24, 306, 952, 290, "#eef5fa", zorder=0.5)
+text(40, 324, "block $l$, and what the pathway adds", **BOLD)
+for x, y, words in ((62, aap, "$a_{l-1}$"), (932, aap, "$a_l$"), (62, branch, "$o_{l-1}$"), (932, branch, "$o_l$")):
+    text(x, y, words, 12)
+for start, end in ((86, 296), (340, 651), (677, 908)):
+    flow(SUMS, (start, aap), (end, aap))
+box(318, aap, "$P_l$", 44, size=11, color=SUMS)
+text(318, aap - 30, "identity, or where the shape changes: [depthwise 3x3,] 1x1, BN, ReLU", 8, color=SOFT)
 node(664, aap, "+", SUMS)
-flow((677, aap), (908, aap), color=SUMS)
-text(932, aap, "$a_l$", 12)
-equation(716, aap - 24, 2, r"$a_l = P_l(a_{l-1}) + s_l$")
-text(62, branch, "$o_{l-1}$", 12)
-start = 86
-for x, words in ((196, "conv"), (262, "BN"), (336, "neuron"), (446, "conv"), (512, "BN"), (586, "neuron")):
-    half = 4 + 4.6 * len(words)
-    flow((start, branch), (x - half, branch), color=SPIKES if words == "conv" else VALUES)
-    box(x, branch, words, width=2 * half)
-    start = x + half
-flow((start, branch), (735, branch))
+text(708, aap - 24, r"❷ $a_l = P_l(a_{l-1}) + s_l$", 10.5, ha="left")
+for x in (221, 471):
+    flow(SPIKES, (86 if x == 221 else 367, branch), (x - 50, branch))
+    flow(VALUES, (x, branch), (x + 21, branch))
+    flow(VALUES, (x + 61, branch), (x + 84, branch))
+    for place, words, width in ((x - 25, "conv", 50), (x + 41, "BN", 40), (x + 115, "neuron", 62)):
+        box(place, branch, words, width)
+flow(SPIKES, (617, branch), (735, branch))
+flow(SPIKES, (664, branch), (664, aap + 14))
+flow(SPIKES, (120, branch), (120, shortcut), (754, shortcut), (754, branch + 20))
+flow(SPIKES, (772, branch), (908, branch))
 text(700, branch + 14, "$s_l$", 11)
-flow((664, branch), (664, aap + 14))
-flow((120, branch), (120, shortcut), (754, shortcut), (754, branch + 20))
-box(391, shortcut, "where the shape changes: conv 1x1, BN, neuron", width=290, height=28, size=8)
-node(754, branch, "$g$", SPIKES, radius=18, size=13)
-flow((772, branch), (908, branch))
-text(932, branch, "$o_l$", 12)
-equation(784, branch + 32, 1, "$o_l = g(s_l, o_{l-1})$")
-text(40, 574, "Boolean joins $g$, on 0 and 1:", ha="left", weight="bold")
-for x, name, formula in (
-    (244, "OR", r"$s + o - s\cdot o$"), (386, "IAND", r"$o\cdot(1 - s)$"),
-    (526, "AND", r"$s\cdot o$"), (620, "XOR", r"$o\cdot(1 - s) + s\cdot(1 - o)$"),
-):  # fmt: skip
-    text(x, 574, name, color=SPIKES, ha="left", weight="bold")
-    text(x + 8 + 9.5 * len(name), 574, formula, 9.5, ha="left")
+box(391, shortcut, "where the shape changes: conv 1x1, BN, neuron", 290, 28, 8)
+node(754, branch, "$g$", SPIKES, 18, 13)
+text(776, branch + 32, "❶ $o_l = g(s_l, o_{l-1})$", 10.5, ha="left")
+text(40, 574, "Boolean joins $g$, on 0 and 1:", **BOLD)
+joins = r"$\bf{OR}$   $s + o - s\cdot o$        $\bf{IAND}$   $o\cdot(1 - s)$        $\bf{AND}$   $s\cdot o$"
+text(246, 574, rf"{joins}        $\bf{{XOR}}$   $o\cdot(1 - s) + s\cdot(1 - o)$", ha="left")
 for x, color, words in ((40, SPIKES, "spikes, 0 or 1"), (200, SUMS, "sums of spikes"), (360, VALUES, "other values")):
-    flow((x, 618), (x + 34, 618), color=color)
+    flow(color, (x, 618), (x + 34, 618))
     text(x + 42, 618, words, color=SOFT, ha="left")
 
 folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent.parent / "figs"
