@@ -30,7 +30,7 @@ from torch.utils.hooks import RemovableHandle
 
 # what a layer of these kinds costs depends on what it reads, which may be another stream at each call
 SEVERAL_INPUTS = ("conv", "linear", "avg pool", "matmul")
-JOIN_COSTS = {"logic": "logic", "addition": "dense"}  # `Join.cost` -> what an element of the output adds to
+JOIN_COSTS = ("logic", "addition")  # of one element
 
 
 def is_binary(x: Tensor) -> Tensor:
@@ -85,12 +85,16 @@ class ExactCounter:
         self.uncounted: list[str] = []  # layers without weights of an unknown kind: "name (class)"
         for name, module in layers(model):
             kind = layer_kind(name, module)
+            if kind is not None and kind.startswith("join") and module.cost not in JOIN_COSTS:
+                raise UserError(
+                    f"{name} joins by {module.name!r}, whose cost {module.cost!r} is not known: "
+                    f"use one of {', '.join(JOIN_COSTS)}"
+                )
             if kind is not None:
                 self.layers.append((name, module, kind))
             elif next(module.children(), None) is None and not isinstance(module, FREE):
                 self.uncounted.append(f"{name} ({type(module).__name__})")
         self.spiking = any(kind == "neuron" for _, _, kind in self.layers)
-        self._count = {name: self._counting(name, module, kind) for name, module, kind in self.layers}
         self._clock = 0
         self._stem: str | None = None
         self._turns: dict[str, int] = {}  # layer -> how often it ran in this forward pass
@@ -99,36 +103,10 @@ class ExactCounter:
         self._reaches: dict[tuple[str, torch.Size, torch.device], list[Tensor]] = {}
         self._last_output: Callable[[], Tensor | None] = lambda: None
 
-    def _counting(self, name: str, module: Any, kind: str) -> Callable[..., None]:
-        """What adds a call (tally, layer, inputs, output) of this kind of layer to its tally."""
-        counting = {
-            "conv": self._on_weighted,
-            "linear": self._on_weighted,
-            "batch norm": self._on_norm,
-            "neuron": self._on_neuron,
-            "max pool": self._on_max_pool,
-            "avg pool": self._on_avg_pool,
-            "matmul": self._on_product,
-        }
-        if kind in counting:
-            return counting[kind]
-        fields = {"relu": "logic", "accumulate": "dense"}
-        if kind not in fields and module.cost not in JOIN_COSTS:
-            raise UserError(
-                f"{name} joins by {module.name!r}, whose cost {module.cost!r} is not known: "
-                f"use one of {', '.join(JOIN_COSTS)}"
-            )
-        field = fields.get(kind) or JOIN_COSTS[module.cost]
-
-        def on_elements(tally: _Tally, _module: nn.Module, _inputs: tuple, output: Tensor) -> None:
-            setattr(tally, field, getattr(tally, field) + output.numel())
-
-        return on_elements
-
     def __enter__(self) -> ExactCounter:
         def hook(name: str, kind: str) -> Any:
             def count(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-                self._count[name](self._tally(name, kind), module, (*args, *kwargs.values()), output)
+                self._add_call(self._tally(name, kind), module, (*args, *kwargs.values()), output)
 
             return count
 
@@ -180,37 +158,43 @@ class ExactCounter:
         tally.ac = tally.ac + reached.to(torch.int64) * outputs_each
         tally.binary = is_binary(x) & tally.binary
 
-    def _on_weighted(self, tally: _Tally, layer: Any, inputs: tuple, output: Tensor) -> None:
-        self._stem = self._stem or tally.layer
-        if tally.layer == self._stem:
-            tally.whole = is_whole(inputs[0]) & tally.whole
-        fan_in = layer.weight[0].numel()  # in_channels / groups * kernel positions
-        tally.dense += output.numel() * fan_in
-        outputs_each = layer.out_channels // layer.groups if isinstance(layer, CONVOLUTIONS) else layer.out_features
-        self._add_spikes(tally, inputs[0], self._reaches_of(tally, layer, inputs[0], output), outputs_each)
-        self._last_output = weakref.ref(output)
-
-    def _on_product(self, tally: _Tally, _layer: nn.Module, inputs: tuple, output: Tensor) -> None:
-        tally.dense += output.numel() * inputs[0].shape[-1]
-        self._add_spikes(tally, inputs[0], [], inputs[1].shape[-1])
-
-    def _on_norm(self, tally: _Tally, layer: Any, inputs: tuple, _output: Tensor) -> None:
-        # written out, a batch norm normalises (one multiplication, one addition) and then scales and shifts (one each)
-        tally.norm += inputs[0].numel() * (2 if layer.affine else 1)
-        tally.folded = tally.folded and inputs[0] is self._last_output()
-
-    def _on_neuron(self, tally: _Tally, _layer: nn.Module, inputs: tuple, output: Tensor) -> None:
-        tally.updates += inputs[0].numel()
-        tally.elements += output.numel()
-        tally.ones = tally.ones + output.count_nonzero()
-
-    def _on_max_pool(self, tally: _Tally, layer: nn.Module, inputs: tuple, output: Tensor) -> None:
-        # a window of n positions takes n - 1 ORs, or comparisons
-        tally.logic += self._positions_in_windows(tally, layer, inputs[0], output) - output.numel()
-
-    def _on_avg_pool(self, tally: _Tally, layer: nn.Module, inputs: tuple, output: Tensor) -> None:
-        tally.dense += self._positions_in_windows(tally, layer, inputs[0], output)
-        self._add_spikes(tally, inputs[0], self._reaches_of(tally, layer, inputs[0], output), 1)
+    def _add_call(self, tally: _Tally, layer: Any, inputs: tuple, output: Tensor) -> None:
+        x = inputs[0]
+        match tally.kind:
+            case "conv" | "linear":
+                self._stem = self._stem or tally.layer
+                if tally.layer == self._stem:
+                    tally.whole = is_whole(x) & tally.whole
+                tally.dense += output.numel() * layer.weight[0].numel()  # in_channels / groups * kernel positions
+                conv = isinstance(layer, CONVOLUTIONS)
+                outputs_each = layer.out_channels // layer.groups if conv else layer.out_features
+                self._add_spikes(tally, x, self._reaches_of(tally, layer, x, output), outputs_each)
+                self._last_output = weakref.ref(output)
+            case "matmul":
+                tally.dense += output.numel() * x.shape[-1]
+                self._add_spikes(tally, x, [], inputs[1].shape[-1])
+            case "batch norm":
+                # written out, it normalises (one multiplication, one addition) and then scales and shifts (one each)
+                tally.norm += x.numel() * (2 if layer.affine else 1)
+                tally.folded = tally.folded and x is self._last_output()
+            case "neuron":
+                tally.updates += x.numel()
+                tally.elements += output.numel()
+                tally.ones = tally.ones + output.count_nonzero()
+            case "max pool":  # a window of n positions takes n - 1 ORs, or comparisons
+                tally.logic += self._positions_in_windows(tally, layer, x, output) - output.numel()
+            case "avg pool":
+                tally.dense += self._positions_in_windows(tally, layer, x, output)
+                self._add_spikes(tally, x, self._reaches_of(tally, layer, x, output), 1)
+            case "relu":
+                tally.logic += output.numel()
+            case "accumulate":
+                tally.dense += output.numel()
+            case _:  # a join
+                if layer.cost == "logic":
+                    tally.logic += output.numel()
+                else:
+                    tally.dense += output.numel()
 
     def _positions_in_windows(self, tally: _Tally, layer: nn.Module, x: Tensor, output: Tensor) -> int:
         """The sum over all windows of the positions inside, which are fewer at a border."""

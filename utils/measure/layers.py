@@ -19,9 +19,8 @@ MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 ADAPTIVE_POOLS = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 AVG_POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 NORMS = _BatchNorm  # of any dimension, synchronised or not
-FREE = (
-    nn.Identity, nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.Flatten, nn.Sequential, nn.ModuleList, nn.ModuleDict, JoinLayer
-)  # fmt: skip
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+FREE = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.Flatten, JoinLayer, *CONTAINERS)  # cost nothing
 
 _KINDS: list[tuple[Any, str]] = [
     (nn.Linear, "linear"),
@@ -67,11 +66,8 @@ def layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def spatial_dims(layer: nn.Module) -> int:
     """How many trailing axes of its input a layer slides over; 0 for a linear layer."""
-    for kinds in (CONVOLUTIONS, MAX_POOLS, ADAPTIVE_POOLS, AVG_POOLS):
-        for dims, kind in enumerate(kinds, start=1):
-            if isinstance(layer, kind):
-                return dims
-    return 0
+    by_dims = zip(CONVOLUTIONS, MAX_POOLS, ADAPTIVE_POOLS, AVG_POOLS, strict=True)
+    return next((dims for dims, kinds in enumerate(by_dims, start=1) if isinstance(layer, kinds)), 0)
 
 
 def count_images(inputs: Any) -> int:

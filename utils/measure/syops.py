@@ -5,7 +5,7 @@ syops was written for spikingjelly 0.0.0.0.12. Three things stand between it and
 - it imports neuron classes that spikingjelly 2 no longer has, and `progress`, which it does not declare. Stand-ins are
   there while it is imported: it only uses the classes as keys of a table, and the progress bar only for show;
 - it looks a layer up by its exact class, so that every subclass counts zero. Each class is registered with the hook of
-  its nearest base class that syops knows, and every neuron with that for integrate-and-fire (IF, LIF, PLIF count alike);
+  its nearest base class that syops knows, and every neuron with the one of IF (LIF and PLIF count alike);
 - it leaves methods and counters on the model. They are taken off again.
 
 What it counts is left as it is; `docs/ENERGY.md` says where that differs from an exact count.
@@ -26,14 +26,6 @@ from spikingjelly.activation_based import neuron as sj_neuron
 from torch import nn
 
 _GONE = ("MultiStepIFNode", "MultiStepLIFNode", "MultiStepParametricLIFNode")
-_LEFT_BEHIND = (
-    "start_syops_count",
-    "stop_syops_count",
-    "reset_syops_count",
-    "compute_average_syops_cost",
-    "__batch_counter__",
-    "__times_counter__",
-)
 
 
 def load_syops() -> Any:
@@ -104,6 +96,7 @@ class SyopsCounter:
         self.layers: dict[str, SyopsCount] = {}
 
     def __enter__(self) -> SyopsCounter:
+        self._before = set(vars(self.model))
         self._mapping = self._engine.CUSTOM_MODULES_MAPPING
         self._engine.CUSTOM_MODULES_MAPPING = {**self._mapping, **self._hooks}  # counters may nest
         self._engine.add_syops_counting_methods(self.model)
@@ -120,7 +113,7 @@ class SyopsCounter:
                     rate = float(counted[3]) / 100 / self.model.__times_counter__
                     self.layers[name] = SyopsCount(total, ac, mac, rate)
         self.model.stop_syops_count()
-        for name in _LEFT_BEHIND:
+        for name in vars(self.model).keys() - self._before:
             delattr(self.model, name)
         self._engine.CUSTOM_MODULES_MAPPING = self._mapping
 
