@@ -2,8 +2,8 @@
 
 syops was written for spikingjelly 0.0.0.0.12. Three things stand between it and a network of today:
 
-- it imports neuron classes that spikingjelly 2 no longer has, and `progress`, which it does not declare. Stand-ins are
-  there while it is imported: it only uses the classes as keys of a table, and the progress bar only for show;
+- it imports neuron classes that spikingjelly 2 no longer has. Stand-ins are there while it is imported: it only uses
+  them as keys of a table;
 - it looks a layer up by its exact class, so that every subclass counts zero. Each class is registered with the hook of
   its nearest base class that syops knows, and every neuron with the one of IF (LIF and PLIF count alike);
 - it leaves methods and counters on the model. They are taken off again.
@@ -14,9 +14,7 @@ What it counts is left as it is; `docs/ENERGY.md` says where that differs from a
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
-import types
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,27 +32,17 @@ def load_syops() -> Any:
     Raises:
         UserError: it is not installed.
     """
-    if "syops" in sys.modules:
-        return sys.modules["syops"]
-    modules: dict[str, Any] = {}
-    if importlib.util.find_spec("progress") is None:
-        modules = {name: types.ModuleType(name) for name in ("progress", "progress.bar")}
-        bar = types.SimpleNamespace(suffix="", next=lambda: None, finish=lambda: None)
-        modules["progress.bar"].Bar = lambda *_args, **_options: bar
     for name in _GONE:
         setattr(sj_neuron, name, type(name, (nn.Module,), {}))
-    sys.modules.update(modules)
     try:
         return importlib.import_module("syops")
     except ModuleNotFoundError as error:
-        if error.name != "syops":
+        if error.name not in ("syops", "progress"):
             raise
-        raise UserError("the package syops is not installed: pip install syops==0.0.5") from None
+        raise UserError("the package syops is not installed: pip install syops==0.0.5 progress") from None
     finally:
         for name in _GONE:
             delattr(sj_neuron, name)
-        for name in modules:
-            del sys.modules[name]
 
 
 def hooks_for(model: nn.Module) -> dict[type, Any]:
