@@ -56,7 +56,7 @@ def test(job: Job, models: TrainableNetworks) -> None:
     # what is made lies beside a checkpoint, but not in a folder of weights, which may be the one that comes along
     place = job.folder if path.suffix == ".safetensors" or path.is_dir() else path.parent
     if job.config.testing.synops:
-        _count(job, models, model, path, place)
+        _count(job, model, path, place)
     if job.config.testing.detach:
         with world.main_only("saving the detached network") as main:
             if main:
@@ -67,19 +67,16 @@ def test(job: Job, models: TrainableNetworks) -> None:
                 say(f"without the pathway, saved as {target}")
 
 
-def _count(job: Job, models: TrainableNetworks, model: Any, path: Path, place: Path) -> None:
+def _count(job: Job, model: Any, path: Path, place: Path) -> None:
     """Synaptic operations and energy of the network trained at `path`, on its test set; the report lies at `place`."""
     if job.world.size > 1:
         raise UsageError(f"--synops counts in one process, not in {job.world.size}: start without torchrun")
-    from full_spike.utils.measure.ann import plain_resnet  # the counters are only imported where they are used
-    from full_spike.utils.measure.synops import write_report
+    from full_spike.utils.measure.synops import write_report  # the counters are only imported where they are used
 
     write_report(
         model,
         job.loaders.test,
         place / "synops",
-        detached=models.detach_aap(model) if getattr(model, "aap", None) is not None else None,
-        ann=plain_resnet(model, models),
         device=job.world.device,
         data=f"the test set, weights of {path}",
         syops=not job.config.testing.no_syops,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from full_spike.utils.distributed import World
 from full_spike.utils.log import RunLog
-from full_spike.utils.train.firing_rates import FiringRates
+from full_spike.utils.measure.firing_rates import FiringRates
 from full_spike.utils.train.metrics import Meter, Score
 from full_spike.utils.train.objectives import DUAL, SINGLE, readouts
 from torch import Tensor, nn
