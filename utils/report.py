@@ -15,7 +15,8 @@ import io
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +90,8 @@ class Run:
         }
         seconds = training_seconds(self.epochs) if self.epochs else None
         if seconds is not None:
-            facts["time"] = f"{seconds / 60:.1f} min of training in {len(self.epochs)} epochs, tests not counted"
+            time = timedelta(seconds=round(seconds))
+            facts["time"] = f"{time} of training in {len(self.epochs)} epochs, tests not counted"
         return {**facts, **self.versions}
 
     @property
@@ -122,14 +124,15 @@ def short_titles(names: Sequence[str]) -> list[str]:
     return short if all(short) and len(set(short)) == len(short) else list(names)
 
 
-def _inlined(figure: Figure) -> str:
+def inlined(figure: Figure) -> str:
     """A picture as an address that holds it."""
     file = io.BytesIO()
     figure.savefig(file, format="svg")
     return f"data:image/svg+xml;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def _render(**content: Any) -> str:
+def page(runs: Sequence[Run]) -> str:
+    """The page about runs, as HTML."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     pages = Environment(
@@ -139,15 +142,11 @@ def _render(**content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters |= {"quantity": quantity, "millijoules": millijoules, "inlined": _inlined}
-    return pages.get_template("report.html").render(plots=plots, **content)
-
-
-def run_page(runs: Sequence[Run]) -> str:
-    """The page about runs, as HTML."""
+    pages.filters |= {"quantity": quantity, "millijoules": millijoules, "inlined": inlined}
     names = [run.name for run in runs]
     titled = list(zip(short_titles(names) if len(runs) > 1 else names, runs, strict=True))
-    return _render(
+    return pages.get_template("report.html").render(
+        plots=plots,
         title=f"{len(runs)} runs" if len(runs) > 1 else names[0],
         runs=titled,
         readouts=list(dict.fromkeys(name for run in runs for name in run.results)),
@@ -156,18 +155,13 @@ def run_page(runs: Sequence[Run]) -> str:
     )
 
 
-def synops_page(document: Mapping[str, Any]) -> str:
-    """The page about the content of a synops.json, as HTML."""
-    return _render(title="Synaptic operations and energy", runs=[], synops=document)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     output = args.output or args.runs[0] / "report.html"
     check_output_folder(output.parent, "--output")
-    page = run_page([Run(folder) for folder in args.runs])
+    content = page([Run(folder) for folder in args.runs])
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_file(output, page.encode(errors="replace"))
+    write_file(output, content.encode(errors="replace"))
     print(f"wrote {output}")
     return 0
 

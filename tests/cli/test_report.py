@@ -9,7 +9,7 @@ from html import unescape
 
 import pytest
 import yaml
-from full_spike.utils.report import Run, differing, short_titles, synops_page
+from full_spike.utils.report import Run, differing, short_titles
 from support.command import TINY, succeed
 from support.refusals import command
 
@@ -62,8 +62,10 @@ def test_the_page_says_what_the_run_recorded(runs, pages):
         (row,) = (row for row in rows if row and row[0] == title)
         numbers = [scores["acc1"], scores["acc5"], scores["loss"], last["train"][name]["acc1"], best]
         assert [float(cell) for cell in row[1:6]] == pytest.approx(numbers, abs=0.005)
+    names = [row[0] for row in rows if row]
     for network in json.loads((runs / "one" / "synops" / "synops.json").read_text())["networks"]:
-        assert network["network"] in [row[0] for row in rows if row]
+        assert network["network"] in names
+        assert all(layer["name"] in names for layer in network["layers"] if layer["ac"] or layer["mac"])
     assert len(pictures(pages[0])) == 3  # curves, firing rates, energy
 
 
@@ -140,14 +142,3 @@ def test_no_run_is_one_line(tmp_path, content, message):
     (line,) = done.err.splitlines()
     assert message in line
     assert not (tmp_path / "report.html").exists()
-
-
-def test_counts_of_random_images_carry_a_warning(runs):
-    document = json.loads((runs / "one" / "synops" / "synops.json").read_text())
-    assert "Firing rates are not real" not in synops_page(document)
-    page = synops_page({**document, "rates_are_real": False, "data": "<b>"})
-    assert "Firing rates are not real" in page
-    assert "&lt;b&gt;" in page
-    layers = [layer for layer in document["networks"][0]["layers"] if layer["ac"] or layer["mac"]]
-    names = {row[0] for row in cells(page) if row}
-    assert all(layer["name"] in names for layer in layers)
