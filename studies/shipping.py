@@ -17,7 +17,6 @@ from full_spike.utils.trained import batches
 from full_spike.utils.cli.inspection import load_data
 from full_spike.utils.errors import UserError
 from full_spike.utils.files import read_text, replacing, write_file
-from full_spike.utils.measure.ann import plain_resnet
 from full_spike.utils.measure.certificate import certify
 from full_spike.utils.measure.synops import write_report
 
@@ -93,12 +92,10 @@ def ship(
         integers = f"{trunk}_integer"
         _export(folder, trunk, integers, last, data_path)
         loader = batches(data.test, data.collate, BATCH, images)
-        first, alone = next(iter(made.values())), made[trunk]
+        first = next(iter(made.values()))
         print("counting", flush=True)
-        energy = said(
-            write_report, first, loader, aside, detached=alone if alone is not first else None,
-            ann=plain_resnet(first, models), syops=False, data=about_data,
-        ).rpartition("\nsaved ")[0]  # fmt: skip
+        report = said(write_report, first, loader, aside, syops=False, data=about_data)
+        energy = report.rpartition("\nsaved ")[0]
         print("certifying", flush=True)
         certificates = {model: "\n".join(certify(network, loader).lines()) for model, network in made.items()}
         write_csv(folder / "log.csv", [line for i, stage in enumerate(told) for line in _log(i + 1, stage)])

@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from full_spike.utils.trained import add_network_arguments
 from full_spike.utils.errors import UsageError, run_command
 from full_spike.utils.files import check_output_folder, replacing
 from full_spike.utils.options import Parser
+from full_spike.utils.trained import add_network_arguments
 
 NAMINGS = ("ours", "published", "clock_driven", "pretrained")
 

@@ -424,9 +424,7 @@ def _read_config(parser: Parser, path: str) -> dict[str, Any]:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeError, yaml.YAMLError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(
-            f"--config {path} cannot be read ({reason}): name a YAML file of options"
-        ) from None
+        raise UsageError(f"--config {path} cannot be read ({reason}): name a YAML file of options") from None
     if not isinstance(content, dict | None):
         raise UsageError(f"--config {path} holds no options: write one `option: value` a line")
     by_key, found = _by_key(parser), {}

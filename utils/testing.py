@@ -107,15 +107,12 @@ def _count(model: Any, loader: Any, place: Path, path: Path, args: Args, world: 
     """Synaptic operations and energy of the network on its test set."""
     if world.size > 1:
         raise UsageError(f"--synops counts in one process, not in {world.size}: start without torchrun")
-    from full_spike.utils.measure.ann import plain_resnet  # the counters are only imported where they are used
-    from full_spike.utils.measure.synops import write_report
+    from full_spike.utils.measure.synops import write_report  # the counters are only imported where they are used
 
     write_report(
         model,
         loader,
         place / "synops",
-        detached=detach_aap(model) if getattr(model, "aap", None) is not None else None,
-        ann=plain_resnet(model),
         device=world.device,
         data=f"the test set, weights of {path}",
         syops=not args.no_syops,

@@ -1,22 +1,17 @@
 """The certificate: which networks hold it, and which layer is named where it does not hold."""
 
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
 import torchvision
 from full_spike.models import BOOLEAN_FUNCTIONS, create_model, detach_aap, model_options
-from full_spike.utils.trained import random_loader, set_norms
-from full_spike.utils.errors import run_command
-from full_spike.utils.fullspike import main
 from full_spike.utils.measure.certificate import certify
+from full_spike.utils.trained import random_loader, set_norms
 from spikingjelly.activation_based.neuron import IFNode
+from support.refusals import command
 from torch import nn
 
-ROOT = Path(__file__).parents[1]
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 FRAMES = torch.poisson(torch.full((4, 4, 2, 16, 16), 0.4), generator=torch.Generator().manual_seed(0))
 
@@ -152,52 +147,32 @@ def test_layers_without_a_spike_or_a_call_are_named():
 @pytest.mark.parametrize(
     ("arguments", "status", "line"),
     [
-        (["--model", "fsnn18"], 0, "full-spike: yes"),
-        (["--model", "sew_resnet18", "--connect_f", "ADD"], 1, "full-spike: no: layer1.1.conv1.0 reads 2"),
-        (["--model", "dsnn18"], 1, "full-spike: no: the AAP's projections are the only non-spike part"),
-        (["--model", "dsnn18", "--detach-aap"], 0, "full-spike: yes"),
+        (["fsnn18"], 0, "full-spike: yes"),
+        (["sew_resnet18", "--connect_f", "ADD"], 1, "full-spike: no: layer1.1.conv1.0 reads 2"),
+        (["dsnn18"], 1, "full-spike: no: the AAP's projections are the only non-spike part"),
+        (["dsnn18", "--detach-aap"], 0, "full-spike: yes"),
     ],
 )
-def test_the_commands_exit_status_is_the_answer(capsys, arguments, status, line):
-    small_options = ["--option", "stem=cifar", "--option", "width=8", "--size", "16"]
-    assert run_command(lambda: main([*arguments, *small_options])) == status
-    assert capsys.readouterr().out.splitlines()[1].startswith(line)
+def test_the_commands_exit_status_is_the_answer(arguments, status, line):
+    done = command(
+        "utils.fullspike", "--model", *arguments, "--option", "stem=cifar", "--option", "width=8", "--size", 16
+    )
+    assert done.status == status
+    assert done.out.splitlines()[1].startswith(line)
 
 
 @pytest.mark.parametrize("arguments", [["fsnn_7b"], ["dsnn_wide7b", "--detach-aap"]])
-def test_the_command_certifies_networks_of_event_frames(capsys, arguments):
-    small_options = ["--option", "width=8", "--size", "16", "--T", "3", "--batch-size", "1"]
-    assert run_command(lambda: main(["--model", *arguments, *small_options])) == 0
-    first, second, *others = capsys.readouterr().out.splitlines()
+def test_the_command_certifies_networks_of_event_frames(arguments):
+    options = ["--option", "width=8", "--size", 16, "--T", 3, "--batch-size", 1]
+    done = command("utils.fullspike", "--model", *arguments, *options)
+    assert done.status == 0
+    first, second, *others = done.out.splitlines()
     assert first == f"{arguments[0]}: random frames of event counts, random weights"
     assert second.startswith("full-spike: yes: only 0 and 1 enter")
     assert any("stem conv.0.0.0 reads whole numbers (event counts): " in line for line in others)
 
 
-def test_the_module_runs():
-    arguments = ["--model", "sew_resnet18", "--option", "stem=cifar", "--option", "width=8", "--size", "16"]
-    done = subprocess.run(
-        [sys.executable, "-m", "utils.fullspike", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    assert "layer1.1.conv1.0 reads 2" in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("arguments", "status", "message"),
-    [
-        (["--model", "fsnn18", "--detach-aap", "--size", "32"], 2, "--detach-aap: SpikingResNet has no auxiliary"),
-        (["--model", "fsnn18", "--data", ".", "--data-set", "cifar", "--size", "9"], 2, "--size 9 is not used, since"),
-        (
-            ["--model", "fsnn18", "--data", ".", "--data-set", "cifar", "--data-option", "side=9"],
-            2,
-            "--data-option side=9 is no option of cifar",
-        ),
-        (["--model", "fsnn18", "--images", "0"], 2, "--images 0 is out of range"),
-        (["--model", "fsnn18", "--checkpoint", "none.pth"], 1, "there is no checkpoint none.pth"),
-    ],
-)
-def test_bad_input_is_one_line(capsys, arguments, status, message):
-    assert run_command(lambda: main(arguments)) == status
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning: ")]
-    assert line.startswith(f"error: {message}")
+def test_a_network_without_a_pathway_has_none_to_detach():
+    done = command("utils.fullspike", "--model", "fsnn18", "--detach-aap", "--size", 32)
+    assert done.status == 2
+    assert done.err.splitlines()[-1].startswith("error: --detach-aap: SpikingResNet has no auxiliary")
