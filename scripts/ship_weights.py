@@ -109,7 +109,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from full_spike.utils import commands
     from full_spike.utils.checkpoints.checkpoint import load
     from full_spike.utils.export.__main__ import main as export
-    from full_spike.utils.measure.ann import plain_resnet
     from full_spike.utils.measure.certificate import certify
     from full_spike.utils.measure.synops import write_report
     from torch.utils.data import DataLoader, Subset, default_collate
@@ -125,9 +124,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     data_set = load(args.run / LATEST)["data_set"]
     runs = training(args.run / LATEST, data_set)
     networks = {model.config["model"]: model}
-    detached: Any = None
     if getattr(model, "aap", None) is not None:
-        detached = detach_aap(model)
+        detached: Any = detach_aap(model)
         networks[detached.config["model"]] = detached.eval()
     *_, trunk = networks
     count = min(args.images or len(data.test), len(data.test))
@@ -145,14 +143,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             (folder / f"run{i}.yaml").write_text(yaml.safe_dump(run["options"], sort_keys=False))
         write_csv(folder / "log.csv", log_lines(runs))
         print("counting", flush=True)
-        energy = printed(write_report, model, loader, aside, detached=detached, ann=plain_resnet(model), syops=False,
-                         data=args.about_data).rpartition("\nsaved ")[0]  # fmt: skip
+        report = printed(write_report, model, loader, aside, syops=False, data=args.about_data)
         for name, network in networks.items():
             print(f"testing and certifying {name}", flush=True)
             words = ["test", data_set, "--resume", str(folder / name), "--device", "cpu"]
             test = printed(commands.main, words + (["--data-path", data_path] if data_path else []))
             card = templates.get_template("card.md.j2").render(
-                **facts, model=name, config=network.config, energy=energy, certificate=certify(network, loader),
+                **facts,
+                model=name,
+                config=network.config,
+                energy=report.rpartition("\nsaved ")[0],
+                certificate=certify(network, loader),
                 test=test.replace(str(folder / name), f"{args.name}/{name}"),
                 parameters=sum(p.numel() for p in network.parameters()),
                 size=(folder / name / "model.safetensors").stat().st_size,
