@@ -125,7 +125,7 @@ def test_the_code_on_the_card_runs_the_integers(weights, tmp_path, monkeypatch):
     network, images = variables["network"], pixels(weights / "fsnn18")
     logits = network(images)
     assert logits.dtype is torch.int32
-    assert torch.equal(CRuntime(tmp_path / "in_c", network.graph, tmp_path).logits(images), logits)
+    assert torch.equal(CRuntime(tmp_path / "in_c", network.graph).logits(images), logits)
     found = json.loads((weights / "fsnn18_integer" / "comparison.json").read_text())
     assert f"{100 * found['right_runtime'] / found['images']:.2f} % |" in card
     assert scores((weights / "fsnn18" / "README.md").read_text())[1].split()[1] + " % |" in card
