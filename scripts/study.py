@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for study in map(read_study, args.studies):
             print(f"{study.name}: {gather(study, args.runs)} of {len(study.runs())} runs have ended")
     else:
-        from studies.results import make
+        from studies.page import make
 
         found = make(write=not args.check)
         if args.check and found:

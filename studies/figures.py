@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from studies.results import Result, Results, Summary, summary
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#6b7280"
+SIDES = ((-0.15, "o", BLUE), (0.15, "s", ORANGE))  # trained with the pathway and without: offset, marker, colour
 STYLE = {
     "figure.facecolor": "white", "svg.fonttype": "path", "font.size": 9, "axes.spines.top": False,
     "axes.spines.right": False, "axes.grid": True, "grid.color": "#dfe3ea", "axes.axisbelow": True,
@@ -42,9 +43,7 @@ def joins(results: Results) -> Figure:
     axes = figure.subplots(len(shown), 2, width_ratios=(5, 4), height_ratios=heights)
     for (title, result, pairs), (left, right) in zip(shown, axes, strict=True):
         for i, (what, found) in enumerate(pairs.items()):
-            for row, dy, marker, colour in zip(
-                result.study.pairs[what], (-0.15, 0.15), "os", (BLUE, ORANGE), strict=True
-            ):
+            for row, (dy, marker, colour) in zip(result.study.pairs[what], SIDES, strict=True):
                 values = list(result.deployed(row).values())
                 mean = summary(values)
                 left.plot(values, [i + dy] * len(values), marker, color=colour, alpha=0.6, markersize=4)

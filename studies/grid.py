@@ -80,10 +80,8 @@ class Run:
             options["data_path"] = data or self.study.data.upper()
         found = []
         for name, value in options.items():
-            flag = name.replace("_", "-")
-            found += (
-                [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
-            )
+            flag = f"--{name.replace('_', '-')}" if value is not False else f"--no-{name.replace('_', '-')}"
+            found += [flag] if isinstance(value, bool) else [flag, str(value)]
         return found
 
     def command(self) -> str:
@@ -101,11 +99,10 @@ def read_study(path: Path) -> Study:
         study = Study(path.stem, **yaml.safe_load(path.read_text()))
     except (OSError, TypeError, yaml.YAMLError) as error:
         raise UsageError(f"{path} is no study: {' '.join(str(error).split())}") from None
-    named = [
-        *study.labels,
-        *(row for rows in [*study.after.values(), *study.pairs.values()] if rows != "all" for row in rows),
-    ]
-    for name, known in [*((row, study.rows) for row in named), *((step, AFTER) for step in study.after)]:
+    named = [(step, AFTER) for step in study.after] + [(row, study.rows) for row in study.labels]
+    for rows in [*study.after.values(), *study.pairs.values()]:
+        named += [(row, study.rows) for row in (rows if rows != "all" else [])]
+    for name, known in named:
         if name not in known:
             raise UsageError(f"{path} names {name!r}, which is not one of {', '.join(known)}")
     for run in study.runs():

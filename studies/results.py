@@ -1,10 +1,8 @@
-"""The tables and figures of docs/RESULTS.md, made from the CSV files alone."""
+"""What studies came to: statistics, tables and the power law of docs/RESULTS.md, from the CSV files alone."""
 
 from __future__ import annotations
 
-import hashlib
 import math
-import re
 import statistics
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,16 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from full_spike.utils.errors import UserError
-from full_spike.utils.files import write_file
 from scipy import optimize, stats
 
 from studies.gathering import RESULTS, read_csv
 from studies.grid import Study, read_study
-
-ROOT = Path(__file__).parent.parent
-PAGE, FIGS = ROOT / "docs/RESULTS.md", ROOT / "figs"
-PLACE = re.compile(r"(<!-- (study|fit): (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)  # of what is generated
 
 
 @dataclass(frozen=True)
@@ -200,55 +192,15 @@ def fit_table(results: Results) -> str:
     except ValueError as error:
         return f"*Not fitted*: {error}.\n"
     freedom = len(runs) - len(coefficients)
-    half = stats.t.ppf(0.975, freedom) * errors
-    body = [
-        [f, f"{b:+.3f} ± {e:.3f}", f"[{b - h:+.3f}, {b + h:+.3f}]"]
-        for f, b, e, h in list(zip(("", *FACTORS), coefficients, errors, half, strict=True))[1:]
-    ]
+    body = []
+    for factor, value, error in zip(FACTORS, coefficients[1:], errors[1:], strict=True):
+        half = stats.t.ppf(0.975, freedom) * error
+        body.append([factor, f"{value:+.3f} ± {error:.3f}", f"[{value - half:+.3f}, {value + half:+.3f}]"])
     ranges = [f"{f} {min(o[f] for o, _ in runs)} to {max(o[f] for o, _ in runs)}" for f in FACTORS]
-    return "\n".join([
+    text = [
         f"Least squares of log(error) over the logarithms of the factors, {len(runs)} runs of 18 layers "
         f"({', '.join(ranges)}), {freedom} degrees of freedom.",
         "",
         *markdown(["factor", "exponent ± standard error", "95 % interval"], body),
-    ]) + "\n"  # fmt: skip
-
-
-# The page
-
-
-def _digest(names: Iterable[str], folder: Path) -> str:
-    """Of the CSV files that a figure is drawn from; the figure keeps it."""
-    files = sorted(path for name in names for path in folder.glob(f"{name}*.csv"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
-
-
-def make(page: Path = PAGE, folder: Path = RESULTS, figs: Path = FIGS, *, write: bool) -> list[str]:
-    """Tables and figures that are not what the CSV files give; `write` makes them so.
-
-    Raises:
-        UserError: the page has a place for a study that there is not.
-    """
-    from studies.figures import FIGURES, draw  # which takes what is above
-
-    results, different = read_results(folder), []
-
-    def table_of(match: re.Match[str]) -> str:
-        kind, name = match[2], match[3]
-        if name not in results:
-            raise UserError(f"{page} names the {kind} {name}, which there is not: choose from {', '.join(results)}")
-        text = table(results[name]) if kind == "study" else fit_table(results)
-        if text != match[4]:
-            different.append(f"the {kind} {name}")
-        return f"{match[1]}{text}{match[5]}"
-
-    text = PLACE.sub(table_of, page.read_text())
-    if write:
-        write_file(page, text.encode())
-    for name, (_, studies) in FIGURES.items():
-        path, digest = figs / f"results_{name}.svg", _digest(studies, folder)
-        if write or not path.exists() or digest not in path.read_text():
-            different.append(str(path))
-        if write:
-            draw(name, results, path, digest)
-    return different
+    ]
+    return "\n".join(text) + "\n"

@@ -14,7 +14,8 @@ from support.command import ROOT
 from studies.figures import BLUE, FIGURES, draw, energy_points, joins
 from studies.gathering import RESULTS, read_csv, write_csv
 from studies.grid import Study
-from studies.results import FACTORS, FIGS, PAGE, Result, fit, make, paired, read_results, summary, table
+from studies.page import FIGS, PAGE, make
+from studies.results import FACTORS, Result, fit, paired, read_results, summary, table
 
 STUDY = Study("tiny", "a small one", "cifar.train", [0, 1, 2], {"epochs": 1}, {"with": {}, "plain": {}},
               labels={"with": "the pathway, kept"}, pairs={"what": ["with", "plain"]})  # fmt: skip

@@ -10,14 +10,12 @@ import shutil
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from full_spike.models import create_model, detach_aap, find_pretrained, list_pretrained, pretrained, save_pretrained
 from full_spike.utils.checkpoints.checkpoint import LATEST, load, write
 from full_spike.utils.measure.certificate import certify
-from PIL import Image
 from support.command import ROOT, call, only, succeed
 from support.refusals import command
 
@@ -195,26 +193,6 @@ def test_a_name_comes_before_a_path(tmp_path, monkeypatch):
     save_pretrained(create_model("fsnn18", width=2, num_classes=3), "cifar10")
     assert find_pretrained("cifar10", "fsnn18") == ROOT / "weights/cifar10/fsnn18"
     assert create_model("fsnn18", pretrained="./cifar10").config["width"] == 2
-
-
-def test_a_photo_needs_nothing_else(tmp_path):
-    noise = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(tmp_path / "photo.png")
-    done = command("utils.predict", tmp_path / "photo.png", "--no-pictures")
-    assert done.status == 0, done.err
-    said, _, first, *_ = done.out.splitlines()
-    assert said == f"fsnn18 from {ROOT / 'weights/cifar10/fsnn18'}"
-    small = torch.from_numpy(noise.transpose(2, 0, 1).copy())[None]
-    small = torch.nn.functional.interpolate(small, (32, 42), mode="bilinear", antialias=True)[0, :, :, 5:37]
-    about = json.loads((ROOT / "weights/cifar10/fsnn18/config.json").read_text())
-    mean, std = (torch.tensor(about["inputs"][name]).view(-1, 1, 1) for name in ("mean", "std"))
-    with torch.no_grad():
-        x = (
-            create_model("fsnn18", pretrained="cifar10")
-            .eval()(((small.float() / 255 - mean) / std)[None])
-            .softmax(1)[0]
-        )
-    assert first == f"  {100 * float(x.max()):5.1f} %  {about['classes'][int(x.argmax())]}"
 
 
 def test_a_run_begins_with_weights_by_name_and_testing_leaves_them_alone(by_name, tmp_path):
