@@ -75,18 +75,21 @@ def training(checkpoint: Path, data_set: str) -> list[dict[str, Any]]:
     config, content = read_config(checkpoint.parent), load(checkpoint)
     if content["step"] or not content["epoch"]:
         raise UserError(f"{checkpoint} stopped inside an epoch: go on with --resume auto until it ends")
-    began = Path(config["initial_checkpoint"] or "")
-    before = training(began, data_set) if (began.parent / "config.yaml").is_file() else []
+    initial = config["initial_checkpoint"]
+    before = []
+    if initial and Path(initial).is_file() and Path(initial).with_name("config.yaml").is_file():
+        before = training(Path(initial), data_set)
+        initial = Path("runs", *Path(initial).parts[-2:])
     entries = [entry for entry in read_metrics(checkpoint.parent) if entry["epoch"] < content["epoch"]]
     run = f"--config run{len(before) + 1}.yaml --output-dir runs --name {checkpoint.parent.name}"
-    initial = f" --initial-checkpoint runs/{began.parent.name}/{began.name}" if before else ""
+    began = f" --initial-checkpoint {initial}" if initial else ""
     found = {
         "options": {name: value for name, value in config.items() if name not in PLACES and value is not None},
         "versions": config["versions"],
         "epochs": f"{content['epoch']} of {config['epochs']}",
         "time": timedelta(seconds=round(training_seconds(entries) or 0)),
         "entries": entries,
-        "command": f"python -m {data_set}.train {run}{initial}" + " --data-path FOLDER" * bool(config["data_path"]),
+        "command": f"python -m {data_set}.train {run}{began}" + " --data-path FOLDER" * bool(config["data_path"]),
     }
     return [*before, found]
 

@@ -21,8 +21,8 @@ PLACE = re.compile(r"(<!-- (study|fit): (\w+) -->\n)(.*?)(<!-- end -->)", re.DOT
 
 def _digest(names: Iterable[str], folder: Path) -> str:
     """Of the CSV files that a figure is drawn from; the figure keeps it."""
-    files = sorted(path for name in names for path in folder.glob(f"{name}*.csv"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    files = [folder / f"{name}{part}.csv" for name in names for part in ("", "_blocks")]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files if path.exists())).hexdigest()
 
 
 def make(page: Path = PAGE, folder: Path = RESULTS, figs: Path = FIGS, *, write: bool) -> list[str]:
