@@ -108,7 +108,6 @@ def test_counting_a_trained_network(trained):
     assert counted["rates_are_real"]
     names = [network["network"] for network in counted["networks"]]
     assert names == ["dsnn18 OR, AAP kept", "dsnn18 OR, AAP detached", "ANN resnet18"]
-    assert (folder / "synops" / "synops.html").exists()
     assert "use it with --test-only" in refused(TRAIN, *common, status=2)
 
 

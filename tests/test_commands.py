@@ -82,7 +82,6 @@ def test_train_and_test_are_the_scripts(tmp_path, capsys):
         ("full-spike train ", {"cifar", "imagenet", "dvsgesture", "cifar10dvs"}),
         ("full-spike train cifar --lab", {"--label-smoothing"}),
         ("full-spike test dvsgesture --frame", {"--frame-size"}),
-        ("full-spike summary --sv", {"--svg"}),
     ],
 )
 def test_the_shell_is_given_words(tmp_path, typed, words):
