@@ -161,17 +161,6 @@ def test_the_commands_exit_status_is_the_answer(arguments, status, line):
     assert done.out.splitlines()[1].startswith(line)
 
 
-@pytest.mark.parametrize("arguments", [["fsnn_7b"], ["dsnn_wide7b", "--detach-aap"]])
-def test_the_command_certifies_networks_of_event_frames(arguments):
-    options = ["--option", "width=8", "--size", 16, "--T", 3, "--batch-size", 1]
-    done = command("utils.fullspike", "--model", *arguments, *options)
-    assert done.status == 0
-    first, second, *others = done.out.splitlines()
-    assert first == f"{arguments[0]}: random frames of event counts, random weights"
-    assert second.startswith("full-spike: yes: only 0 and 1 enter")
-    assert any("stem conv.0.0.0 reads whole numbers (event counts): " in line for line in others)
-
-
 def test_a_network_without_a_pathway_has_none_to_detach():
     done = command("utils.fullspike", "--model", "fsnn18", "--detach-aap", "--size", 32)
     assert done.status == 2

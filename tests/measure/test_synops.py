@@ -189,10 +189,7 @@ def test_without_data_the_command_counts_random_inputs(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["--option", "width=wide"], 2, "an option of dsnn18 is of the wrong type or out of range: "),
-        (["--device", "abacus"], 2, "--device abacus is unknown"),
         (["--mac-pj", -1], 2, "argument --mac-pj: -1.0 is negative"),
-        (["--checkpoint", "none.pth"], 1, "there is no checkpoint none.pth"),
         (["--data", "none"], 1, "there is no folder none"),
         (["--T", 1, "--images", 1, "--size", 8], 1, "Expected more than 1 value per channel"),
         (["--option", "in_channels=2", "--data", "docs"], 2, "--data holds images of 3 channels, not 2"),
