@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from full_spike.models import create_model, use_fused
 from full_spike.models.layers import SpikeMatmul
 from full_spike.models.neuron import FromRest
-from full_spike.utils.runtime.allocator import keep_freed_memory
+from full_spike.utils.allocator import keep_freed_memory
 from spikingjelly.activation_based import functional
 from spikingjelly.activation_based.model.spikformer import Spikformer as SpikingjellysSpikformer
 from torch import nn

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils import checkpoint
 
 from benchmarks.jobs import OWN_STORES, Jobs, children, wait_for
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from full_spike.cifar.data import Digits, ImageOptions
 from full_spike.models import BOOLEAN_FUNCTIONS, create_model, detach_aap, use_fused
-from full_spike.utils.train.objectives import streams_loss
+from full_spike.utils.losses import streams_loss
 from torch import nn
 
 from studies.blocks import by_block

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from full_spike.models import detach_aap, exact, fold_batchnorm, quantize, use_fused
-from full_spike.utils.cli.sample_data import set_norms
+from full_spike.utils.trained import set_norms
 from full_spike.utils.export.runtimes import OnnxRuntime
 from full_spike.utils.export.targets import TARGETS
 from full_spike.utils.measure.layers import NORMS

@@ -7,35 +7,52 @@ python -m dvsgesture.train --test-only --resume auto                            
 
 import sys
 
-from full_spike.dvsgesture.options import Options
-from full_spike.utils import launch
+from full_spike.utils.data.options import add_event_arguments, add_loading_arguments
+from full_spike.utils.errors import as_usage_error, run_command
+from full_spike.utils.options import Parser, parse, training_parser
 
-# of the default network, for --help
-OF_MODEL = {
-    "connect_f": "OR", "neuron": "PLIF", "tau": 2.0, "surrogate": "atan", "alpha": 2.0, "width": 32,
-    "aux_head": "shared", "aap_pool": "projection",
-}  # fmt: skip
 
-parser = launch.make_parser(
-    __doc__,
-    Options,
-    OF_MODEL,
-    model="dsnn_7b",
-    T=16,
-    batch_size=16,
-    workers=4,
-    epochs=192,
-    lr=1e-3,
-    lr_scheduler="step",
-    step_size=64,
-    gamma=0.1,
-    weight_decay=0.0,
-    output_dir="runs",
-)
+def make_parser() -> Parser:
+    parser = training_parser(__doc__, "dvsgesture")
+    add_loading_arguments(parser)
+    add_event_arguments(parser, "dvsgesture")
+    parser.set_defaults(
+        model="dsnn_7b", T=16, batch_size=16, workers=4, epochs=192, lr=1e-3, lr_scheduler="step", step_size=64,
+        gamma=0.1, weight_decay=0.0, output_dir="runs",
+    )  # fmt: skip
+    return parser
+
+
+def run(argv: list[str] | None) -> None:
+    args = parse(make_parser(), argv)
+
+    from full_spike.dvsgesture.data import load  # from here on what --help need not wait for
+    from full_spike.models import create_model, model_options
+    from full_spike.utils.engine import find_weights, fit, job, options_of
+    from full_spike.utils.losses import DualStreamLoss
+    from full_spike.utils.testing import test
+
+    with job(args) as world:
+        weights = find_weights(args, world)
+        args = parse(make_parser(), argv, options_of(weights, args))
+        data = load(args, world)
+        with as_usage_error():
+            model = create_model(
+                args.model,
+                pretrained=weights,
+                num_classes=data.num_classes,
+                in_channels=data.in_channels,
+                **args.network(model_options(args.model)),  # --T, --connect_f, --neuron, --tau, --width, ...
+            )
+        if args.test_only:
+            test(model, data, args, world, weights)
+        else:
+            criterion = DualStreamLoss(args.label_smoothing, args.aap_weight, args.aap_off_epoch)
+            fit(model, criterion, data, args, world, weights)
 
 
 def main(argv: list[str] | None = None) -> int:
-    return launch.main(parser, "full_spike.dvsgesture.data", "full_spike.models", argv)
+    return run_command(lambda: run(argv))
 
 
 if __name__ == "__main__":

@@ -1,82 +1,79 @@
-"""ImageNet: train/<wnid>/*.JPEG and val/<wnid>/*.JPEG."""
+"""ImageNet: train/<wnid>/*.JPEG and val/<wnid>/*.JPEG. Any folder of images will do.
+
+`args` has the fields of every group of `utils.data.options` but `add_small_image_arguments`.
+"""
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Sequence
-from pathlib import Path
 
-import torch
-from full_spike.imagenet.options import Options
+from full_spike.utils.data import augment
 from full_spike.utils.data.dataset import Datasets
-from full_spike.utils.data.images.folder import MEAN, STD, ImageFolder, evaluation_transform, load_splits, normalise
-from full_spike.utils.data.images.levels import look_at
+from full_spike.utils.data.images import evaluation_transform, given_numbers, load_folder, normalise
+from full_spike.utils.data.options import KNOWN
 from full_spike.utils.distributed import World
 from full_spike.utils.errors import UsageError
-from full_spike.utils.runtime.memory import require
 from torchvision.transforms import v2
 
 
-def picture(options: Options, channels: int) -> v2.Compose:
-    """PIL image -> what a network of these options reads: [channels, crop, crop]."""
-    levels = options.numbers() or (MEAN, STD)
-    if channels != len(levels[0]):
-        raise UsageError(f"a network of ImageNet reads 3 channels, and this one {channels}: use another --data-set")
-    sizes = (options.val_resize_size, options.val_crop_size)
-    return evaluation_transform(*sizes, *levels, interpolation=options.interpolation)
+def flips(args: Namespace) -> float:
+    """How often a training image is flipped left to right."""
+    return 0.5 if args.hflip is None else args.hflip
 
 
-def transforms(
-    options: Options, mean: Sequence[float] = MEAN, std: Sequence[float] = STD
-) -> tuple[v2.Compose, v2.Compose]:
+def transforms(args: Namespace, mean: Sequence[float], std: Sequence[float]) -> tuple[v2.Compose, v2.Compose]:
     """Training: a random crop of random size and shape, and random changes. Test: the shorter side resized, the centre.
 
     Both: PIL image -> float32 [C, crop, crop], normalised (see `normalise`).
     """
     crop = v2.RandomResizedCrop(
-        options.train_crop_size,
-        scale=(options.train_crop_scale, 1.0),
-        interpolation=v2.InterpolationMode(options.interpolation),
+        args.train_crop_size,
+        scale=(args.train_crop_scale, 1.0),
+        interpolation=v2.InterpolationMode(args.interpolation),
     )
-    changes = options.changes(flips=options.flips(), fill=mean if len(mean) == 3 else [*mean] * 3)
-    train = v2.Compose([crop, *changes, *normalise(mean, std), *options.erasing()])
-    sizes = (options.val_resize_size, options.val_crop_size)
-    return train, evaluation_transform(*sizes, mean, std, interpolation=options.interpolation)
+    changes = augment.changes(args, flips=flips(args), fill=mean if len(mean) == 3 else [*mean] * 3)
+    train = v2.Compose([crop, *changes, *normalise(mean, std), *augment.erasing(args)])
+    test = evaluation_transform(args.val_resize_size, args.val_crop_size, mean, std, args.interpolation)
+    return train, test
 
 
-def load(options: Options, world: World, _T: int | None = None) -> Datasets:
+def picture(args: Namespace, channels: int) -> v2.Compose:
+    """PIL image -> what a network of these options reads: [channels, crop, crop]."""
+    mean, std = given_numbers(args) or KNOWN["imagenet"]
+    if channels != len(mean):
+        raise UsageError(f"a network of ImageNet reads 3 channels, and this one {channels}: use another --data-set")
+    return transforms(args, mean, std)[1]
+
+
+def load(args: Namespace, world: World) -> Datasets:
     """The data set at --data-path.
 
     Raises:
-        UsageError: no path is given.
+        UsageError: no path is given, or options that do not go together.
         UserError: the folder is not laid out as it should be.
     """
-    if options.data_path is None:
+    if args.data_path is None:
         raise UsageError("ImageNet needs --data-path: the folder with train/<wnid>/ and val/<wnid>/")
-    crop, resize = options.val_crop_size, options.val_resize_size
+    resize, crop = args.val_resize_size, args.val_crop_size
     if crop > resize:
         raise UsageError(f"--val-crop-size {crop} is above --val-resize-size {resize}: resize to as much at least")
-    largest = max(options.train_crop_size, resize)
-    need = 4 * options.batch_size * 3 * largest**2
-    require(need, torch.device("cpu"), f"a batch of images of {largest} pixels", "take a smaller size")
-    parts = load_splits(
-        Path(options.data_path), ("val", "test"), world, cache=options.cache_dataset, split=options.split,
-        seed=options.split_seed,
-    )  # fmt: skip
-    channels, levels = look_at(parts[0], options, "imagenet", world)
-    chains = transforms(options, *levels)
-    train, test = (ImageFolder(part, chain) for part, chain in zip(parts, chains, strict=True))
+    train, test, mean, std = load_folder(args, world, tests=("val", "test"), default="imagenet")
+    train.transform, test.transform = transforms(args, mean, std)
     sizes = ("train_crop_size", "train_crop_scale", "val_resize_size", "val_crop_size", "interpolation")
-    recipe = {name: getattr(options, name) for name in sizes} | options.recipe(options.flips())
-    mean, std = map(list, levels)
     return Datasets(
         train,
         test,
         len(train.classes),
-        channels,
-        words=options.words(),
-        grey=channels == 1 and options.channels is None,
-        mix=options.mixing(len(train.classes)),
-        classes=tuple(train.classes),
-        inputs={"channels": channels, "resize": resize, "crop": crop, "mean": mean, "std": std},
-        recipe=recipe | {"files": train.index.fingerprint(), "mean": mean, "std": std},
+        len(mean),
+        mix=augment.mixing(args, len(train.classes)),
+        classes=train.classes,
+        inputs={"channels": len(mean), "resize": resize, "crop": crop, "mean": list(mean), "std": list(std)},
+        recipe={
+            **{name: getattr(args, name) for name in sizes},
+            **augment.recipe(args, flips(args)),
+            "files": train.fingerprint(),
+            "mean": list(mean),
+            "std": list(std),
+        },
     )

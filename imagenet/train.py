@@ -6,29 +6,56 @@ python -m imagenet.train --data-path /datasets/imagenet --test-only --resume che
 
 import sys
 
-from full_spike.imagenet.options import Options
-from full_spike.utils import launch
-
-# of the default network, for --help
-OF_MODEL = {
-    "T": 4, "connect_f": "OR", "neuron": "IF", "tau": 2.0, "surrogate": "sigmoid", "alpha": 4.0, "stem": "imagenet",
-    "width": 64, "aux_head": "shared",
-}  # fmt: skip
-
-parser = launch.make_parser(
-    __doc__,
-    Options,
-    OF_MODEL,
-    channels=3,
-    batch_size=64,
-    epochs=320,
-    lr=0.1,
-    weight_decay=1e-5,
+from full_spike.utils.data.options import (
+    add_augment_arguments,
+    add_crop_arguments,
+    add_folder_arguments,
+    add_loading_arguments,
 )
+from full_spike.utils.errors import as_usage_error, run_command
+from full_spike.utils.options import Parser, parse, training_parser
+
+
+def make_parser() -> Parser:
+    parser = training_parser(__doc__, "imagenet")
+    add_loading_arguments(parser)
+    add_crop_arguments(parser)
+    add_folder_arguments(parser)
+    add_augment_arguments(parser)
+    parser.set_defaults(channels=3, batch_size=64, epochs=320, lr=0.1, weight_decay=1e-5)
+    return parser
+
+
+def run(argv: list[str] | None) -> None:
+    args = parse(make_parser(), argv)
+
+    from full_spike.imagenet.data import load  # from here on what --help need not wait for
+    from full_spike.models import create_model, model_options
+    from full_spike.utils.engine import find_weights, fit, job, options_of
+    from full_spike.utils.losses import DualStreamLoss
+    from full_spike.utils.testing import test
+
+    with job(args) as world:
+        weights = find_weights(args, world)
+        args = parse(make_parser(), argv, options_of(weights, args))
+        data = load(args, world)
+        with as_usage_error():
+            model = create_model(
+                args.model,
+                pretrained=weights,
+                num_classes=data.num_classes,
+                in_channels=data.in_channels,
+                **args.network(model_options(args.model)),  # --T, --connect_f, --neuron, --stem, --width, ...
+            )
+        if args.test_only:
+            test(model, data, args, world, weights)
+        else:
+            criterion = DualStreamLoss(args.label_smoothing, args.aap_weight, args.aap_off_epoch)
+            fit(model, criterion, data, args, world, weights)
 
 
 def main(argv: list[str] | None = None) -> int:
-    return launch.main(parser, "full_spike.imagenet.data", "full_spike.models", argv)
+    return run_command(lambda: run(argv))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from .accumulation import detach_aap
 from .connect import BOOLEAN_FUNCTIONS, CONNECT_FUNCTIONS
 from .deploy import fold_batchnorm
 from .neuron import NEURONS, SURROGATES, use_fused
-from .pretrained import find_pretrained, list_pretrained, read_pretrained, save_pretrained
+from .pretrained import Pretrained, find_pretrained, list_pretrained, load_pretrained, read_pretrained, save_pretrained
 from .published import from_published, load_published, to_published
 from .recompute import save_memory
 from .registry import create_model, list_models, model_options, register_model
@@ -15,6 +15,7 @@ __all__ = [
     "CONNECT_FUNCTIONS",
     "NEURONS",
     "SURROGATES",
+    "Pretrained",
     "create_model",
     "detach_aap",
     "find_pretrained",
@@ -22,6 +23,7 @@ __all__ = [
     "from_published",
     "list_models",
     "list_pretrained",
+    "load_pretrained",
     "load_published",
     "model_options",
     "read_pretrained",

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from .connect import MEMBRANE, NO_JOIN, Join, full_spike_join, get_join
-from .firing import SpikingConv, SpikingLayer
 from .layers import ConvBN, conv1x1, conv3x3, halving_pool
 from .neuron import MakeNeuron, neuron_factory
 from .registry import register_family
+from .spiking import SpikingConv, SpikingLayer, spike_and_join
 from .trunk import Block, Trunk
 
 
@@ -33,33 +33,33 @@ LAYOUTS = {
 
 
 class EventBlock(Block):
-    """3x3 - 3x3 at one resolution: [T, N, channels, H, W] in and out."""
+    """3x3 - 3x3 at one resolution: o [T, N, channels, H, W] -> (o_l, s_l), of the same shape.
+
+    Names of modules are the published ones: the neuron that fires on a sum stands outside `conv`.
+    """
 
     conv: Any  # nn.Sequential, of whose items the type checker knows nothing
 
     def __init__(self, channels: int, join: Join, make_neuron: MakeNeuron) -> None:
         super().__init__(join, channels)
-        first = SpikingConv(conv3x3(channels, channels), make_neuron())
-        last = conv3x3(channels, channels)
-        # the published names: the neuron that fires on a sum stands outside the chain
-        if join.acts_on == "current":
+        first, last = SpikingConv(conv3x3(channels, channels), make_neuron()), conv3x3(channels, channels)
+        self.neuron_outside = join.acts_on == "current"
+        if self.neuron_outside:
             self.conv = nn.Sequential(first, ConvBN(last))
             self.sn = make_neuron()
         else:
             self.conv = nn.Sequential(first, SpikingConv(last, make_neuron()))
 
-    def _last(self) -> SpikingLayer:
-        last = self.conv[1]
-        if isinstance(last, SpikingConv):
-            return last.spiking_layer()._replace(join=self.join)
-        conv, norm = last
-        return SpikingLayer("sn", conv, norm, self.sn, self.join)
-
     def spiking_layers(self) -> list[SpikingLayer]:
-        return [self.conv[0].spiking_layer(), self._last()]
+        first, last = self.conv
+        if self.neuron_outside:
+            return [*first.spiking_layers(), SpikingLayer("sn", *last, self.sn, self.join)]
+        return [*first.spiking_layers(), last.spiking_layers()[0]._replace(join=self.join)]
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self._last().fire(self.conv[0](x), x)
+    def forward(self, o: Tensor) -> tuple[Tensor, Tensor]:
+        first, last = self.conv
+        conv, neuron = (last, self.sn) if self.neuron_outside else last
+        return spike_and_join(conv, neuron, first(o), self.join, o)  # o_l = g(s_l, o_{l-1}), s_l
 
 
 class EventNet(Trunk):
@@ -126,7 +126,7 @@ class EventNet(Trunk):
         return list(self.conv[1:])
 
     def stem_layer(self) -> SpikingLayer:
-        return self.conv[0].spiking_layer()
+        return self.conv[0].spiking_layers()[0]
 
     def stem(self, frames: Tensor, T: int | None) -> Tensor:
         return self.conv[0](frames, T)  # as a module, so that its hooks run

@@ -1,7 +1,6 @@
-"""Trained networks as folders: `model.safetensors` and `config.json`, the layout of the Hugging Face hub.
+"""Trained weights: folders of `model.safetensors` and `config.json` (the Hugging Face hub's layout), and checkpoints.
 
-Some of them come along, below `weights/`, and have names. A path may also be a checkpoint, of this project or a
-published one.
+Some come along, below `weights/`, and have names.
 """
 
 from __future__ import annotations
@@ -10,21 +9,43 @@ import argparse
 import json
 import os
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
 
+from .accumulation import DUAL, SINGLE
 from .published import load_published
-from .tensors_file import read_tensors, write_tensors
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-SHIPPED = Path(__file__).parent.parent / "weights"  # where it lies in the repository, and beside models/ once installed
+SHIPPED = Path(__file__).parent.parent / "weights"  # beside models/, in a checkout and once installed
+METADATA = ("data_set", "classes", "inputs", "recipe")  # what a checkpoint says of its data besides
+
+
+class Pretrained(NamedTuple):
+    """Trained weights as they were read.
+
+    path: where they lie.
+    config: what `create_model` was called with, empty where that is not known (published checkpoints).
+    state: the state dict, in this project's or the published naming.
+    metadata: of the data, for those who use the network: some of `METADATA`.
+    content: all of a checkpoint.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    state: Mapping[str, Any]
+    metadata: dict[str, Any]
+    content: Mapping[str, Any]
 
 
 def list_pretrained() -> dict[str, list[str]]:
-    """The names of the weights that come along, each with the networks that it has weights of."""
+    """The names of the weights that come along, each with its networks: {"cifar10": ["dsnn18", "fsnn18", ...]}."""
     found: dict[str, list[str]] = {}
     for path in sorted(SHIPPED.glob(f"*/*/{WEIGHTS}")):
         found.setdefault(path.parts[-3], []).append(path.parts[-2])
@@ -32,51 +53,78 @@ def list_pretrained() -> dict[str, list[str]]:
 
 
 def find_pretrained(where: str | os.PathLike[str], model: str | None = None) -> Path:
-    """Where weights lie.
+    """The folder or file of weights.
 
     Args:
         where: a name, as cifar10 or cifar10/fsnn18, or else a path.
         model: the network, for a name that does not say it.
 
     Raises:
-        ValueError: it is neither, or there are none of this network.
+        ValueError: there is no such path, or no weights of this network by that name.
     """
     shipped, (name, *rest) = list_pretrained(), os.fspath(where).split("/")
     if name in shipped and len(rest) < 2:
-        of = rest[0] if rest else model
-        if of not in shipped[name]:
-            given = f", not {of}" if of else ""
-            raise ValueError(f"{where} has weights of {', '.join(shipped[name])}: name one of these{given}")
-        return SHIPPED / name / of
+        network = rest[0] if rest else model
+        if network not in shipped[name]:
+            asked = f", not {network}" if network else ""
+            raise ValueError(f"{where} has weights of {', '.join(shipped[name])}: name one of these{asked}")
+        return SHIPPED / name / network
     path = Path(where)
-    if not (path.exists() or path.suffix or rest):
-        there = ", ".join(f"{name}/{of}" for name, networks in shipped.items() for of in networks)
-        raise ValueError(
-            f"there is no {where}, neither a file nor one of the weights that come along: {there or 'none'}"
-        )
+    if not path.exists():
+        names = ", ".join(f"{name}/{network}" for name, networks in shipped.items() for network in networks)
+        raise ValueError(f"there is no {where}, neither a file nor weights that come along ({names}): check the path")
     return path
 
 
-def save_pretrained(model: Any, folder: str | os.PathLike[str], about: Mapping[str, Any] | None = None) -> None:
+def save_pretrained(model: Any, folder: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> None:
     """Write a network of `create_model` as a folder from which `create_model(..., pretrained=folder)` has it again.
 
     Args:
-        about: what else config.json is to say; `create_model` passes it over. The commands read the names of `classes`
-            and, of `recipe`, the options of the data.
+        metadata: what else config.json says, see `METADATA`; the commands read it, `create_model` does not.
 
     Raises:
         OSError: the disk is full, or the folder not writable.
     """
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
-    config = {"library_name": "full-spike-aap", **model.config, **(about or {})}
-    partial = path / f"{CONFIG}.partial"
+    config = {"library_name": "full-spike-aap", **model.config, **(metadata or {})}
+    partial = [path / f"{name}.partial" for name in (WEIGHTS, CONFIG)]
     try:
-        partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        write_tensors(path / WEIGHTS, model.state_dict(), {"format": "pt"})
-        os.replace(partial, path / CONFIG)
+        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, partial[0], {"format": "pt"})
+        partial[1].write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        os.replace(partial[0], path / WEIGHTS)
+        os.replace(partial[1], path / CONFIG)
+    except SafetensorError as error:
+        raise OSError(f"cannot write {path / WEIGHTS} ({error})") from None
     finally:
-        partial.unlink(missing_ok=True)
+        for file in partial:
+            file.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path) -> Any:
+    """The content of a file that torch.save wrote: every stored checksum is verified, and nothing in it can run code.
+
+    Raises:
+        ValueError: the file is missing or damaged, or holds what could run code.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no checkpoint {path}: name a file")
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:  # torch's reader compares no checksums
+                broken = archive.testzip()
+            if broken is not None:
+                raise ValueError(f"checksum of {broken}")
+        # a Namespace is how published checkpoints carry their command line
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported global" in str(error) or "weights_only" in str(error):
+            raise ValueError(f"{path} is damaged, or holds what could run code: it is not loaded") from None
+        raise ValueError(f"{path} is damaged or no checkpoint: use another one") from None
+    except Exception as error:  # whatever a damaged file makes torch's and zipfile's readers raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
+        raise ValueError(f"{path} is damaged or no checkpoint ({reason}): use another one") from None
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -84,63 +132,101 @@ def _read_config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(
-            f"there is no {path}, which says what network it is: name a folder of save_pretrained"
+            f"there is no {path}, which says what network it is: use a folder of save_pretrained"
         ) from None
     except (ValueError, RecursionError):
         raise ValueError(f"{path} is no JSON: fetch it again") from None
     if not isinstance(config, dict) or not isinstance(config.get("model"), str):
         raise ValueError(f"{path} names no model: use a folder of save_pretrained")
-    return {name: value for name, value in config.items() if name != "library_name"}
+    return config
 
 
-def _load(path: Path) -> Any:
-    """The content of a file that torch.save wrote, without running anything that it holds."""
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
-        # a Namespace is how published checkpoints carry their command line
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ValueError(f"there is no {path}: check the path") from None
-    except pickle.UnpicklingError:
-        raise ValueError(f"{path} holds what could run code, or is damaged: it is not loaded") from None
-    except Exception as error:  # whatever a damaged file makes torch's readers raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
-        raise ValueError(f"{path} is damaged or no checkpoint ({reason}): use another one") from None
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is missing, damaged or no .safetensors file ({error}): fetch it again") from None
 
 
-def read_pretrained(
-    where: str | os.PathLike[str], model: str | None = None
-) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    """(the config of the network, or nothing where it is not known; the state dict) of a name, a folder or a file.
+def read_pretrained(where: str | os.PathLike[str], model: str | None = None, *, averaged: bool = False) -> Pretrained:
+    """Trained weights of a name, a folder of `save_pretrained`, a .safetensors file or a checkpoint, ours or published.
 
     Args:
         where, model: see `find_pretrained`.
+        averaged: the averaged weights (--ema-decay) of one of our checkpoints.
 
     Raises:
-        ValueError: it is damaged, or none of these.
+        ValueError: it is damaged, or holds no such weights.
     """
     path = find_pretrained(where, model)
-    if path.is_dir():
-        return _read_config(path / CONFIG), read_tensors(path / WEIGHTS)
-    if path.suffix == ".safetensors":
+    if path.is_dir() and (path / WEIGHTS).is_file():
+        config, content = _read_config(path / CONFIG), {"model": _read_safetensors(path / WEIGHTS)}
+    elif path.suffix == ".safetensors":
         beside = path.with_name(CONFIG)
-        return (_read_config(beside) if beside.is_file() else {}), read_tensors(path)
-    content = _load(path)
-    config = content.get("config") if isinstance(content, Mapping) else None
-    return (dict(config) if isinstance(config, Mapping) else {}), content
+        config, content = (_read_config(beside) if beside.is_file() else {}), {"model": _read_safetensors(path)}
+    else:
+        content = load_checkpoint(path)
+        if not isinstance(content, Mapping):
+            raise ValueError(f"{path} holds a {type(content).__name__}, not a checkpoint: use another file")
+        config = content.get("config") or {}
+        if not isinstance(config, Mapping) or (config and not isinstance(config.get("model"), str)):
+            raise ValueError(f"{path} names no model: use another checkpoint")
+        content = {**config, **content} if "format" in content else content
+    if averaged:
+        if not content.get("ema"):
+            raise ValueError(f"{path} has no averaged weights: train with --ema-decay, or leave out --ema")
+        # torch's AveragedModel: the network below `module`, and a counter
+        state = {k.removeprefix("module."): v for k, v in content["ema"].items() if k.startswith("module.")}
+    else:
+        state = content["model"] if "format" in content or config else content
+    metadata = {name: value for name, value in {**config, **content}.items() if name in METADATA}
+    return Pretrained(path, dict(config), state, metadata, content)
 
 
-def load_pretrained(model: Any, where: Any, config: Mapping[str, Any], state: Any) -> None:
-    """Put what `read_pretrained` found into a model built for it.
+def load_pretrained(model: Any, found: Pretrained) -> list[str]:
+    """Give a network of `create_model` trained weights, all or nothing.
+
+    A classifier of another number of classes keeps the weights that it has; a full-spike network takes the trunk of its
+    dual-stream one; time steps, joins and neurons without parameters may differ.
+
+    Returns:
+        What differs from the network that was trained, e.g. ["T=2", "num_classes=10"].
 
     Raises:
-        ValueError: it does not fit, or was saved from another network.
+        ValueError: the weights are of another network, or hold numbers that are not finite.
     """
-    ours = model.config  # what else a config.json says is not of the network
-    wrong = [f"{k}={v!r} instead of {ours[k]!r}" for k, v in config.items() if k in ours and ours[k] != v]
-    if wrong:
-        raise ValueError(f"{where} was saved from another network ({', '.join(wrong)}): create that one")
+    state, saved, name = found.state, found.config, model.config["model"]
+    for nest in ("model", "net", "state_dict"):  # of the releases' checkpoints
+        state = state[nest] if isinstance(state.get(nest), Mapping) else state
+    if saved and saved["model"] != name:
+        if saved["model"] != DUAL + name.removeprefix(SINGLE):
+            raise ValueError(
+                f"{found.path} was saved from another network, {saved['model']}: create that one, not {name}"
+            )
+        state = {key: value for key, value in state.items() if not key.startswith("aap.")}
+    channels = saved.get("in_channels", model.in_channels)
+    if channels != model.in_channels:
+        raise ValueError(f"{found.path} reads {channels} channels, and this network {model.in_channels}: use others")
+    wrong = next((key for key, value in state.items() if _is_not_finite(key, value)), None)
+    if wrong is not None:
+        raise ValueError(f"{found.path} is damaged: {wrong} holds numbers that are not finite; use another one")
+    classes = model.config.get("num_classes")
+    heads = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m.out_features == classes]
+    kept = {
+        key: value
+        for key, value in model.state_dict().items()
+        if key.rpartition(".")[0] in heads and key in state and state[key].shape[:1] != (classes,)
+    }
     try:
-        load_published(model, state)
+        load_published(model, {**state, **kept})
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+        raise ValueError(f"{found.path}: {error}") from None
+    return [f"{k}={v}" for k, v in saved.items() if k in model.config and k != "model" and v != model.config[k]]
+
+
+def _is_not_finite(name: str, value: Any) -> bool:
+    # a running variance may have overflowed while the loss stayed finite
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        return False
+    statistics = name.endswith(("running_mean", "running_var"))
+    return bool((value.isnan() if statistics else ~value.isfinite()).any())

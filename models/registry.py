@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from .pretrained import load_pretrained, read_pretrained
+from .pretrained import Pretrained, load_pretrained, read_pretrained
 
 EntryPoint = Callable[..., nn.Module]
 
@@ -99,24 +99,24 @@ def create_model(model: str, *, pretrained: Any = None, **options: Any) -> nn.Mo
     Args:
         model: one of `list_models()`.
         pretrained: weights to load: the name of some that come along (`list_pretrained`), a folder of
-            `save_pretrained`, a .safetensors file, or a checkpoint, ours or published. What it says of the options is
-            their default.
+            `save_pretrained`, a .safetensors file, or a checkpoint, ours or published; or what `read_pretrained`
+            returns. Its options are the defaults. See `load_pretrained` for what may differ.
         options: some of `model_options(model)`.
 
     Raises:
         ValueError: the name, an option or its value is unknown or out of range, or the weights do not fit.
     """
     entry_point, known = _look_up(model)
-    config: Mapping[str, Any] = {}
+    found = None
     if pretrained is not None:
-        config, state = read_pretrained(pretrained, model)
-        options = {**{name: value for name, value in config.items() if name in known}, **options}
+        found = pretrained if isinstance(pretrained, Pretrained) else read_pretrained(pretrained, model)
+        options = {**{name: value for name, value in found.config.items() if name in known}, **options}
     for option in options:
         if option not in known:
             raise ValueError(f"{model} has no option {option!r}: it takes {', '.join(known)}")
     resolved = {**known, **options}
     network: Any = entry_point(**resolved)
     network.config = {"model": model, **resolved}
-    if pretrained is not None:
-        load_pretrained(network, pretrained, config, state)
+    if found is not None:
+        load_pretrained(network, found)
     return network

@@ -7,56 +7,36 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from .connect import MEMBRANE, Join, full_spike_join, get_join
-from .firing import SpikingConv, SpikingLayer
 from .layers import ConvBN, MaxPool, conv1x1, conv3x3
 from .neuron import MakeNeuron, neuron_factory
 from .registry import register_family
+from .spiking import SpikingConv, SpikingLayer, spike, spike_and_join
 from .trunk import Block, Trunk
 
 STEMS = ("imagenet", "cifar")
 
 
 class ResNetBlock(Block):
-    """A block of a ResNet.
+    """A block of a ResNet; its modules have the published names.
 
-    Input [T, N, in_channels, H, W]; outputs [T, N, channels * expansion, H / stride, W / stride].
+    o [T, N, in_channels, H, W] -> (o_l, s_l), both [T, N, channels * expansion, H / stride, W / stride].
     """
 
     expansion: ClassVar[int]
 
-    def __init__(self, in_channels: int, channels: int, stride: int, join: Join, make_neuron: MakeNeuron) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int, join: Join) -> None:
         super().__init__(join, in_channels, channels * self.expansion, stride)
-        convolutions = self.convolutions(in_channels, channels, stride)
-        self.depth = len(convolutions)
-        for i, convolution in enumerate(convolutions, start=1):  # conv1, sn1, conv2, sn2, ...: the published names
-            self.add_module(f"conv{i}", ConvBN(convolution))
-            self.add_module(f"sn{i}", make_neuron())
-        self.downsample: nn.Module | None = None
-        if self.changes_shape:
-            projection = conv1x1(in_channels, self.out_channels, stride)
-            on_current = join.acts_on == "current"
-            self.downsample = ConvBN(projection) if on_current else SpikingConv(projection, make_neuron())
 
-    @staticmethod
-    def convolutions(in_channels: int, channels: int, stride: int) -> list[nn.Conv2d]:
-        """The chain's convolutions, first to last."""
-        raise NotImplementedError
-
-    def _layer(self, i: int) -> SpikingLayer:
-        """The i-th of the chain, from 1."""
-        layer: Any = self.get_submodule(f"conv{i}")
-        conv, norm = layer
-        return SpikingLayer(f"sn{i}", conv, norm, self.get_submodule(f"sn{i}"), self.join if i == self.depth else None)
+    def make_shortcut(self, make_neuron: MakeNeuron) -> nn.Module | None:
+        """1x1 (stride) -> batch norm [-> neuron] where the shape changes, so that the shortcut is spikes again."""
+        if not self.changes_shape:
+            return None
+        projection = conv1x1(self.in_channels, self.out_channels, self.stride)
+        on_current = self.join.acts_on == "current"
+        return ConvBN(projection) if on_current else SpikingConv(projection, make_neuron())
 
     def spiking_layers(self) -> list[SpikingLayer]:
-        shortcut = [self.downsample.spiking_layer()] if isinstance(self.downsample, SpikingConv) else []
-        return shortcut + [self._layer(i) for i in range(1, self.depth + 1)]
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        identity = x if self.downsample is None else self.downsample(x)
-        for i in range(1, self.depth):
-            x, _ = self._layer(i).fire(x)
-        return self._layer(self.depth).fire(x, identity)
+        return self.downsample.spiking_layers() if isinstance(self.downsample, SpikingConv) else []
 
 
 class BasicBlock(ResNetBlock):
@@ -64,9 +44,25 @@ class BasicBlock(ResNetBlock):
 
     expansion = 1
 
-    @staticmethod
-    def convolutions(in_channels: int, channels: int, stride: int) -> list[nn.Conv2d]:
-        return [conv3x3(in_channels, channels, stride), conv3x3(channels, channels)]
+    def __init__(self, in_channels: int, channels: int, stride: int, join: Join, make_neuron: MakeNeuron) -> None:
+        super().__init__(in_channels, channels, stride, join)
+        self.conv1 = ConvBN(conv3x3(in_channels, channels, stride))
+        self.sn1 = make_neuron()
+        self.conv2 = ConvBN(conv3x3(channels, channels))
+        self.sn2 = make_neuron()
+        self.downsample = self.make_shortcut(make_neuron)
+
+    def spiking_layers(self) -> list[SpikingLayer]:
+        return [
+            *super().spiking_layers(),
+            SpikingLayer("sn1", *self.conv1, self.sn1),
+            SpikingLayer("sn2", *self.conv2, self.sn2, self.join),
+        ]
+
+    def forward(self, o: Tensor) -> tuple[Tensor, Tensor]:
+        identity = o if self.downsample is None else self.downsample(o)
+        s = spike(self.conv1, self.sn1, o)
+        return spike_and_join(self.conv2, self.sn2, s, self.join, identity)  # o_l = g(s_l, identity), s_l
 
 
 class Bottleneck(ResNetBlock):
@@ -74,9 +70,29 @@ class Bottleneck(ResNetBlock):
 
     expansion = 4
 
-    @staticmethod
-    def convolutions(in_channels: int, channels: int, stride: int) -> list[nn.Conv2d]:
-        return [conv1x1(in_channels, channels), conv3x3(channels, channels, stride), conv1x1(channels, 4 * channels)]
+    def __init__(self, in_channels: int, channels: int, stride: int, join: Join, make_neuron: MakeNeuron) -> None:
+        super().__init__(in_channels, channels, stride, join)
+        self.conv1 = ConvBN(conv1x1(in_channels, channels))
+        self.sn1 = make_neuron()
+        self.conv2 = ConvBN(conv3x3(channels, channels, stride))
+        self.sn2 = make_neuron()
+        self.conv3 = ConvBN(conv1x1(channels, self.out_channels))
+        self.sn3 = make_neuron()
+        self.downsample = self.make_shortcut(make_neuron)
+
+    def spiking_layers(self) -> list[SpikingLayer]:
+        return [
+            *super().spiking_layers(),
+            SpikingLayer("sn1", *self.conv1, self.sn1),
+            SpikingLayer("sn2", *self.conv2, self.sn2),
+            SpikingLayer("sn3", *self.conv3, self.sn3, self.join),
+        ]
+
+    def forward(self, o: Tensor) -> tuple[Tensor, Tensor]:
+        identity = o if self.downsample is None else self.downsample(o)
+        s = spike(self.conv1, self.sn1, o)
+        s = spike(self.conv2, self.sn2, s)
+        return spike_and_join(self.conv3, self.sn3, s, self.join, identity)  # o_l = g(s_l, identity), s_l
 
 
 # depth -> (block, blocks in each stage), as in "Deep Residual Learning", arXiv:1512.03385, table 1
@@ -172,7 +188,7 @@ class SpikingResNet(Trunk):
         return SpikingLayer("sn1", self.conv1, self.bn1, self.sn1)
 
     def stem(self, frames: Tensor, T: int | None) -> Tensor:
-        return self.maxpool(super().stem(frames, T))
+        return self.maxpool(spike((self.conv1, self.bn1), self.sn1, frames, T))
 
 
 class PlainResNet(SpikingResNet):

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from .connect import Join, full_spike_join, get_join
-from .firing import SpikingLayer
 from .layers import MaxPool, SpikeMatmul, TokenLinear, conv3x3
 from .neuron import MakeNeuron, neuron_factory
 from .registry import register_family
+from .spiking import SpikingLayer, spike, spike_and_join
 from .trunk import Block, Trunk
 
 PRODUCTS = ("auto", "qk", "kv")
@@ -53,18 +53,6 @@ SIZES = {
 }
 
 
-def _add(module: nn.Module, name: str, conv: nn.Conv2d, neuron: nn.Module, number: str = "") -> None:
-    """Give a module a spiking layer's parts under the published names, e.g. q_conv, q_bn and q_lif."""
-    module.add_module(f"{name}_conv{number}", conv)
-    module.add_module(f"{name}_bn{number}", nn.BatchNorm2d(conv.out_channels))
-    module.add_module(f"{name}_lif{number}", neuron)
-
-
-def _layer(module: nn.Module, name: str, number: str = "", join: Any = None) -> SpikingLayer:
-    conv, norm, neuron = (module.get_submodule(f"{name}_{part}{number}") for part in ("conv", "bn", "lif"))
-    return SpikingLayer(f"{name}_lif{number}", conv, norm, neuron, join)
-
-
 class PatchSplitting(nn.Module):
     """3x3 convolutions to an eighth, a quarter, half and all of the channels, with max pooling after the last ones.
 
@@ -72,34 +60,47 @@ class PatchSplitting(nn.Module):
     [T, N, width / 8, H, W] -> [T, N, width, H / patch, W / patch].
     """
 
-    numbers = ("", "1", "2", "3")  # of the published names
-
     def __init__(self, in_channels: int, width: int, patch: int, make_neuron: MakeNeuron) -> None:
         super().__init__()
         self.out_channels = width
-        self.pooled_from = 4 - PATCHES.index(patch)
-        for i, number in enumerate(self.numbers):
-            conv = conv3x3(in_channels, width * 2**i // 8)
-            in_channels = conv.out_channels
-            _add(self, "proj", conv, make_neuron(), number)
-            if i >= self.pooled_from:
-                self.add_module(f"maxpool{number}", MaxPool(kernel_size=3, stride=2, padding=1))
+        halvings = PATCHES.index(patch)
 
-    def layer(self, i: int) -> SpikingLayer:
-        return _layer(self, "proj", self.numbers[i])
+        def pool_after(i: int) -> nn.Module:
+            return MaxPool(kernel_size=3, stride=2, padding=1) if i >= 4 - halvings else nn.Identity()
 
-    def pool(self, i: int, x: Tensor) -> Tensor:
-        return self.get_submodule(f"maxpool{self.numbers[i]}")(x) if i >= self.pooled_from else x
+        self.proj_conv = conv3x3(in_channels, width // 8)
+        self.proj_bn = nn.BatchNorm2d(width // 8)
+        self.proj_lif = make_neuron()
+        self.maxpool = pool_after(0)
+        self.proj_conv1 = conv3x3(width // 8, width // 4)
+        self.proj_bn1 = nn.BatchNorm2d(width // 4)
+        self.proj_lif1 = make_neuron()
+        self.maxpool1 = pool_after(1)
+        self.proj_conv2 = conv3x3(width // 4, width // 2)
+        self.proj_bn2 = nn.BatchNorm2d(width // 2)
+        self.proj_lif2 = make_neuron()
+        self.maxpool2 = pool_after(2)
+        self.proj_conv3 = conv3x3(width // 2, width)
+        self.proj_bn3 = nn.BatchNorm2d(width)
+        self.proj_lif3 = make_neuron()
+        self.maxpool3 = pool_after(3)
+
+    def stem_layer(self) -> SpikingLayer:
+        return SpikingLayer("proj_lif", self.proj_conv, self.proj_bn, self.proj_lif)
 
     def spiking_layers(self) -> list[SpikingLayer]:
         """All but the stem."""
-        return [self.layer(i) for i in (1, 2, 3)]
+        return [
+            SpikingLayer("proj_lif1", self.proj_conv1, self.proj_bn1, self.proj_lif1),
+            SpikingLayer("proj_lif2", self.proj_conv2, self.proj_bn2, self.proj_lif2),
+            SpikingLayer("proj_lif3", self.proj_conv3, self.proj_bn3, self.proj_lif3),
+        ]
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.pool(0, x)
-        for i in (1, 2, 3):
-            x = self.pool(i, self.layer(i).fire(x)[0])
-        return x
+    def forward(self, s: Tensor) -> Tensor:
+        s = self.maxpool(s)
+        s = self.maxpool1(spike((self.proj_conv1, self.proj_bn1), self.proj_lif1, s))
+        s = self.maxpool2(spike((self.proj_conv2, self.proj_bn2), self.proj_lif2, s))
+        return self.maxpool3(spike((self.proj_conv3, self.proj_bn3), self.proj_lif3, s))
 
 
 class PositionEmbedding(Block):
@@ -107,13 +108,15 @@ class PositionEmbedding(Block):
 
     def __init__(self, width: int, join: Join, make_neuron: MakeNeuron) -> None:
         super().__init__(join, width)
-        _add(self, "rpe", conv3x3(width, width), make_neuron())
+        self.rpe_conv = conv3x3(width, width)
+        self.rpe_bn = nn.BatchNorm2d(width)
+        self.rpe_lif = make_neuron()
 
     def spiking_layers(self) -> list[SpikingLayer]:
-        return [_layer(self, "rpe", join=self.join)]
+        return [SpikingLayer("rpe_lif", self.rpe_conv, self.rpe_bn, self.rpe_lif, self.join)]
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.spiking_layers()[0].fire(x, x)
+    def forward(self, o: Tensor) -> tuple[Tensor, Tensor]:
+        return spike_and_join((self.rpe_conv, self.rpe_bn), self.rpe_lif, o, self.join, o)  # o_l = g(s_l, o_{l-1}), s_l
 
 
 class SelfAttention(Block):
@@ -129,16 +132,30 @@ class SelfAttention(Block):
     ) -> None:
         super().__init__(join, width)
         self.heads, self.products = heads, products
-        for name in "qkv":
-            _add(self, name, TokenLinear(width, width, bias=qkv_bias), make_neuron())
+        self.q_conv = TokenLinear(width, width, bias=qkv_bias)
+        self.q_bn = nn.BatchNorm2d(width)
+        self.q_lif = make_neuron()
+        self.k_conv = TokenLinear(width, width, bias=qkv_bias)
+        self.k_bn = nn.BatchNorm2d(width)
+        self.k_lif = make_neuron()
+        self.v_conv = TokenLinear(width, width, bias=qkv_bias)
+        self.v_bn = nn.BatchNorm2d(width)
+        self.v_lif = make_neuron()
         self.product1 = SpikeMatmul()
         self.product2 = SpikeMatmul()
         self.attn_lif = make_neuron(threshold=0.5, gain=scale)
-        _add(self, "proj", TokenLinear(width, width, bias=True), make_neuron())
+        self.proj_conv = TokenLinear(width, width, bias=True)
+        self.proj_bn = nn.BatchNorm2d(width)
+        self.proj_lif = make_neuron()
 
     def spiking_layers(self) -> list[SpikingLayer]:
-        qkv = [_layer(self, name) for name in "qkv"]
-        return [*qkv, SpikingLayer("attn_lif", None, None, self.attn_lif), _layer(self, "proj", join=self.join)]
+        return [
+            SpikingLayer("q_lif", self.q_conv, self.q_bn, self.q_lif),
+            SpikingLayer("k_lif", self.k_conv, self.k_bn, self.k_lif),
+            SpikingLayer("v_lif", self.v_conv, self.v_bn, self.v_lif),
+            SpikingLayer("attn_lif", None, None, self.attn_lif),
+            SpikingLayer("proj_lif", self.proj_conv, self.proj_bn, self.proj_lif, self.join),
+        ]
 
     def product(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Q K^T V in each head, whole numbers [T, N, C, H, W], of three such tensors of 0/1."""
@@ -152,9 +169,12 @@ class SelfAttention(Block):
             result = self.product2(q, counts)
         return result.transpose(2, 3).flatten(3).mT.unflatten(3, size)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        q, k, v = (_layer(self, name).fire(x)[0] for name in "qkv")
-        return _layer(self, "proj", join=self.join).fire(self.attn_lif(self.product(q, k, v)), x)
+    def forward(self, o: Tensor) -> tuple[Tensor, Tensor]:
+        q = spike((self.q_conv, self.q_bn), self.q_lif, o)
+        k = spike((self.k_conv, self.k_bn), self.k_lif, o)
+        v = spike((self.v_conv, self.v_bn), self.v_lif, o)
+        s = self.attn_lif(self.product(q, k, v))
+        return spike_and_join((self.proj_conv, self.proj_bn), self.proj_lif, s, self.join, o)  # o_l, s_l
 
 
 class MLP(Block):
@@ -162,15 +182,22 @@ class MLP(Block):
 
     def __init__(self, width: int, join: Join, make_neuron: MakeNeuron) -> None:
         super().__init__(join, width)
-        _add(self, "fc1", TokenLinear(width, 4 * width, bias=True), make_neuron())
-        _add(self, "fc2", TokenLinear(4 * width, width, bias=True), make_neuron())
+        self.fc1_conv = TokenLinear(width, 4 * width, bias=True)
+        self.fc1_bn = nn.BatchNorm2d(4 * width)
+        self.fc1_lif = make_neuron()
+        self.fc2_conv = TokenLinear(4 * width, width, bias=True)
+        self.fc2_bn = nn.BatchNorm2d(width)
+        self.fc2_lif = make_neuron()
 
     def spiking_layers(self) -> list[SpikingLayer]:
-        return [_layer(self, "fc1"), _layer(self, "fc2", join=self.join)]
+        return [
+            SpikingLayer("fc1_lif", self.fc1_conv, self.fc1_bn, self.fc1_lif),
+            SpikingLayer("fc2_lif", self.fc2_conv, self.fc2_bn, self.fc2_lif, self.join),
+        ]
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        first, last = self.spiking_layers()
-        return last.fire(first.fire(x)[0], x)
+    def forward(self, o: Tensor) -> tuple[Tensor, Tensor]:
+        s = spike((self.fc1_conv, self.fc1_bn), self.fc1_lif, o)
+        return spike_and_join((self.fc2_conv, self.fc2_bn), self.fc2_lif, s, self.join, o)  # o_l, s_l
 
 
 class Spikformer(Trunk):
@@ -254,7 +281,7 @@ class Spikformer(Trunk):
         return [self.patch_embed, self.position, *(part for pair in self.block for part in pair.values())]  # type: ignore[operator, union-attr]
 
     def stem_layer(self) -> SpikingLayer:
-        return self.patch_embed.layer(0)
+        return self.patch_embed.stem_layer()
 
     def stem(self, frames: Tensor, T: int | None) -> Tensor:
         """See `Trunk`. The release convolves a static image T times. Once gives the same spikes, but the batch norm's

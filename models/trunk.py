@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from .accumulation import AUX_HEADS, AccumulationPathway, Change
 from .connect import Join, JoinLayer
-from .firing import SpikingLayer
 from .layers import GlobalAvgPool
 from .recompute import recomputed
+from .spiking import SpikingLayer, spike
 
 
 class Block(nn.Module):
@@ -38,11 +38,6 @@ class Block(nn.Module):
     def spiking_layers(self) -> list[SpikingLayer]:
         """All of it, in the order in which it runs; the last one has the join."""
         raise NotImplementedError
-
-
-def _stride(part: Any) -> int:
-    stride = getattr(part, "stride", 1)
-    return stride[0] if isinstance(stride, tuple) else stride
 
 
 class Trunk(nn.Module):
@@ -101,7 +96,7 @@ class Trunk(nn.Module):
             if before is None:
                 continue
             channels = getattr(part, "out_channels", channels)  # pooling has none
-            stride *= _stride(part)
+            stride *= getattr(part, "stride", 1)
             if isinstance(part, Block):
                 found.append(Change(index, before, part.out_channels, stride))
                 before, stride, index = part.out_channels, 1, index + 1
@@ -145,7 +140,8 @@ class Trunk(nn.Module):
 
     def stem(self, frames: Tensor, T: int | None) -> Tensor:
         """The first spikes o_0 of frames [T, N, in_channels, H, W], or of a single one shown T times."""
-        return self.stem_layer().fire(frames, T=T)[0]
+        first = self.stem_layer()
+        return spike((first.conv, first.norm), first.neuron, frames, T)
 
     def blocks(self) -> list[Block]:
         """All residual blocks, first to last."""
@@ -179,19 +175,18 @@ class Trunk(nn.Module):
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         o = recomputed(self.encode, self, x) if self.recomputed_blocks else self.encode(x)
         a = o
-        index = 0
+        l = 0  # noqa: E741  (as in the equations)
         for layer in self.body():
-            result = recomputed(layer, layer, o) if index < self.recomputed_blocks else layer(o)
-            if not isinstance(layer, Block):
+            result = recomputed(layer, layer, o) if l < self.recomputed_blocks else layer(o)
+            if not isinstance(layer, Block):  # pooling, a change of channels: a_0 is what enters the first block
                 o = result
+                a = o if l == 0 else a
                 continue
-            if index == 0:
-                a = o
-            o, s = result
+            o, s = result  # o_l = g(s_l, o_{l-1})
             if self.aap is not None:
-                a = self.aap(index, a, s)
-            index += 1
+                a = self.aap(l, a, s)  # a_l = P_l(a_{l-1}) + s_l
+            l += 1  # noqa: E741
         if self.aap is None:
             return self.classifier(self.features(o))
-        a = self.aap.cross(index, a)
+        a = self.aap.cross(l, a)
         return self.classifier(self.features(o)), (self.aap.head or self.classifier)(self.features(a))

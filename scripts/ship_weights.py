@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))  # what is run is a file of this folder, and Pytho
 
 from full_spike.utils.errors import UsageError, run_command  # noqa: E402
 from full_spike.utils.files import check_output_folder  # noqa: E402
-from full_spike.utils.runtime.options import Parser, positive_int  # noqa: E402
+from full_spike.utils.options import Parser, positive_int  # noqa: E402
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # what is run is a file of this folder, and Python looks no further by itself
 
 from full_spike.utils.errors import UsageError, UserError, run_command  # noqa: E402
-from full_spike.utils.runtime.options import Parser, natural, positive_int  # noqa: E402
+from full_spike.utils.options import Parser, natural, positive_int  # noqa: E402
 
 from studies.grid import Planned, read_study  # noqa: E402
 

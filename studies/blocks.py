@@ -20,8 +20,8 @@ from full_spike.utils.cli.inspection import load_data
 from full_spike.utils.errors import UserError, run_command
 from full_spike.utils.files import write_file
 from full_spike.utils.report import guess_script, read_config
-from full_spike.utils.runtime.options import Parser
-from full_spike.utils.train.objectives import streams_loss
+from full_spike.utils.options import Parser
+from full_spike.utils.losses import streams_loss
 from torch import Tensor
 from torch.utils.data import default_collate
 

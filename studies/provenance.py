@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils import checkpoint
 from full_spike.utils.data.images.augment import AugmentOptions
 from full_spike.utils.errors import UsageError, UserError
 from full_spike.utils.log import read_metrics, training_seconds

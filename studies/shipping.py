@@ -13,7 +13,7 @@ from typing import Any
 
 from full_spike.utils import commands
 from full_spike.utils.checkpoints.weights import read_weights
-from full_spike.utils.cli.data_sets import batches
+from full_spike.utils.trained import batches
 from full_spike.utils.cli.inspection import load_data
 from full_spike.utils.errors import UserError
 from full_spike.utils.files import read_text, replacing, write_file

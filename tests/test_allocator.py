@@ -11,7 +11,7 @@ import pytest
 CODE = """
 import ctypes, resource, sys, torch
 assert ctypes.CDLL(None).prctl(41, 1, 0, 0, 0) == 0  # PR_SET_THP_DISABLE
-from full_spike.utils.runtime.allocator import keep_freed_memory
+from full_spike.utils.allocator import keep_freed_memory
 if sys.argv[1] != "default":
     assert keep_freed_memory()
 if sys.argv[1] == "off again":

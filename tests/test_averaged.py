@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils import checkpoint
 from support.command import TINY, only, succeed
 from support.refusals import command
 from support.short_runs import FOLDER

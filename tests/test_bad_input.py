@@ -9,7 +9,7 @@ import os
 import pytest
 import torch
 from full_spike.utils import fullspike, synops
-from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils import checkpoint
 from full_spike.utils.errors import run_command
 from support.command import TINY, refused, succeed
 from support.images import image_tree

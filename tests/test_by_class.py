@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 from full_spike.utils.distributed import World
-from full_spike.utils.train.classes import ByClass
+from full_spike.utils.testing import ByClass
 from full_spike.utils.train.predictions import Likeliest
 from support.command import TINY, only, run_together, succeed
 

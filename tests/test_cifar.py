@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from full_spike.models import create_model, detach_aap
-from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils import checkpoint
 from full_spike.utils.checkpoints.weights import read_weights
 from full_spike.utils.errors import UserError
 from PIL import Image
@@ -154,20 +154,6 @@ def test_published_weights_are_evaluated(tmp_path):
     assert [line.split()[0] for line in text.splitlines() if line.endswith(" 360")] == ["output"]
 
 
-def test_digits_are_split_alike_each_time_and_normalised_by_their_own_statistics():
-    from full_spike.cifar.data import Digits, ImageOptions
-
-    options = ImageOptions(image_size=8, crop=False)
-    train, test = (Digits(options, train=train) for train in (True, False))
-    assert len(train) + len(test) == 1797
-    sizes = torch.bincount(train.classes) + torch.bincount(test.classes)
-    assert (torch.bincount(test.classes) - sizes / 5).abs().max() < 1
-    images = torch.stack([image for image, _ in train])
-    assert images.mean().item() == pytest.approx(0.0, abs=1e-3)
-    assert images.std().item() == pytest.approx(1.0, abs=1e-3)
-    assert torch.equal(Digits(options, train=True).images, train.images)
-
-
 # Wrong turns
 
 
@@ -203,48 +189,8 @@ def test_a_folder_of_images_trains(tmp_path):
     assert "8 training and 6 test images of 2 classes" in text
 
 
-def damage_missing(root):
-    shutil.rmtree(root)
-
-
-def damage_no_test(root):
-    shutil.rmtree(root / "test")
-
-
-def damage_empty(root):
-    for name in ("cat", "dog"):
-        shutil.rmtree(root / "train" / name)
-
-
-def damage_empty_class(root):
-    for path in (root / "test" / "dog").iterdir():
-        path.unlink()
-
-
-def damage_classes(root):
-    (root / "test" / "dog").rename(root / "test" / "wolf")
-
-
 def damage_image(root):
     (root / "train" / "cat" / "1.jpg").write_bytes(b"\xff\xd8 no picture")
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (damage_missing, "there is no folder"),
-        (damage_no_test, "there is no folder"),
-        (damage_empty, "Couldn't find any class folder in"),
-        (damage_empty_class, "Found no valid file for the classes dog"),
-        (damage_classes, "only in {root}/train: dog; only in {root}/test: wolf"),
-        (damage_image, "cannot read the image {root}/train/cat/1.jpg"),
-    ],
-)
-def test_damaged_folders_are_one_line_and_status_1(tmp_path, damage, message):
-    root = image_tree(tmp_path / "data")
-    damage(root)
-    line = refused(TRAIN, *TINY, "--dataset", "folder", "--data-path", root, "--output-dir", tmp_path, status=1)
-    assert message.format(root=root) in line
 
 
 def test_a_worker_that_cannot_read_an_image_ends_the_run_in_one_line(tmp_path):
@@ -254,11 +200,6 @@ def test_a_worker_that_cannot_read_an_image_ends_the_run_in_one_line(tmp_path):
         TRAIN, *TINY, "-j", 2, "--dataset", "folder", "--data-path", root, "--output-dir", tmp_path, status=1, how=run
     )
     assert f"error: cannot read the image {root}/train/cat/1.jpg" in line
-
-
-def test_missing_cifar_says_how_to_get_it(tmp_path):
-    line = refused(TRAIN, *TINY, "--dataset", "cifar10", "--data-path", tmp_path, status=1)
-    assert "--download" in line
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing(tmp_path):

@@ -9,9 +9,9 @@ import yaml
 from full_spike.cifar.train import parser as cifar_parser
 from full_spike.dvsgesture.train import parser as gesture_parser
 from full_spike.imagenet.train import parser as imagenet_parser
-from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils import checkpoint
 from full_spike.utils.errors import UsageError
-from full_spike.utils.runtime.options import option, options_of
+from full_spike.utils.options import option, options_of
 from full_spike.utils.runtime.parser import OptionsParser, to_yaml
 from full_spike.utils.train.config import Config
 from support.command import TINY, assert_same_run, only, refused, run, succeed

@@ -8,9 +8,9 @@ import pytest
 import torch
 from full_spike.models import create_model, list_models, model_options
 from full_spike.utils.distributed import World
-from full_spike.utils.train.metrics import Meter
-from full_spike.utils.train.objectives import DUAL, SINGLE, readouts, streams_loss
-from full_spike.utils.train.optim import OptimOptions, make_optimizer, make_schedule
+from full_spike.utils.metrics import Meter
+from full_spike.utils.losses import DUAL, SINGLE, readouts, streams_loss
+from full_spike.utils.optim import OptimOptions, make_optimizer, make_schedule
 from full_spike.utils.train.step import Trainer
 from support.processes import on_processes
 from torch._subclasses.fake_tensor import FakeTensorMode

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from full_spike.models import create_model, detach_aap
-from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils import checkpoint
 from full_spike.utils.checkpoints.weights import read_weights
 from support.command import assert_same_run, call, only, refused, run, run_together, succeed
 from support.events import classes, gestures

@@ -14,7 +14,7 @@ import pytest
 import torch
 from full_spike.cifar.options import ImageOptions
 from full_spike.models import create_model, detach_aap, graph
-from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils import checkpoint
 from full_spike.utils.distributed import World
 from full_spike.utils.errors import run_command
 from full_spike.utils.export.compare import compare, model_spikes

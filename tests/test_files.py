@@ -21,7 +21,6 @@ from full_spike.utils.log import read_metrics
 from full_spike.utils.measure.hooks import hooked
 from PIL import Image
 from support.command import ROOT, TINY, only, run, succeed
-from support.events import gestures, load
 from support.images import image_tree
 from support.processes import on_processes
 from torch import nn
@@ -174,19 +173,6 @@ def test_one_process_lists_the_images_for_all(tmp_path):
     assert first[:3] == second[:3] == ([f"{root}/{c}/{i}.jpg" for c in ("cat", "dog") for i in range(5)],
                                        ["cat", "dog"], [0] * 5 + [1] * 5)  # fmt: skip
     assert (first[3], second[3]) == (3, 0)
-
-
-# Event data
-
-
-def test_events_are_not_needed_once_there_are_frames(tmp_path):
-    """Each start would otherwise ask for the size of every file of them."""
-    root = gestures(tmp_path, count=8)
-    load("dvsgesture", root, "--T", 4, "--frame-size", 32)
-    next((root / "full-spike" / "events").rglob("*.npz")).unlink()
-    assert len(load("dvsgesture", root, "--T", 4, "--frame-size", 32).train) == 8
-    with pytest.raises(UserError, match=r"\.npz is missing: delete .*events; it is made again"):
-        load("dvsgesture", root, "--T", 8, "--frame-size", 32)
 
 
 # What commands say

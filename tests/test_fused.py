@@ -13,7 +13,7 @@ from full_spike.models import create_model, fused, use_fused
 from full_spike.models.fused import compilation, kernels
 from full_spike.models.fused.rule import Rule
 from full_spike.models.neuron import NEURONS, SURROGATES, neuron_factory
-from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils import checkpoint
 from full_spike.utils.measure.hooks import hooked, watch_spikes
 from support.command import TINY, only, succeed
 from test_neurons import STOCK, STOCK_SURROGATE, run

@@ -6,7 +6,7 @@ import pytest
 import torch
 from full_spike.models import create_model
 from full_spike.utils.errors import UsageError
-from full_spike.utils.train.optim import SCHEDULES, OptimOptions, make_optimizer, make_schedule
+from full_spike.utils.optim import SCHEDULES, OptimOptions, make_optimizer, make_schedule
 from torch import nn
 
 LR = 0.4

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils import checkpoint
 from support import processes
 from support.command import call, refused, succeed
 from support.short_runs import EVENTS, FOLDER, IMAGENET, same_weights

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from full_spike.models import create_model, from_published, load_published, save_pretrained, to_published
 from full_spike.models.tensors_file import read_tensors, write_tensors
-from full_spike.utils.checkpoints.checkpoint import load, write
+from full_spike.utils.checkpoint import load, write
 from full_spike.utils.data.digits import load_digits
 from PIL import Image
 from support.command import TINY, only, succeed

@@ -17,7 +17,7 @@ from collections import OrderedDict
 import pytest
 import torch
 from full_spike.cifar.train import parser
-from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils import checkpoint
 from full_spike.utils.checkpoints.weights import read_weights, settings_of, weights_of
 from full_spike.utils.errors import UsageError, UserError
 from full_spike.utils.runtime.parser import to_yaml

@@ -13,7 +13,7 @@ import torch
 import yaml
 from full_spike.cifar.data import Digits
 from full_spike.cifar.options import ImageOptions
-from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils import checkpoint
 from full_spike.utils.cli.inspection import picture
 from full_spike.utils.draw.charts import Curve, line_chart, ticks
 from full_spike.utils.draw.page import RunView, differing, render, short_titles

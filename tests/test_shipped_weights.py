@@ -18,7 +18,7 @@ import pytest
 import safetensors.torch
 import torch
 from full_spike.models import create_model, detach_aap, find_pretrained, graph, list_pretrained, save_pretrained
-from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils import checkpoint
 from full_spike.utils.export.runtimes import CRuntime, OnnxRuntime
 from full_spike.utils.export.targets import TARGETS
 from full_spike.utils.measure.certificate import certify

@@ -7,8 +7,8 @@ import pytest
 import torch
 from full_spike.models import create_model
 from full_spike.utils import show_events
-from full_spike.utils.checkpoints import checkpoint
-from full_spike.utils.cli.sample_data import set_norms
+from full_spike.utils import checkpoint
+from full_spike.utils.trained import set_norms
 from full_spike.utils.data.events.aedat import write_aedat2, write_aedat3
 from full_spike.utils.data.events.frames import integrate
 from full_spike.utils.data.npz import write_npz

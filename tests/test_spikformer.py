@@ -6,7 +6,7 @@ import pytest
 import torch
 from full_spike.models import CONNECT_FUNCTIONS, detach_aap, to_published
 from full_spike.models.layers import SpikeMatmul
-from full_spike.utils.cli.sample_data import random_loader
+from full_spike.utils.trained import random_loader
 from full_spike.utils.measure.certificate import certify
 from full_spike.utils.measure.counter import ExactCounter
 from spikingjelly.activation_based import functional

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 import torch
-from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils import checkpoint
 from support import processes
 from support.command import only
 from support.images import imagenet_tree

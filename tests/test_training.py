@@ -10,9 +10,9 @@ from full_spike.models.fused import available
 from full_spike.utils.data.loading import EpochSampler
 from full_spike.utils.distributed import World
 from full_spike.utils.train.config import Recipe
-from full_spike.utils.train.metrics import Meter
-from full_spike.utils.train.objectives import streams_loss
-from full_spike.utils.train.optim import OptimOptions, make_optimizer, make_schedule
+from full_spike.utils.metrics import Meter
+from full_spike.utils.losses import streams_loss
+from full_spike.utils.optim import OptimOptions, make_optimizer, make_schedule
 from full_spike.utils.train.step import Trainer
 from support.processes import on_processes
 from torch import nn

@@ -7,37 +7,35 @@ of them makes a GPU wait.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from full_spike.utils.cluster import slurm
-from full_spike.utils.cluster.agent import end_with_agent
-from full_spike.utils.cluster.environment import read_place
-from full_spike.utils.cluster.rendezvous import meet
 from full_spike.utils.errors import UsageError, UserError
-from full_spike.utils.runtime.threads import share_cores
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-_FAILED, _DONE, _WORKING = range(3)  # what the main process tells the others of its work
-_MESSAGE = 1 << 26  # bytes sent at once
-_LONGEST = 1e6  # seconds; torch's clocks overflow far above
+X = TypeVar("X")
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among all processes of the run."""
+    """This process among those of the run."""
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    control: Any = None  # a gloo group; None in a run of one process
+    control: Any = None  # a gloo group of all processes; None in a single one
 
     @property
     def is_main(self) -> bool:
@@ -58,60 +56,37 @@ class World:
         dist.all_gather(gathered, values, group=self.control)
         return gathered
 
-    def barrier(self) -> None:
-        if self.size > 1:
-            dist.barrier(group=self.control)
+    def share(self, value: X) -> X:
+        """The main process's value, in every process; what the others pass in does not matter."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0, group=self.control)
+        return values[0]
 
-    def share_buffers(self, module: torch.nn.Module) -> None:
+    def share_buffers(self, module: nn.Module) -> None:
         """Give every process the main one's buffers: between training steps batch norm's statistics differ."""
         if self.size > 1:
             for buffer in module.buffers():
                 dist.broadcast(buffer, src=0)
 
-    def share(self, content: bytes) -> bytes:
-        """The main process's bytes, in every process; what the others pass in does not matter."""
-        if self.size == 1:
-            return content
-        length = torch.tensor([len(content)])
-        dist.broadcast(length, src=0, group=self.control)
-        shared = torch.empty(int(length), dtype=torch.uint8)
-        if self.is_main:
-            shared.numpy()[:] = memoryview(content)
-        for part in shared.split(_MESSAGE):
-            dist.broadcast(part, src=0, group=self.control)
-        return content if self.is_main else shared.numpy().tobytes()
-
     @contextlib.contextmanager
     def main_only(self, what: str) -> Iterator[bool]:
         """A block whose work the main process alone does; if that fails, every process stops, not just the main one.
 
-        Yields whether this process is the main one. Work that may outlast the others' patience calls `keep_alive`.
+        Yields whether this process is the main one.
         """
         failure: BaseException | None = None
         try:
             yield self.is_main
         except (OSError, UserError) as error:
             failure = error
-        if self.size > 1:
-            outcome = self._tell(_FAILED if failure else _DONE)
-            while outcome == _WORKING and not self.is_main:
-                outcome = self._tell(_DONE)
-            if outcome == _FAILED and failure is None:
-                time.sleep(2.0)  # torchrun ends all processes with the first one: the main one says its error before
-                raise UserError(f"{what} failed in the main process: its error says why")
+        failed = self.share(failure is not None)
         if failure is not None:
             raise failure
-
-    def keep_alive(self) -> None:
-        """From the main process inside `main_only`: makes the others wait on, however long it has been."""
-        if self.size > 1:
-            self._tell(_WORKING)
-
-    def _tell(self, outcome: int) -> int:
-        """The main process's outcome, to all."""
-        told = torch.tensor([outcome])
-        dist.broadcast(told, src=0, group=self.control)
-        return int(told.item())
+        if failed:
+            time.sleep(2.0)  # torchrun ends all processes with the first one: the main one says its error before
+            raise UserError(f"{what} failed in the main process: its error says why")
 
 
 class Consensus:
@@ -143,17 +118,104 @@ class Consensus:
         return int(self._request.item())
 
 
+class _WithEmptyStep(nn.Module):
+    """A network that can also return a zero to which every parameter contributes, with a gradient of zero."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: Tensor, empty: bool = False) -> Any:
+        if not empty:
+            return self.network(*inputs)
+        # the backward pass goes through the terms from the last one to the first, as it does through the layers
+        return sum((parameter * 0.0).sum() for parameter in self.network.parameters() if parameter.requires_grad)
+
+
+def data_parallel(network: Any, world: World) -> DistributedDataParallel:
+    """The network, all processes having the main one's weights, and the backward pass the mean of all gradients.
+
+    DistributedDataParallel sends gradients in buckets: in its first step in the order of the parameters, from the
+    second one on in the order in which the first backward pass had them ready. The place in a bucket decides in which
+    order those of more than two processes are added, and so how the sum is rounded; a resumed run, whose first step is
+    another one, would end with other bits. So an empty step comes before all others.
+    """
+    devices = [world.device] if world.device.type == "cuda" else None
+    wrapped = DistributedDataParallel(_WithEmptyStep(network), device_ids=devices)
+    with torch.enable_grad():
+        wrapped(empty=True).backward()
+    for parameter in network.parameters():
+        parameter.grad = None
+    return wrapped
+
+
+def end_with_parent() -> None:
+    """Have the system kill this process when its parent ends, however that ends (Linux).
+
+    torchrun's workers would otherwise outlive an agent that was killed, and write into the run's folder beside the job
+    that takes their place.
+    """
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1  # linux/prctl.h
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
+
+
+def _whole_number(env: Mapping[str, str], name: str, default: int) -> int:
+    text = env.get(name, str(default))
+    if not (text.isascii() and text.isdigit()):
+        raise UserError(f"{name}={text!r} in the environment is no whole number: unset it, or leave it to the launcher")
+    return int(text)
+
+
+def in_slurm_step(env: Mapping[str, str]) -> bool:
+    """Whether `srun` started this process: a batch script has SLURM_NTASKS too and is one process alone."""
+    return "SLURM_PROCID" in env and ("SLURM_STEP_ID" in env or "SLURM_STEPID" in env)
+
+
+def slurm_variables(env: Mapping[str, str]) -> dict[str, str]:
+    """torch.distributed's variables of a task that `srun` started; empty if the step has no other task.
+
+    Raises:
+        UserError: a variable is no number, or the first machine's name cannot be found.
+    """
+    tasks = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in env else "SLURM_NTASKS"  # the latter may be the job's
+    if _whole_number(env, tasks, 1) == 1:
+        return {}
+    # the tasks of a step agree on a port without talking; those of another step, or another job, take another one.
+    # Below the ports that Linux gives to outgoing connections (from 32768 on)
+    job, step = _whole_number(env, "SLURM_JOB_ID", 0), _whole_number(env, "SLURM_STEP_ID", 0)
+    return {
+        "RANK": env["SLURM_PROCID"],
+        "WORLD_SIZE": env[tasks],
+        "LOCAL_RANK": env.get("SLURM_LOCALID", "0"),
+        "MASTER_ADDR": env.get("MASTER_ADDR") or _first_node(env),
+        "MASTER_PORT": env.get("MASTER_PORT") or str(15000 + (31 * job + step) % 15000),
+    }
+
+
+def _first_node(env: Mapping[str, str]) -> str:
+    nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST") or "localhost"
+    if not any(character in nodes for character in "[,"):
+        return nodes
+    try:  # a list: only scontrol knows how to unfold it
+        shown = subprocess.run(["scontrol", "show", "hostnames", nodes], check=True, capture_output=True, text=True)
+        return shown.stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError) as error:
+        raise UserError(f"cannot unfold SLURM's node list {nodes!r} ({error}): set MASTER_ADDR") from None
+
+
 def named_device(name: str) -> torch.device:
     """The device of this name.
 
     Raises:
-        UsageError: it is neither the CPU nor a CUDA device.
+        UsageError: it is neither the CPU nor a CUDA device that is there.
     """
     try:
         device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"--device {name} is unknown: use cuda or cpu") from None
-    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index not in (None, 0)):
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {name} is not available ({str(error).splitlines()[0]}): use cuda or cpu") from None
+    if device.type not in ("cpu", "cuda"):
         raise UsageError(f"--device {name} cannot be used: use cuda, cuda:N or cpu")
     return device
 
@@ -161,11 +223,9 @@ def named_device(name: str) -> torch.device:
 def _pick_device(name: str, local_rank: int) -> torch.device:
     device = named_device(name)
     if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise UsageError(f"--device {name}: this machine has no CUDA device; use --device cpu")
         if device.index is None:
             count = torch.cuda.device_count()
-            if count == 1 and slurm.in_step(os.environ):
+            if count == 1 and in_slurm_step(os.environ):
                 local_rank = 0  # srun --gpus-per-task=1 shows each task its own GPU alone
             if local_rank >= count:
                 raise UsageError(
@@ -184,48 +244,51 @@ def start(device: str, *, world_size: int = 1, dist_url: str = "env://", timeout
         device: "cuda" (each process takes the GPU of its local rank), "cuda:1" or "cpu".
         world_size: the number of processes that the user asked for; only checked, the launcher's number counts.
         dist_url: where the processes meet; "env://" is MASTER_ADDR and MASTER_PORT.
-        timeout: seconds to wait for the others, here and in every exchange.
+        timeout: seconds to wait for the others, here and in every step.
 
     Raises:
         UsageError: no such device.
         UserError: the processes did not meet.
     """
-    end_with_agent()
-    place = read_place()
-    if not 0.0 < timeout <= _LONGEST:
-        raise UsageError(
-            f"--dist-timeout {timeout:g} is no time to wait: choose seconds above 0 and up to {_LONGEST:g}"
-        )
-    if world_size > 1 and place.size == 1:
+    env = os.environ
+    if dist.is_torchelastic_launched():
+        end_with_parent()
+    if "RANK" not in env and in_slurm_step(env):
+        env.update(slurm_variables(env))
+    rank, size = _whole_number(env, "RANK", 0), _whole_number(env, "WORLD_SIZE", 1)
+    local_rank = _whole_number(env, "LOCAL_RANK", 0)
+    if rank >= size:
+        raise UserError(f"RANK={rank} is not below WORLD_SIZE={size}: let torchrun or srun set both, or unset them")
+    if world_size > 1 and size == 1:
         raise UsageError(
             f"--world-size {world_size}, but this is a single process: "
             f"start with torchrun --nproc-per-node={world_size}, which sets the size itself"
         )
-    picked = _pick_device(device, place.local_rank)
-    if place.size == 1:
+    picked = _pick_device(device, local_rank)
+    if size == 1:
         return World(device=picked)
-    share_cores()
+    local_size = _whole_number(env, "LOCAL_WORLD_SIZE", 1)
+    if local_size > 1 and env.get("OMP_NUM_THREADS", "1") == "1":  # 1 is what torchrun sets where nobody did
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
     limit = timedelta(seconds=timeout)
     try:
         dist.init_process_group(
             "nccl" if picked.type == "cuda" else "gloo",
-            store=meet(dist_url, place, limit),
-            rank=place.rank,
-            world_size=place.size,
+            init_method=dist_url,
+            rank=rank,
+            world_size=size,
             timeout=limit,
             device_id=picked if picked.type == "cuda" else None,
         )
-        control = dist.new_group(backend="gloo", timeout=limit)
+        # work of the main process alone, such as preparing data, may take hours; one that dies is noticed all the same
+        control = dist.new_group(backend="gloo", timeout=timedelta(days=2))
     except (RuntimeError, ValueError, OSError) as error:  # torch's errors of stores, backends and addresses are these
-        where = dist_url
-        if dist_url == "env://":
-            where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        reason = str(error).strip().splitlines()[0]
+        where = f"{env.get('MASTER_ADDR')}:{env.get('MASTER_PORT')}" if dist_url == "env://" else dist_url
         raise UserError(
-            f"process {place.rank} of {place.size} could not meet the others at {where} within {timeout:g} s "
-            f"({reason}): check MASTER_ADDR, MASTER_PORT and that all processes started"
+            f"process {rank} of {size} could not meet the others at {where} within {timeout:g} s "
+            f"({str(error).strip().splitlines()[0]}): check MASTER_ADDR, MASTER_PORT and that all processes started"
         ) from None
-    return World(place.rank, place.size, place.local_rank, picked, control)
+    return World(rank, size, local_rank, picked, control)
 
 
 def stop(world: World) -> None:

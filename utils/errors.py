@@ -35,6 +35,15 @@ class StopRequestedError(UserError):
     label = "stopped"
 
 
+@contextlib.contextmanager
+def as_usage_error() -> Iterator[None]:
+    """A block whose ValueErrors are the user's: networks raise them for options that are unknown or out of range."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")  # a file's name may hold them, newlines included
 
 

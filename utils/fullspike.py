@@ -12,9 +12,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from full_spike.utils.cli.arguments import add_data_arguments, add_network_arguments
 from full_spike.utils.errors import UsageError, run_command
 from full_spike.utils.options import Parser
+from full_spike.utils.trained import add_data_arguments, add_network_arguments
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -28,9 +28,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     from full_spike.models import detach_aap  # torch takes seconds to import
-    from full_spike.utils.cli.factory import build_network
-    from full_spike.utils.cli.sample_data import build_loader
     from full_spike.utils.measure.certificate import certify
+    from full_spike.utils.trained import build_loader, build_network
 
     model = build_network(args)
     loader, data, _ = build_loader(args, model)

@@ -11,7 +11,7 @@ from pathlib import Path
 from full_spike.utils.draw.curves import drawable, firing_rates, learning_curves, rates_of
 from full_spike.utils.errors import UserError, run_command, warn
 from full_spike.utils.log import METRICS, read_metrics
-from full_spike.utils.runtime.options import Parser
+from full_spike.utils.options import Parser
 
 
 def main(argv: list[str] | None = None) -> int:

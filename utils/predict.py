@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from full_spike.utils.cli.arguments import add_data_set_arguments, add_network_arguments
+from full_spike.utils.trained import add_data_set_arguments, add_network_arguments
 from full_spike.utils.errors import UsageError, UserError, escaped, run_command
 from full_spike.utils.files import check_output_folder, read_text
-from full_spike.utils.runtime.options import Parser, positive_int
+from full_spike.utils.options import Parser, positive_int
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
 SHOWN_SIDE = 256  # pixels of the image in the picture
@@ -90,11 +90,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     images = find_images(args.images)
     import numpy as np  # this and what follows takes seconds to import
     from full_spike.utils.checkpoints.weights import classes_of
-    from full_spike.utils.cli.data_sets import image_reader
-    from full_spike.utils.cli.factory import build_network, trained
+    from full_spike.utils.trained import image_reader
+    from full_spike.utils.trained import build_network, trained
     from full_spike.utils.data.images.folder import load_image
     from full_spike.utils.draw.spikes import record_spikes, spikes_picture
-    from full_spike.utils.train.objectives import readouts
+    from full_spike.utils.losses import readouts
 
     network: Any = build_network(args)
     if getattr(network, "event_frames", False):

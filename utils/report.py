@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from full_spike.utils.errors import UsageError, UserError, run_command, warn
 from full_spike.utils.files import check_output_folder, open_regular, write_file
 from full_spike.utils.log import METRICS, read_metrics, training_seconds
-from full_spike.utils.runtime.options import Parser
+from full_spike.utils.options import Parser
 
 if TYPE_CHECKING:
     from full_spike.utils.draw.page import RunView

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from full_spike.utils.cli.arguments import add_network_arguments
+from full_spike.utils.trained import add_network_arguments
 from full_spike.utils.data.events.options import SENSOR
 from full_spike.utils.errors import UsageError, UserError, escaped, run_command
 from full_spike.utils.files import check_output_folder
-from full_spike.utils.runtime.options import Parser, natural, positive_int
+from full_spike.utils.options import Parser, natural, positive_int
 
 if TYPE_CHECKING:  # what takes seconds to import comes where it is used: the command line is read without it
     import numpy as np
@@ -144,7 +144,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.checkpoint:
         from full_spike.utils.checkpoints.weights import settings_of
-        from full_spike.utils.cli.factory import trained
+        from full_spike.utils.trained import trained
 
         config, recipe = settings_of(*trained(args))
         args.T = config.get("T") if args.T is None else args.T
@@ -160,7 +160,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def prediction(outputs: Any) -> str:
     """The class that each readout of a network's outputs says, with its probability."""
-    from full_spike.utils.train.objectives import readouts
+    from full_spike.utils.losses import readouts
 
     found = []
     for name, logits in readouts(outputs).items():
@@ -186,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     if args.checkpoint:  # first, so that nothing is written where it does not fit
         import torch
-        from full_spike.utils.cli.factory import build_network
+        from full_spike.utils.trained import build_network
         from full_spike.utils.draw.spikes import record_spikes, spikes_picture
 
         network: Any = build_network(args)

@@ -14,9 +14,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from full_spike.utils.cli.arguments import add_network_arguments
 from full_spike.utils.errors import UsageError, run_command
 from full_spike.utils.options import Parser, positive_int
+from full_spike.utils.trained import add_network_arguments
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -34,9 +34,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    from full_spike.utils.cli.factory import build_network  # torch takes seconds to import
-    from full_spike.utils.cli.sample_data import random_inputs, set_norms
-    from full_spike.utils.measure.summary import summarise, table
+    from full_spike.utils.measure.summary import summarise, table  # torch takes seconds to import
+    from full_spike.utils.trained import build_network, random_inputs, set_norms
 
     model: Any = build_network(args)
     inputs = random_inputs(model, 1, args.size, args.seed).to(args.device)

@@ -12,11 +12,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from full_spike.utils.cli.arguments import add_data_arguments, add_network_arguments
 from full_spike.utils.errors import run_command
 from full_spike.utils.files import check_output_folder
 from full_spike.utils.measure.energy import EnergyModel
 from full_spike.utils.options import Parser, non_negative
+from full_spike.utils.trained import add_data_arguments, add_network_arguments
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -32,9 +32,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    from full_spike.utils.cli.factory import build_network  # torch takes seconds to import
-    from full_spike.utils.cli.sample_data import build_loader
-    from full_spike.utils.measure.synops import write_report
+    from full_spike.utils.measure.synops import write_report  # torch takes seconds to import
+    from full_spike.utils.trained import build_loader, build_network
 
     check_output_folder(args.output, "--output")
     energy = EnergyModel(args.mac_pj, args.ac_pj, args.update_pj, args.access_pj)

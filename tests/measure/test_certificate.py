@@ -6,8 +6,8 @@ import pytest
 import torch
 import torchvision
 from full_spike.models import BOOLEAN_FUNCTIONS, create_model, detach_aap, model_options
-from full_spike.utils.cli.sample_data import random_loader, set_norms
 from full_spike.utils.measure.certificate import certify
+from full_spike.utils.trained import random_loader, set_norms
 from spikingjelly.activation_based.neuron import IFNode
 from support.refusals import command
 from torch import nn

@@ -10,13 +10,13 @@ from full_spike.models.connect import Join, JoinLayer, get_join
 from full_spike.models.layers import halving_pool, over_time
 from full_spike.models.neuron import neuron_factory
 from full_spike.models.resnet import BasicBlock, Bottleneck
-from full_spike.utils.cli.sample_data import random_inputs, set_norms
 from full_spike.utils.errors import UserError
 from full_spike.utils.measure.ann import plain_resnet
 from full_spike.utils.measure.counter import ExactCounter, is_binary, is_whole
 from full_spike.utils.measure.energy import EnergyModel, Totals
 from full_spike.utils.measure.hooks import hooked
 from full_spike.utils.measure.reach import reach
+from full_spike.utils.trained import random_inputs, set_norms
 from spikingjelly.activation_based.neuron import IFNode
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode

@@ -3,8 +3,8 @@
 import pytest
 import torch
 from full_spike.models import create_model
-from full_spike.utils.cli.sample_data import random_inputs, set_norms
 from full_spike.utils.measure.summary import summarise
+from full_spike.utils.trained import random_inputs, set_norms
 from support.refusals import command
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils import checkpoint
 
 from support.processes import run_module
 

@@ -5,7 +5,7 @@ import functools
 import torch
 import torch.nn.functional as F
 from full_spike.models import create_model, model_options
-from full_spike.utils.cli.sample_data import set_norms
+from full_spike.utils.trained import set_norms
 from full_spike.utils.data.digits import load_digits
 
 SIZE = 14  # pixels: some maps of odd sides on the way

@@ -1,6 +1,6 @@
 """The run that tests of whole jobs kill, and how far it has come."""
 
-from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils import checkpoint
 
 from support.command import TINY
 

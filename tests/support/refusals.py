@@ -6,14 +6,9 @@ import io
 import os
 import re
 import stat
-import zipfile
 from types import SimpleNamespace
 
 from full_spike.utils.errors import run_command
-
-from support.events import noise
-
-ROWS = b"class,startTime_usec,endTime_usec\n1,0,1000000\n"
 
 
 def command(module, *args):
@@ -45,15 +40,3 @@ def refused(folder, message, *args):
     assert ": " in said[0].removeprefix("error: "), said[0]
     assert snapshot(folder) == before
     return said[0]
-
-
-def zip_of(path, name, content, method=zipfile.ZIP_DEFLATED):
-    with zipfile.ZipFile(path, "w", method) as archive:
-        archive.writestr(name, content)
-
-
-def backwards(write, path):
-    events = noise(1000, longest=10**6)
-    events["t"][500:] -= 2 * 10**6
-    events["t"] += 2 * 10**6
-    write(path, events)

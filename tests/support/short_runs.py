@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from full_spike.utils.checkpoints import checkpoint
+from full_spike.utils import checkpoint
 
 from support.command import succeed
 from support.events import gestures

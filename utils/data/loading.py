@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator, Sized
 from typing import Any, NamedTuple
 
 import torch
-from full_spike.utils.cluster.agent import end_with_parent
-from full_spike.utils.distributed import World
+from full_spike.utils.distributed import World, end_with_parent
 from full_spike.utils.errors import UserError
 from full_spike.utils.seed import derive, drawing_from
 from torch import Tensor
@@ -23,14 +22,19 @@ Mix = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]  # (inputs, classes
 
 
 class SeededSamples(Dataset):
-    """Draws every random number of a training sample from a generator of its own.
+    """Draws every random number of a training sample, and of the mixing of a batch, from a generator of its own.
 
     Indexed by (epoch, index), which `EpochSampler` yields.
+
+    Args:
+        collate, mix: see `make_loaders`.
     """
 
-    def __init__(self, dataset: Any, seed: int) -> None:
+    def __init__(self, dataset: Any, seed: int, collate: Callable | None = None, mix: Mix | None = None) -> None:
         self.dataset = dataset
         self.seed = seed
+        self.collate = collate or default_collate
+        self.mix = mix
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -40,30 +44,14 @@ class SeededSamples(Dataset):
         with drawing_from(self.seed, epoch, index):
             return self.dataset[index]
 
-
-class MixedBatches(SeededSamples):
-    """Whole batches whose samples are mixed with each other, by random numbers of a stream that is the batch's own.
-
-    Args:
-        collate: list of samples -> (inputs, classes [N]).
-        mix: of these and the epoch.
-    """
-
-    def __init__(self, dataset: Any, seed: int, collate: Callable, mix: Mix) -> None:
-        super().__init__(dataset, seed)
-        self.collate = collate
-        self.mix = mix
-
     def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """What torch's loader asks for in place of a list of samples."""
-        epoch = keys[0][0]
+        """A batch: what torch's loader asks for in place of a list of samples."""
         inputs, classes = self.collate([self[key] for key in keys])
+        if self.mix is None:
+            return inputs, classes
+        epoch = keys[0][0]
         with drawing_from(self.seed, epoch, *(index for _, index in keys)):
             return self.mix(inputs, classes, epoch)
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -119,8 +107,8 @@ class EvaluationSampler(Sampler[int]):
         return iter(self.indices)
 
 
-def _outlive_the_trainers_save(_worker: int) -> None:
-    """A scheduler may signal every process of a job: workers must live until the trainer has saved.
+def _start_worker(_worker: int) -> None:
+    """A scheduler may signal every process of a job: workers must outlive the trainer's saving.
 
     SIGTERM is how Python ends a worker that is left over, too, so it is put off and not ignored.
     """
@@ -128,29 +116,6 @@ def _outlive_the_trainers_save(_worker: int) -> None:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(30))  # seconds; SIGALRM then kills
-
-
-def _loader(
-    dataset: Any,
-    sampler: Sampler,
-    batch_size: int,
-    workers: int,
-    world: World,
-    collate: Callable | None,
-    *,
-    persistent: bool,
-) -> DataLoader:
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=sampler,
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=world.device.type == "cuda",
-        persistent_workers=persistent and workers > 0,
-        worker_init_fn=_outlive_the_trainers_save,
-        generator=torch.Generator(),  # a loader would otherwise draw from the trainer's stream at each epoch
-    )
 
 
 class Loaders(NamedTuple):
@@ -186,13 +151,29 @@ def make_loaders(
     for name, dataset in (("training", train), ("test", test)):
         if len(dataset) == 0:
             raise UserError(f"the {name} set holds no samples: check the data path")
+
+    def loader(dataset: Any, sampler: Sampler, collate: Callable | None, *, persistent: bool) -> DataLoader:
+        return DataLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=world.device.type == "cuda",
+            persistent_workers=persistent and workers > 0,
+            worker_init_fn=_start_worker,
+            generator=torch.Generator(),  # a loader would otherwise draw from the trainer's stream at each epoch
+        )
+
     sampler = EpochSampler(train, batch_size, world, seed)
-    seeded, gather = SeededSamples(train, seed), collate
-    if mix is not None:
-        seeded, gather = MixedBatches(train, seed, collate or default_collate, mix), _as_it_is
+    batches = SeededSamples(train, seed, collate, mix)
     return Loaders(
-        _loader(seeded, sampler, batch_size, workers, world, gather, persistent=True),
+        loader(batches, sampler, _no_collate, persistent=True),
         sampler,
         # a test set's workers would be idle while the network is trained: they live for one evaluation
-        _loader(test, EvaluationSampler(test, world), batch_size, workers, world, collate, persistent=False),
+        loader(test, EvaluationSampler(test, world), collate, persistent=False),
     )
+
+
+def _no_collate(batch: Any) -> Any:
+    return batch

@@ -15,10 +15,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from full_spike.utils.cli.arguments import add_data_set_arguments, add_network_arguments
+from full_spike.utils.trained import add_data_set_arguments, add_network_arguments
 from full_spike.utils.errors import UsageError, run_command
 from full_spike.utils.files import check_output_folder
-from full_spike.utils.runtime.options import Parser, above, natural, positive_int
+from full_spike.utils.options import Parser, above, natural, positive_int
 
 FORMATS = ("integer", "onnx", "nir", "c")
 

@@ -1,0 +1,74 @@
+"""Random changes to training images, all of them torchvision's.
+
+Changes to one image draw from the stream of its sample, mixing from that of its batch: see `utils.data.loading`.
+`args` has the fields of `options.add_augment_arguments`.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import Any
+
+from full_spike.utils.data.options import MAGNITUDES
+from torch import Tensor
+from torchvision.transforms import v2
+
+
+def changes(args: Namespace, *, flips: float, fill: Sequence[float]) -> list[v2.Transform]:
+    """Of an image of 8 bits (PIL or a tensor), cropped, not normalised yet.
+
+    Args:
+        flips: how often it is flipped left to right.
+        fill: the colour of what is outside of an image that was shifted or turned, in [0, 1].
+    """
+    found: list[v2.Transform] = [v2.RandomHorizontalFlip(flips)] if flips else []
+    if args.auto_augment is not None:
+        found.append(_auto_augment(args, [round(255 * x) for x in fill]))
+    return found
+
+
+def _auto_augment(args: Namespace, fill: list[int]) -> v2.Transform:
+    how: dict[str, Any] = {"fill": fill, "interpolation": v2.InterpolationMode.BILINEAR}
+    if args.auto_augment == "randaugment":  # arXiv:1909.13719
+        return v2.RandAugment(args.ra_ops, args.ra_magnitude, MAGNITUDES, **how)
+    if args.auto_augment == "trivialaugment":  # arXiv:2103.10158
+        return v2.TrivialAugmentWide(**how)
+    policy = args.auto_augment.removeprefix("autoaugment-")  # arXiv:1805.09501
+    return v2.AutoAugment(v2.AutoAugmentPolicy(policy), **how)
+
+
+def erasing(args: Namespace) -> list[v2.Transform]:
+    """Of a normalised image, where 0 is the mean colour (arXiv:1708.04896)."""
+    return [v2.RandomErasing(args.random_erase)] if args.random_erase else []
+
+
+class Mixing:
+    """mixup (arXiv:1710.09412) or CutMix (arXiv:1905.04899) of a batch, one share for all of its pairs.
+
+    Each image is mixed with the one before it in the batch, which is one at random, since batches are.
+    """
+
+    def __init__(self, args: Namespace, num_classes: int) -> None:
+        kinds = ((v2.MixUp, args.mixup), (v2.CutMix, args.cutmix))
+        self.mix = v2.RandomChoice([kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha])
+        self.off_epoch = args.mixup_off_epoch
+
+    def __call__(self, images: Tensor, classes: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        """(images [N, C, H, W], classes [N]) -> (images, the share that each class has in each [N, num_classes]).
+
+        From the epoch on that is the first without, they stay as they are.
+        """
+        if self.off_epoch and epoch >= self.off_epoch:
+            return images, classes
+        return self.mix(images, classes)
+
+
+def mixing(args: Namespace, num_classes: int) -> Mixing | None:
+    return Mixing(args, num_classes) if args.mixup or args.cutmix else None
+
+
+def recipe(args: Namespace, flips: float) -> dict[str, Any]:
+    """What of this must not change inside a run."""
+    names = ("auto_augment", "ra_ops", "ra_magnitude", "random_erase", "mixup", "cutmix", "mixup_off_epoch")
+    return {"hflip": flips, **{name: getattr(args, name) for name in names}}

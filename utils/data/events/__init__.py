@@ -1,1 +1,0 @@
-"""Recordings of event cameras: reading, converting to frames, augmenting, making."""

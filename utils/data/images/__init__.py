@@ -1,1 +1,0 @@
-"""Folders of images: listing them, reading them."""

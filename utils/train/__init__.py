@@ -1,1 +1,0 @@
-"""The training run: steps, epochs, metrics, checkpoints."""
