@@ -69,7 +69,6 @@ def training(checkpoint: Path, data_set: str) -> list[dict[str, Any]]:
     """
     from full_spike.utils.checkpoint import load
     from full_spike.utils.log import read_metrics, training_seconds
-
     from studies.gathering import read_config
 
     config, content = read_config(checkpoint.parent), load(checkpoint)
@@ -108,14 +107,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     import jinja2
     import yaml
+    from torch.utils.data import DataLoader, Subset, default_collate
+
     from full_spike.models import detach_aap, save_pretrained
     from full_spike.utils import commands
     from full_spike.utils.checkpoint import load
     from full_spike.utils.export.__main__ import main as export
     from full_spike.utils.measure.certificate import certify
     from full_spike.utils.measure.synops import write_report
-    from torch.utils.data import DataLoader, Subset, default_collate
-
     from studies.blocks import load_run
     from studies.gathering import read_config, write_csv
     from studies.running import LATEST

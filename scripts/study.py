@@ -22,7 +22,6 @@ sys.path.insert(0, str(ROOT))  # Python puts the folder of the script there, not
 
 from full_spike.utils.errors import UsageError, UserError, run_command  # noqa: E402
 from full_spike.utils.options import Parser, natural, positive_int  # noqa: E402
-
 from studies.grid import Run, read_study  # noqa: E402
 
 RUNS = Path("runs/studies")

@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
 from full_spike.models import create_model
 from full_spike.utils.data.dataset import Datasets
 from full_spike.utils.errors import run_command
@@ -21,9 +24,6 @@ from full_spike.utils.files import write_file
 from full_spike.utils.losses import DualStreamLoss
 from full_spike.utils.options import Parser
 from full_spike.utils.trained import add_data_set_arguments, add_network_arguments, build_network, load_data_set
-from torch import Tensor
-from torch.utils.data import default_collate
-
 from studies.gathering import read_config
 from studies.running import LATEST
 

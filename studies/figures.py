@@ -7,10 +7,10 @@ from pathlib import Path
 from statistics import fmean
 
 import matplotlib
-from full_spike.utils.files import replacing
-from full_spike.utils.measure.energy import PJ_TO_MJ
 from matplotlib.figure import Figure
 
+from full_spike.utils.files import replacing
+from full_spike.utils.measure.energy import PJ_TO_MJ
 from studies.results import Result, Results, Summary, summary
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#6b7280"

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 import yaml
+
 from full_spike.models import create_model, detach_aap
 from full_spike.utils.checkpoint import load
 from full_spike.utils.errors import UserError
 from full_spike.utils.files import write_file
 from full_spike.utils.log import read_metrics, training_seconds
-
 from studies.grid import AFTER, Run, Study
 from studies.running import LATEST, trained
 

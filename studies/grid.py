@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from full_spike.utils.errors import UsageError
 
 # steps after training -> the file in the run's folder that shows the step is done

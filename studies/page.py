@@ -9,7 +9,6 @@ from pathlib import Path
 
 from full_spike.utils.errors import UserError
 from full_spike.utils.files import write_file
-
 from studies.figures import FIGURES, draw
 from studies.gathering import RESULTS
 from studies.results import fit_table, read_results, table

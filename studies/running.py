@@ -14,7 +14,6 @@ from pathlib import Path
 
 from full_spike.utils.errors import StopRequestedError, one_line
 from full_spike.utils.log import METRICS, read_metrics
-
 from studies.grid import AFTER, Run
 
 ROOT = Path(__file__).parent.parent

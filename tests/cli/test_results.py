@@ -5,17 +5,17 @@ import shutil
 
 import numpy as np
 import pytest
-from full_spike.utils.errors import UserError
 from matplotlib.colors import to_hex
 from scipy import stats
 from sklearn.linear_model import LinearRegression
-from support.command import ROOT
 
+from full_spike.utils.errors import UserError
 from studies.figures import BLUE, FIGURES, draw, energy_points, joins
 from studies.gathering import RESULTS, read_csv, write_csv
 from studies.grid import Study
 from studies.page import FIGS, PAGE, make
 from studies.results import FACTORS, Result, fit, paired, read_results, summary, table
+from support.command import ROOT
 
 STUDY = Study("tiny", "a small one", "cifar.train", [0, 1, 2], {"epochs": 1}, {"with": {}, "plain": {}},
               labels={"with": "the pathway, kept"}, pairs={"what": ["with", "plain"]})  # fmt: skip

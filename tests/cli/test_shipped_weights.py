@@ -13,6 +13,7 @@ import sys
 import pytest
 import safetensors.torch
 import torch
+
 from full_spike.models import create_model, detach_aap, find_pretrained, list_pretrained, pretrained, save_pretrained
 from full_spike.utils.checkpoint import LATEST, load, write
 from full_spike.utils.measure.certificate import certify

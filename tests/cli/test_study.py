@@ -9,14 +9,14 @@ import time
 
 import pytest
 import torch
+
 from full_spike.models import create_model
 from full_spike.utils.errors import UsageError
-from support.command import ROOT
-
 from studies.blocks import by_block
 from studies.gathering import gather, read_csv
 from studies.grid import read_study
 from studies.running import Runner
+from support.command import ROOT
 
 STUDY = [sys.executable, str(ROOT / "scripts/study.py")]
 TINY = """
