@@ -17,10 +17,10 @@ setup(
     packages=["full_spike", *(f"full_spike.{name}" for name in [*FOUND, "weights"])],
     package_dir={"full_spike": "full_spike"} | {f"full_spike.{name}": name for name in FOLDERS},
     package_data={
+        **{f"full_spike.{name}": ["*.yaml"] for name in FOLDERS},
         "full_spike": ["py.typed"],
         "full_spike.utils": ["**/*.html", "**/*.c"],
         "full_spike.weights": ["**/*"],
-        **{f"full_spike.{name}": ["*.yaml"] for name in FOLDERS},
     },
     install_requires=[
         "torch>=2.6",

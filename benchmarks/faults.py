@@ -102,15 +102,21 @@ class Run:
             self._restart(target)
 
     def left_over(self) -> int:
-        """Processes but for agents that there are a minute after the end."""
-        agents = {process.pid for process in self.started}
-        end = time.monotonic() + 60
-        while (left := set(marked(self.mark)) - agents) and time.monotonic() < end:
+        """Processes that outlive the run: agents have two minutes to end, as one whose peer was killed at the very end
+        waits for another, and what they started has half a minute more."""
+        end = time.monotonic() + 120
+        for agent in self.started:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                agent.wait(max(0.0, end - time.monotonic()))
+            agent.kill()
+            agent.wait()
+        end = time.monotonic() + 30
+        while (left := list(marked(self.mark))) and time.monotonic() < end:
             time.sleep(0.1)
         return len(left)
 
     def close(self) -> None:
-        """End everything, also an agent whose peer was killed at the very end and for which it would wait."""
+        """End everything that was started."""
         for pid in marked(self.mark):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

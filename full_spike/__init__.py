@@ -1,6 +1,6 @@
 """Full-spike neural networks trained with the Auxiliary Accumulation Pathway (arXiv:2301.11929).
 
-`full_spike.create_model("dsnn18", T=4)` builds a network; `full_spike.models` has what it is made of, `full_spike.utils`
+`full_spike.create_model("dsnn18", T=4)` builds a network; `full_spike.models` has its parts, `full_spike.utils`
 how it is trained, counted and exported.
 """
 

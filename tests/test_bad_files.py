@@ -1,6 +1,7 @@
 """Files that are not what they should be: each is one line that says what and what to do, and no more."""
 
 import pytest
+
 from support.refusals import refused
 
 COUNT = ("--model", "fsnn18", "--T", 1, "--option", "width=4", "--size", 8, "--device", "cpu")

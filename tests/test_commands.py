@@ -6,9 +6,10 @@ import subprocess
 import sys
 
 import pytest
+from test_imports import SLOW, imported
+
 from full_spike.utils import commands
 from support.command import ROOT, TINY, only
-from test_imports import SLOW, imported
 
 
 def full_spike(*words, cwd=ROOT):

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from full_spike.models import create_model, detach_aap, fold_batchnorm, model_options
 from torch import nn
+
+from full_spike.models import create_model, detach_aap, fold_batchnorm, model_options
 
 
 def network(name, dtype, **options):

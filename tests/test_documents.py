@@ -3,6 +3,7 @@
 import re
 
 import pytest
+
 from support.command import ROOT
 
 PAGES = sorted(

@@ -8,13 +8,14 @@ import sys
 import numpy as np
 import pytest
 import torch
+from test_graph import counted
+
 from full_spike.models import create_model, graph, list_models
 from full_spike.utils.errors import UserError
 from full_spike.utils.export.compare import compare
 from full_spike.utils.export.runtimes import CRuntime, OnnxRuntime, read_nir
 from full_spike.utils.export.targets import TARGETS
 from support.deployed import digits, inputs, network
-from test_graph import counted
 
 NETWORKS = [
     ("fsnn18", "OR", {}),

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
 from full_spike.cifar.options import ImageOptions
 from full_spike.models import create_model, detach_aap, graph
 from full_spike.utils import checkpoint

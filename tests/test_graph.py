@@ -7,6 +7,8 @@ import itertools
 
 import pytest
 import torch
+from torch import nn
+
 from full_spike.models import CONNECT_FUNCTIONS, create_model, fold_batchnorm, graph
 from full_spike.utils.export.compare import model_spikes
 from full_spike.utils.export.graph import fast
@@ -14,7 +16,6 @@ from full_spike.utils.export.graph.quantize import powers_of_two, rounded_weight
 from full_spike.utils.export.graph.run import gate
 from full_spike.utils.measure.counter import ExactCounter
 from support.deployed import digits, inputs, network
-from torch import nn
 
 SPIKFORMER = {"width": 16, "heads": 2, "depth": 1, "patch": 2}
 NETWORKS = [

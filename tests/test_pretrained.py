@@ -6,6 +6,7 @@ import struct
 import pytest
 import safetensors.torch
 import torch
+
 from full_spike.models import create_model, from_published, load_published, save_pretrained, to_published
 from full_spike.models.tensors_file import read_tensors, write_tensors
 from support.fill import published_state

@@ -8,11 +8,12 @@ import nirtorch
 import norse.torch
 import pytest
 import torch
+from spikingjelly.activation_based.nir_exchange import import_from_nir
+
 from full_spike.models import graph
 from full_spike.utils.export.nir_graph import write_nir
 from full_spike.utils.export.runtimes import spiking_nodes
 from full_spike.utils.measure.hooks import hooked
-from spikingjelly.activation_based.nir_exchange import import_from_nir
 from support.deployed import inputs, network
 
 

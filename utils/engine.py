@@ -14,6 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+
 from full_spike.models import Pretrained, save_memory, use_fused
 from full_spike.utils import checkpoint, distributed, interrupts, run_folder
 from full_spike.utils.allocator import keep_freed_memory
@@ -30,10 +35,6 @@ from full_spike.utils.optim import make_optimizer, make_schedule
 from full_spike.utils.options import Args
 from full_spike.utils.seed import get_rng_state, seed_everything, set_rng_state
 from full_spike.utils.versions import versions
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader
 
 HALF_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # what decides which samples the batches of an epoch hold
@@ -137,9 +138,6 @@ class Run:
         )
         self.batches = self.loaders.sampler.batches
         self.steps = -(-self.batches // args.accumulate)  # of the optimizer, in an epoch
-        self.network: Any = torch.compile(self.model) if args.compile else self.model
-        if world.size > 1:
-            self.network = distributed.data_parallel(self.network, world)  # gives all the main one's weights
         self.optimizer = make_optimizer(self.model, args)
         self.schedule = make_schedule(self.optimizer, args, self.steps)
         self.amp_dtype = HALF_TYPES[args.amp_dtype] if args.amp else None
@@ -147,8 +145,11 @@ class Run:
         # the hooks run after steps that the optimizer made: the loss scaler leaves some out
         if args.sched_on_updates:
             self.optimizer.register_step_post_hook(lambda *_: self.schedule.step())
+        self.network: Any = torch.compile(self.model) if args.compile else self.model
+        if world.size > 1:
+            self.network = distributed.data_parallel(self.network, world)
         self.ema: AveragedModel | None = None
-        if args.ema_decay is not None:
+        if args.ema_decay is not None:  # of the weights that all processes have from here on
             ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(args.ema_decay), use_buffers=True)
             self.optimizer.register_step_post_hook(lambda *_: ema.update_parameters(self.model))
             self.ema = ema

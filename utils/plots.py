@@ -17,8 +17,9 @@ from full_spike.utils.options import Parser
 
 if TYPE_CHECKING:  # numpy and matplotlib are imported where they are used, so that --help is quick
     import numpy as np
-    from full_spike.utils.measure.spikes import LayerSpikes
     from matplotlib.figure import Figure
+
+    from full_spike.utils.measure.spikes import LayerSpikes
 
 READOUTS = {"fsnn": "FSNN (pathway detached)", "aap": "pathway alone", "sum": "DSNN (sum of both)", "output": "network"}
 # of Okabe and Ito, told apart without red and green

@@ -82,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_output_folder(args.output, "--output")
     images = find_images(args.images)
     import numpy as np
+
     from full_spike.utils import plots
     from full_spike.utils.data.images import load_image
     from full_spike.utils.losses import readouts

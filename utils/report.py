@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+
 from full_spike.utils import plots
 from full_spike.utils.errors import UserError, run_command
 from full_spike.utils.files import check_output_folder, read_text, write_file

@@ -34,12 +34,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    from full_spike.utils.measure.summary import summarise, table
-    from full_spike.utils.trained import (
-        build_network,  # torch takes seconds to import
-        random_inputs,
-        set_norms,
-    )
+    from full_spike.utils.measure.summary import summarise, table  # torch takes seconds to import
+    from full_spike.utils.trained import build_network, random_inputs, set_norms
 
     model: Any = build_network(args)
     inputs = random_inputs(model, 1, args.size, args.seed).to(args.device)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from full_spike.models import Pretrained, detach_aap, load_pretrained
 from full_spike.utils import checkpoint, run_folder
 from full_spike.utils.data.dataset import Datasets
@@ -19,7 +21,6 @@ from full_spike.utils.files import check_output_folder, write_file
 from full_spike.utils.log import RunLog, table
 from full_spike.utils.losses import readout_names
 from full_spike.utils.options import Args
-from torch import Tensor, nn
 
 TOP = 5  # classes in the table of predictions
 SHOWN = 20  # classes that a table shows all of

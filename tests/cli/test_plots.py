@@ -8,12 +8,13 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from spikingjelly.activation_based.neuron import BaseNode
+
 from full_spike.models import create_model
 from full_spike.utils import plots
 from full_spike.utils.measure.spikes import record_spikes
 from full_spike.utils.trained import set_norms
-from PIL import Image
-from spikingjelly.activation_based.neuron import BaseNode
 from support.command import ROOT
 from support.refusals import command
 

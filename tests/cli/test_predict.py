@@ -4,10 +4,11 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from full_spike.models import create_model
 from full_spike.utils.checkpoint import load, write
 from full_spike.utils.data.digits import load_digits
-from PIL import Image
 from support.command import TINY, only, succeed
 from support.images import image_tree
 from support.refusals import command

@@ -9,6 +9,7 @@ from html import unescape
 
 import pytest
 import yaml
+
 from full_spike.utils.report import Run, differing, short_titles
 from support.command import TINY, succeed
 from support.refusals import command

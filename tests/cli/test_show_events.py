@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from full_spike.models import create_model
 from full_spike.utils import checkpoint, plots
 from full_spike.utils.trained import set_norms
-from PIL import Image
 from support.command import succeed
 from support.events import gestures, load
 from support.refusals import command

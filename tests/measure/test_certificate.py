@@ -5,12 +5,13 @@ import warnings
 import pytest
 import torch
 import torchvision
+from spikingjelly.activation_based.neuron import IFNode
+from torch import nn
+
 from full_spike.models import BOOLEAN_FUNCTIONS, create_model, detach_aap, model_options
 from full_spike.utils.measure.certificate import certify
 from full_spike.utils.trained import random_loader, set_norms
-from spikingjelly.activation_based.neuron import IFNode
 from support.refusals import command
-from torch import nn
 
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 FRAMES = torch.poisson(torch.full((4, 4, 2, 16, 16), 0.4), generator=torch.Generator().manual_seed(0))
@@ -159,17 +160,6 @@ def test_the_commands_exit_status_is_the_answer(arguments, status, line):
     )
     assert done.status == status
     assert done.out.splitlines()[1].startswith(line)
-
-
-@pytest.mark.parametrize("arguments", [["fsnn_7b"], ["dsnn_wide7b", "--detach-aap"]])
-def test_the_command_certifies_networks_of_event_frames(arguments):
-    options = ["--option", "width=8", "--size", 16, "--T", 3, "--batch-size", 1]
-    done = command("utils.fullspike", "--model", *arguments, *options)
-    assert done.status == 0
-    first, second, *others = done.out.splitlines()
-    assert first == f"{arguments[0]}: random frames of event counts, random weights"
-    assert second.startswith("full-spike: yes: only 0 and 1 enter")
-    assert any("stem conv.0.0.0 reads whole numbers (event counts): " in line for line in others)
 
 
 def test_a_network_without_a_pathway_has_none_to_detach():

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
+
 from full_spike.models import create_model
 from full_spike.utils.measure.summary import summarise
 from full_spike.utils.trained import random_inputs, set_norms
 from support.refusals import command
-from torch.utils.flop_counter import FlopCounterMode
 
 NETWORKS = {
     "dsnn18": {"stem": "cifar", "width": 8},

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.flop_counter import FlopCounterMode
+
 from full_spike.models import create_model, model_options
 from full_spike.utils.errors import UserError
 from full_spike.utils.measure.ann import plain_resnet
 from full_spike.utils.measure.synops import count, write_report
 from full_spike.utils.trained import random_inputs, set_norms
-from PIL import Image
 from support.refusals import command
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
-from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).parents[2]
 
@@ -189,13 +190,9 @@ def test_without_data_the_command_counts_random_inputs(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["--option", "width=wide"], 2, "an option of dsnn18 is of the wrong type or out of range: "),
-        (["--device", "abacus"], 2, "--device abacus is unknown"),
         (["--mac-pj", -1], 2, "argument --mac-pj: -1.0 is negative"),
-        (["--checkpoint", "none.pth"], 1, "there is no checkpoint none.pth"),
         (["--data", "none"], 1, "there is no folder none"),
         (["--T", 1, "--images", 1, "--size", 8], 1, "Expected more than 1 value per channel"),
-        (["--option", "in_channels=2", "--data", "docs"], 2, "--data holds images of 3 channels, not 2"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, arguments, status, message):

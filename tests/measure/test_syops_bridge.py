@@ -6,12 +6,13 @@ import sys
 
 import pytest
 import torch
-from full_spike.models import create_model, load_published
-from full_spike.utils.measure.syops import SyopsCounter, hooks_for, load_syops
 from spikingjelly.activation_based import neuron as sj_neuron
-from support.fill import GOLDENS, images, published_state
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+
+from full_spike.models import create_model, load_published
+from full_spike.utils.measure.syops import SyopsCounter, hooks_for, load_syops
+from support.fill import GOLDENS, images, published_state
 
 ROWS = json.loads((GOLDENS / "golden_syops_0.0.5.json").read_text())
 

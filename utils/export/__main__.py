@@ -58,6 +58,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     import torch  # it and all else takes seconds to import
+
     from full_spike.utils.cli.exporting import export
 
     torch.manual_seed(args.seed)

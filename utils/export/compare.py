@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from full_spike.utils.export.runtimes import Spikes, spiking_nodes
 from full_spike.utils.measure.hooks import hooked
-from torch import Tensor, nn
 
 
 @dataclass

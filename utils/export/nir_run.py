@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
 from full_spike.utils.errors import UserError
 
 Function = Callable[[np.ndarray], np.ndarray]

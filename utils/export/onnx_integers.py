@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 import numpy as np
+
 from full_spike.utils.export.onnx_graph import FloatWriter, import_onnx
 
 

@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from full_spike.utils.errors import UserError
 from full_spike.utils.export.nir_graph import import_nir
 from full_spike.utils.export.nir_run import Interpreter
 from full_spike.utils.export.onnx_graph import INPUT_BITS, import_onnx
-from torch import Tensor
 
 Spikes = dict[str, Tensor]
 

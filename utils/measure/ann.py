@@ -6,8 +6,9 @@ import re
 from typing import Any
 
 import torchvision
-from full_spike.models import create_model, list_models, model_options
 from torch import nn
+
+from full_spike.models import create_model, list_models, model_options
 
 
 def plain_resnet(model: nn.Module) -> nn.Module | None:

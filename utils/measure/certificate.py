@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from full_spike.utils.measure.counter import ExactCounter, is_binary, is_whole
 from full_spike.utils.measure.energy import LayerCount
 from full_spike.utils.measure.hooks import hooked
 from full_spike.utils.measure.layers import evaluating
-from torch import Tensor, nn
 
 
 @dataclass(frozen=True)

@@ -12,21 +12,20 @@ a row of the second, m elements, for each 1. Only sums are kept: memory does not
 
 from __future__ import annotations
 
-import contextlib
 import math
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from full_spike.utils.errors import UserError
 from full_spike.utils.measure.energy import LayerCount
-from full_spike.utils.measure.hooks import hooked
 from full_spike.utils.measure.layers import CONVOLUTIONS, FREE, count_images, layer_kind, layers, spatial_dims
 from full_spike.utils.measure.reach import reach
-from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 # what a layer of these kinds costs depends on what it reads, which may be another stream at each call
 SEVERAL_INPUTS = ("conv", "linear", "avg pool", "matmul")
@@ -99,27 +98,18 @@ class ExactCounter:
         self._stem: str | None = None
         self._turns: dict[str, int] = {}  # layer -> how often it ran in this forward pass
         self._tallies: dict[tuple[str, int], _Tally] = {}
-        self._hooks = contextlib.ExitStack()
-        self._reaches: dict[tuple[str, torch.Size, torch.device], list[Tensor]] = {}
+        self._reaches: dict[tuple[nn.Module, torch.Size, torch.device], list[Tensor]] = {}
         self._last_output: Callable[[], Tensor | None] = lambda: None
 
     def __enter__(self) -> ExactCounter:
-        def hook(name: str, kind: str) -> Any:
-            def count(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-                self._add_call(self._tally(name, kind), module, (*args, *kwargs.values()), output)
-
-            return count
-
-        def register() -> Iterator[RemovableHandle]:
-            yield self.model.register_forward_pre_hook(self._on_start, with_kwargs=True)
-            for name, module, kind in self.layers:
-                yield module.register_forward_hook(hook(name, kind), with_kwargs=True)
-
-        self._hooks.enter_context(hooked(register()))
+        self._handles = [self.model.register_forward_pre_hook(self._on_start, with_kwargs=True)]
+        for name, module, kind in self.layers:
+            self._handles.append(module.register_forward_hook(partial(self._on_call, name, kind), with_kwargs=True))
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._hooks.close()
+        for handle in self._handles:
+            handle.remove()
         self._last_output = lambda: None
 
     def _on_start(self, _model: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -127,20 +117,11 @@ class ExactCounter:
         self._clock = 0
         self._turns = {}
 
-    def _tally(self, name: str, kind: str) -> _Tally:
-        self._clock += 1
-        turn = 1
-        if kind in SEVERAL_INPUTS:
-            turn = self._turns[name] = self._turns.get(name, 0) + 1
-        tally = self._tallies.setdefault((name, turn), _Tally(name, turn, kind))
-        tally.last_call = self._clock
-        return tally
-
-    def _reaches_of(self, tally: _Tally, layer: nn.Module, x: Tensor, output: Tensor) -> list[Tensor]:
+    def _reaches_of(self, layer: nn.Module, x: Tensor, output: Tensor) -> list[Tensor]:
         """The layer's reach along its input's spatial axes, float64 on x's device; made once per input size."""
         dims = spatial_dims(layer)
         size = x.shape[x.ndim - dims :]
-        key = (tally.layer, size, x.device)
+        key = (layer, size, x.device)
         if key not in self._reaches:
             vectors = reach(layer, size, output.shape[output.ndim - dims :])
             self._reaches[key] = [vector.to(x.device, torch.float64) for vector in vectors]
@@ -158,21 +139,27 @@ class ExactCounter:
         tally.ac = tally.ac + reached.to(torch.int64) * outputs_each
         tally.binary = is_binary(x) & tally.binary
 
-    def _add_call(self, tally: _Tally, layer: Any, inputs: tuple, output: Tensor) -> None:
-        x = inputs[0]
-        match tally.kind:
+    def _on_call(self, name: str, kind: str, layer: Any, args: tuple, kwargs: dict, output: Tensor) -> None:
+        self._clock += 1
+        turn = 1
+        if kind in SEVERAL_INPUTS:
+            turn = self._turns[name] = self._turns.get(name, 0) + 1
+        tally = self._tallies.setdefault((name, turn), _Tally(name, turn, kind))
+        tally.last_call = self._clock
+        x, *others = (*args, *kwargs.values())
+        match kind:
             case "conv" | "linear":
-                self._stem = self._stem or tally.layer
-                if tally.layer == self._stem:
+                self._stem = self._stem or name
+                if name == self._stem:
                     tally.whole = is_whole(x) & tally.whole
                 tally.dense += output.numel() * layer.weight[0].numel()  # in_channels / groups * kernel positions
                 conv = isinstance(layer, CONVOLUTIONS)
                 outputs_each = layer.out_channels // layer.groups if conv else layer.out_features
-                self._add_spikes(tally, x, self._reaches_of(tally, layer, x, output), outputs_each)
+                self._add_spikes(tally, x, self._reaches_of(layer, x, output), outputs_each)
                 self._last_output = weakref.ref(output)
             case "matmul":
                 tally.dense += output.numel() * x.shape[-1]
-                self._add_spikes(tally, x, [], inputs[1].shape[-1])
+                self._add_spikes(tally, x, [], others[0].shape[-1])
             case "batch norm":
                 # written out, it normalises (one multiplication, one addition) and then scales and shifts (one each)
                 tally.norm += x.numel() * (2 if layer.affine else 1)
@@ -182,23 +169,22 @@ class ExactCounter:
                 tally.elements += output.numel()
                 tally.ones = tally.ones + output.count_nonzero()
             case "max pool":  # a window of n positions takes n - 1 ORs, or comparisons
-                tally.logic += self._positions_in_windows(tally, layer, x, output) - output.numel()
+                tally.logic += self._positions_in_windows(layer, x, output) - output.numel()
             case "avg pool":
-                tally.dense += self._positions_in_windows(tally, layer, x, output)
-                self._add_spikes(tally, x, self._reaches_of(tally, layer, x, output), 1)
+                tally.dense += self._positions_in_windows(layer, x, output)
+                self._add_spikes(tally, x, self._reaches_of(layer, x, output), 1)
             case "relu":
                 tally.logic += output.numel()
             case "accumulate":
                 tally.dense += output.numel()
-            case _:  # a join
-                if layer.cost == "logic":
-                    tally.logic += output.numel()
-                else:
-                    tally.dense += output.numel()
+            case _ if layer.cost == "logic":  # a join of two bits
+                tally.logic += output.numel()
+            case _:  # a join that adds
+                tally.dense += output.numel()
 
-    def _positions_in_windows(self, tally: _Tally, layer: nn.Module, x: Tensor, output: Tensor) -> int:
+    def _positions_in_windows(self, layer: nn.Module, x: Tensor, output: Tensor) -> int:
         """The sum over all windows of the positions inside, which are fewer at a border."""
-        reaches = self._reaches_of(tally, layer, x, output)
+        reaches = self._reaches_of(layer, x, output)
         planes = x.numel() // math.prod(len(vector) for vector in reaches)
         return planes * math.prod(int(vector.sum()) for vector in reaches)
 

@@ -6,13 +6,14 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from spikingjelly.activation_based.neuron import BaseNode
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
 from full_spike.models.accumulation import AccumulationPathway
 from full_spike.models.connect import JoinLayer
 from full_spike.models.layers import SpikeMatmul
 from full_spike.utils.errors import UserError
-from spikingjelly.activation_based.neuron import BaseNode
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)

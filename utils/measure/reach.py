@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from full_spike.utils.measure.layers import ADAPTIVE_POOLS
 from torch import Tensor
+
+from full_spike.utils.measure.layers import ADAPTIVE_POOLS
 
 
 def _windows_over_axis(size: int, outputs: int, kernel: int, stride: int, padding: int, dilation: int) -> Tensor:

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from full_spike.utils.measure.hooks import hooked, watch_spikes
 from spikingjelly.activation_based.neuron import BaseNode
 from torch import Tensor, nn
+
+from full_spike.utils.measure.hooks import hooked, watch_spikes
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from full_spike.utils.measure.counter import ExactCounter
 from full_spike.utils.measure.hooks import hooked
 from full_spike.utils.measure.layers import count_images, evaluating
 from full_spike.utils.measure.report import columns
 from full_spike.utils.measure.units import quantity
-from torch import Tensor, nn
 
 READS = {"stem": "input", "pathway": "sums", "head": "rates"}  # by part; layers of the body read spikes or values
 OWN_LINE = ("conv", "linear", "max pool", "avg pool", "accumulate")

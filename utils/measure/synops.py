@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from full_spike.models import detach_aap
 from full_spike.utils.errors import UserError
 from full_spike.utils.files import write_file
@@ -21,7 +23,6 @@ from full_spike.utils.measure.layers import count_images, evaluating
 from full_spike.utils.measure.report import PARTS, NetworkReport, columns
 from full_spike.utils.measure.syops import SyopsCounter
 from full_spike.utils.measure.units import millijoules, quantity
-from torch import Tensor, nn
 
 
 @torch.no_grad()

@@ -18,10 +18,11 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from full_spike.utils.errors import UserError
-from full_spike.utils.measure.layers import NORMS
 from spikingjelly.activation_based import neuron as sj_neuron
 from torch import nn
+
+from full_spike.utils.errors import UserError
+from full_spike.utils.measure.layers import NORMS
 
 _GONE = ("MultiStepIFNode", "MultiStepLIFNode", "MultiStepParametricLIFNode")
 

@@ -13,10 +13,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
+
 from full_spike.models.connect import Join
 from full_spike.models.fused.compilation import call
 from full_spike.models.fused.rule import Operands, Rule
-from torch import Tensor
 
 from .nodes import INPUT, Graph
 from .run import Runner, or_pool

@@ -11,12 +11,13 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from full_spike.models.connect import JoinLayer
-from full_spike.models.deploy import fold_batchnorm
-from full_spike.models.neuron import use_fused
 from spikingjelly.activation_based.neuron import BaseNode
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from full_spike.models.connect import JoinLayer
+from full_spike.models.deploy import fold_batchnorm
+from full_spike.models.neuron import use_fused
 
 from .nodes import INPUT, Add, Attention, Conv, Fire, Gate, Graph, Head, Pool
 
