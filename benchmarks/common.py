@@ -11,14 +11,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from spikingjelly.activation_based import functional
+from spikingjelly.activation_based.model.spikformer import Spikformer as SpikingjellysSpikformer
+from torch import nn
+
 from full_spike.models import create_model, use_fused
 from full_spike.models.layers import SpikeMatmul
 from full_spike.models.neuron import FromRest
 from full_spike.utils.allocator import keep_freed_memory
 from full_spike.utils.losses import DualStreamLoss
-from spikingjelly.activation_based import functional
-from spikingjelly.activation_based.model.spikformer import Spikformer as SpikingjellysSpikformer
-from torch import nn
 
 ALONE = "convolutions and products alone"
 Side = Callable[[], Any]  # runs once what is timed

@@ -25,13 +25,18 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
 from full_spike.utils import checkpoint
 
 TRAIN = (
     "cifar.train --dataset digits --width 4 --T 2 --image-size 8 -j 1 --device cpu --epochs 3 --cos_lr_T 3 "
     "--ema-decay 0.9 --checkpoint-every 1 --resume auto"
 ).split()
-MODES = {"one process": (1, 0), "one agent, two workers": (1, 2), "two agents, one worker each": (2, 1)}  # agents, workers
+MODES = {
+    "one process": (1, 0),
+    "one agent, two workers": (1, 2),
+    "two agents, one worker each": (2, 1),
+}  # agents, workers
 KILLS_A_RUN = 8
 LIMIT = 600.0  # seconds from the last kill to the end of a run
 MARK = "FULL_SPIKE_FAULTS"  # in the environment of everything that is started here
@@ -60,7 +65,11 @@ class Run:
 
     def _start(self) -> subprocess.Popen:
         # TORCH_DISABLE...: else a new agent cannot take the place of a lost one, see scripts/train_imagenet_nodes.sh
-        env = {MARK: self.mark, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": str(int(bool(self.store)))}
+        env = {
+            MARK: self.mark,
+            "OMP_NUM_THREADS": "1",
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": str(int(bool(self.store))),
+        }
         with open(self.folder / f"output{len(self.started)}.txt", "w") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", *self.command], cwd=ROOT, env={**os.environ, **env},
@@ -143,7 +152,9 @@ def differing_bits(ours: Any, theirs: Any) -> int:
         return sum(differing_bits(ours.get(name), theirs.get(name)) for name in {**ours, **theirs})
     if isinstance(ours, list | tuple) and isinstance(theirs, list | tuple) and len(ours) == len(theirs):
         return sum(differing_bits(*pair) for pair in zip(ours, theirs, strict=True))
-    if isinstance(ours, torch.Tensor) and isinstance(theirs, torch.Tensor) and ours.shape == theirs.shape:
+    if isinstance(ours, torch.Tensor) and isinstance(theirs, torch.Tensor):
+        if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+            return 64 * max(ours.numel(), theirs.numel())
         a, b = (x.contiguous().reshape(-1).view(torch.uint8).to(torch.int64) for x in (ours, theirs))
         return int(sum((((a ^ b) >> bit) & 1).sum() for bit in range(8)))
     return 0 if type(ours) is type(theirs) and ours == theirs else 64

@@ -9,12 +9,12 @@ import argparse
 from typing import Any
 
 import torch
+
 from full_spike.cifar.data import Digits
 from full_spike.cifar.train import make_parser
 from full_spike.models import BOOLEAN_FUNCTIONS, create_model, detach_aap, use_fused
 from full_spike.utils.losses import DualStreamLoss, readouts
 from full_spike.utils.options import parse
-
 from studies.blocks import by_block
 
 

@@ -6,7 +6,6 @@ import argparse
 import math
 import statistics
 
-
 from .common import kept_bytes, network, ours, parser, products, seconds, training_step
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+
 from full_spike.models import detach_aap, fold_batchnorm, use_fused
 from full_spike.utils.export import exact, quantize, write_onnx
 from full_spike.utils.export.onnx import OnnxRuntime
 from full_spike.utils.trained import set_norms
-from torch import nn
 
 from .common import ALONE, Side, Sides, compare, network, ours, parser, products, report_bound, reset, stock
 from .memory import peak

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from full_spike.models import save_memory
 from full_spike.utils.allocator import keep_freed_memory, return_freed_memory

@@ -65,7 +65,7 @@ def test_differing_bits_of_checkpoints():
     ours = {"a": torch.tensor([1.0, -0.0]), "b": [1, (2.0,)]}
     assert differing_bits(ours, {"a": torch.tensor([1.0, -0.0]), "b": [1, (2.0,)]}) == 0
     assert differing_bits(ours, {"a": torch.tensor([1.0, 0.0]), "b": [1, (3.0,)]}) == 1 + 64
-    assert differing_bits(ours, {"a": torch.tensor([1.0])}) == 128
+    assert differing_bits(ours, {"a": torch.tensor([1.0])}) == 128 + 64
 
 
 def test_the_exponent_of_growth():
