@@ -8,29 +8,40 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from full_spike.utils.export.graph import INPUT, SPIKING, Add, Attention, Conv, Fire, Gate, Graph, Pool
 from torch import Tensor, nn
 
-from .exact import round_input
-from .nodes import Graph
-from .sums import IntegerSums
-
+INPUT_BITS = 20  # inputs of float networks are rounded to multiples of 2^-20
+EXACT_FLOAT32 = 1 << 24  # below which float32 sums of whole numbers are exact; float64 ones are below 2^53
 LARGEST_INT = 2**31 - 1
 
 
-def _charge(node: Any, v: Tensor, x: Tensor) -> Tensor:
-    """h of v and x; of floats operation by operation as spikingjelly has it."""
+def round_input(x: Tensor) -> Tensor:
+    """To multiples of 2^-20, float32."""
+    return (x.float() * 2.0**INPUT_BITS).round() * 2.0**-INPUT_BITS
+
+
+def to_bytes(graph: Graph, x: Tensor) -> Tensor:
+    """What an integer network reads, uint8, of floats; bytes stay as they are."""
+    if x.dtype == torch.uint8:
+        return x
+    return (x.float() / graph.scale).round().add(graph.zero).clamp(0, 255).to(torch.uint8)
+
+
+def _charge(node: Fire, v: Tensor, x: Tensor) -> Tensor:
+    """h from v and x; for floats operation by operation as spikingjelly has it."""
     if node.leak:
         d = x - v
         for sign, shift in node.leak:
             v = v + sign * (d >> shift)
         return v
-    if node.neuron == "IF":
+    if node.time is None:
         return v + x
     return v + ((x - v) / node.time if node.neuron == "LIF" else (x - v) * node.time)
 
 
-def gate(node: Any, identity: Tensor, residual: Tensor) -> Tensor:
-    """The gate's value of two tensors of 0 and 1, in their type."""
+def apply_gate(node: Gate, identity: Tensor, residual: Tensor) -> Tensor:
+    """The gate's value for two tensors of 0 and 1, in their type."""
     i, r = identity.bool(), residual.bool()
     result = torch.zeros_like(i)
     for bit, a, b in zip(node.table, (~i, ~i, i, i), (~r, r, ~r, r), strict=True):
@@ -39,14 +50,14 @@ def gate(node: Any, identity: Tensor, residual: Tensor) -> Tensor:
     return result.to(identity.dtype)
 
 
-def attention(node: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attend(node: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Q K^T V of spikes [T, N, C, H, W], whole numbers below 2^24 in the same shape; exact in either order."""
     q, k, v = (x.flatten(3).unflatten(2, (node.heads, -1)) for x in (q, k, v))  # [T, N, heads, d, L]
     product = (v @ k.mT) @ q if node.channels_first else v @ (k.mT @ q)
     return product.flatten(2, 3).unflatten(3, node.shape[-2:])
 
 
-def or_pool(node: Any, x: Tensor) -> Tensor:
+def max_pool(node: Pool, x: Tensor) -> Tensor:
     """The maximum over windows of spikes [M, C, H, W], in their type and layout."""
     (height, width), (kh, kw), (sh, sw), (top, left) = node.shape[-2:], node.kernel, node.stride, node.padding
     # a window may reach past the last row; a zero is never more than a spike
@@ -64,7 +75,7 @@ class Runner(nn.Module):
     """A network from its description.
 
     Input: images [N, C, H, W], shown T times, or frames [T', N, C, H, W]; floats, which an integer network turns into
-    bytes first, or those bytes. Returns logits [N, classes], int32 of an integer network.
+    bytes first, or those bytes. Returns logits [N, classes], int32 for an integer network.
 
     Raises:
         ValueError: the input is of another size, or an integer could overflow after so many time steps.
@@ -76,58 +87,44 @@ class Runner(nn.Module):
         self.config = graph.config
         self.event_frames = graph.frames
         self.in_channels = graph.input_shape[0]
-        self.most_steps = max_steps(graph) if graph.integer else None
-        self._sums: dict[str, Any] = {}
-        for node in graph.nodes:
-            for field in ("weight", "bias", "threshold"):
-                value = getattr(node, field, None)
-                if isinstance(value, Tensor):
-                    self.register_buffer(f"{node.name}:{field}".replace(".", "/"), value)
-            if graph.integer and node.kind == "conv":
-                self._sums[node.name] = IntegerSums(node, stem=node is graph.stem)
-        self._last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
-
-    def _of(self, node: Any, field: str) -> Any:
-        value = getattr(node, field)
-        return getattr(self, f"{node.name}:{field}".replace(".", "/")) if isinstance(value, Tensor) else value
-
-    def quantised(self, x: Tensor) -> Tensor:
-        """The bytes that an integer network reads, uint8; given bytes, the same ones."""
-        if x.dtype == torch.uint8:
-            return x
-        return (x.float() / self.graph.scale).round().add(self.graph.zero).clamp(0, 255).to(torch.uint8)
+        self.max_steps = max_steps(graph) if graph.integer else None
+        self._last_use = graph.last_use
+        self._largest_sums = {conv.name: largest_sum(graph, conv) for conv in graph.of(Conv) if graph.integer}
 
     def _check_size(self, x: Tensor) -> None:
         if x.ndim not in (4, 5) or tuple(x.shape[-3:]) != self.graph.input_shape:
             raise ValueError(f"an input of shape {tuple(x.shape)} does not end in {self.graph.input_shape}")
 
-    def _prepared(self, x: Tensor) -> Tensor:
-        self._check_size(x)
-        if self.graph.integer:
-            return self.quantised(x)
-        return round_input(x)
+    def check_steps(self, steps: int) -> None:
+        if self.max_steps is not None and steps > self.max_steps:
+            raise ValueError(
+                f"after {steps} time steps a membrane or logit could overflow: show at most {self.max_steps}"
+            )
 
-    def _conv(self, node: Any, x: Tensor) -> Tensor:
+    def _conv(self, node: Conv, x: Tensor) -> Tensor:
         """Currents [T, N, O, H', W'] of x [T, N, C, H, W]."""
-        flat = x.flatten(0, 1)
-        if self.graph.integer:
-            y = self._sums[node.name](flat, self.graph.zero)
-        elif node is self.graph.stem:  # see `exact`
-            weight, bias = self._of(node, "weight").double(), self._of(node, "bias").double()
-            y = F.conv2d(flat.double(), weight, bias, node.stride, node.padding, 1, node.groups).float()
+        graph, flat = self.graph, x.flatten(0, 1)
+        geometry = node.stride, node.padding, 1, node.groups
+        if graph.integer:
+            # in floats, exactly; devices other than the CPU may sum float32 in pieces of lower precision
+            small = x.is_cpu and self._largest_sums[node.name] < EXACT_FLOAT32
+            dtype = torch.float32 if small else torch.float64
+            values = flat.to(dtype) - graph.zero if node is graph.stem and graph.zero else flat.to(dtype)
+            y = F.conv2d(values, node.weight.to(x.device, dtype), None, *geometry).round().to(torch.int32)
         else:
-            weight, bias = self._of(node, "weight"), self._of(node, "bias")
-            y = F.conv2d(flat, weight, bias, node.stride, node.padding, 1, node.groups)
+            dtype = torch.float64 if node is graph.stem else torch.float32  # see floats.py
+            weight, bias = (value.to(x.device, dtype) for value in (node.weight, node.bias))
+            y = F.conv2d(flat.to(dtype), weight, bias, *geometry).float()
         return y.unflatten(0, x.shape[:2])
 
-    def _fire(self, node: Any, x: Tensor, steps: int, state: dict[str, Tensor] | None) -> Tensor:
+    def _fire(self, node: Fire, x: Tensor, steps: int, state: dict[str, Tensor] | None) -> Tensor:
         """Spikes [T, N, C, H, W] of currents [T, N, C, H, W], or of [1, N, C, H, W] that every step sees."""
-        threshold, bias = self._of(node, "threshold"), self._of(node, "bias")
+        threshold: Any = node.threshold
         if node.gain != 1.0:
             x = x * node.gain
-        if bias is not None:
-            threshold = threshold[:, None, None]
-            x = (x << node.fraction) + bias[:, None, None]
+        if node.bias is not None:
+            threshold = threshold.to(x.device)[:, None, None]
+            x = (x << node.fraction) + node.bias.to(x.device)[:, None, None]
         v = torch.zeros_like(x[0]) if state is None or node.name not in state else state[node.name]
         spikes = []
         for t in range(steps):
@@ -139,59 +136,54 @@ class Runner(nn.Module):
             state[node.name] = v
         return torch.stack(spikes).to(torch.uint8 if self.graph.integer else torch.float32)
 
-    def _counts(self, x: Tensor) -> Tensor:
-        """[T, N, C, H, W] -> [N, C], summed over all of T, H and W."""
-        return x.sum(dim=(0, 3, 4), dtype=torch.int32 if self.graph.integer else torch.float32)
-
-    def _check_steps(self, steps: int) -> None:
-        if self.most_steps is not None and steps > self.most_steps:
-            raise ValueError(
-                f"after {steps} time steps a membrane or logit could overflow: show at most {self.most_steps}"
-            )
+    def _output(self, node: Any, inputs: list[Tensor], steps: int, state: dict[str, Tensor] | None) -> Tensor:
+        match node:
+            case Conv():
+                return self._conv(node, *inputs)
+            case Fire():
+                return self._fire(node, *inputs, steps, state)
+            case Gate():
+                return apply_gate(node, *inputs)
+            case Add():
+                return inputs[0] + inputs[1]
+            case Attention():
+                return attend(node, *inputs)
+            case _:
+                return max_pool(node, inputs[0].flatten(0, 1)).unflatten(0, inputs[0].shape[:2])
 
     def logits(self, counts: Tensor, steps: int) -> Tensor:
         """Of the sums over time, height and width [N, C]."""
         head = self.graph.head
-        weight, bias = self._of(head, "weight"), self._of(head, "bias")
+        weight, bias = head.weight.to(counts.device), head.bias.to(counts.device)
         if self.graph.integer:
             return (counts.double() @ weight.double().T).to(torch.int32) + steps * bias  # exact below 2^53
-        height, width = self.graph.node(head.inputs[0]).shape[-2:]
+        height, width = self.graph.shape_of(head.inputs[0])[-2:]
         return F.linear(counts / (height * width * steps), weight, bias)
 
     def run(
         self, x: Tensor, state: dict[str, Tensor] | None = None, see: Callable[[str, Tensor], None] | None = None
     ) -> tuple[Tensor, int]:
-        """(the head's sums [N, C], time steps) of an input.
+        """(the last spikes' sums over time, height and width [N, C], time steps) of an input.
 
         Args:
-            state: membranes by layer, which the next call goes on from.
-            see: is told every layer's name and spikes [T, N, C, H, W].
+            state: membranes by layer, from which the next call goes on.
+            see: called with the name and the output [T, N, C, H, W] of every layer.
         """
         graph = self.graph
-        x = self._prepared(x)
+        self._check_size(x)
+        x = to_bytes(graph, x) if graph.integer else round_input(x)
         steps = x.shape[0] if x.ndim == 5 else graph.T
-        self._check_steps(steps)
-        values = {"input": x if x.ndim == 5 else x.unsqueeze(0)}
+        self.check_steps(steps)
+        values = {INPUT: x if x.ndim == 5 else x.unsqueeze(0)}
         for i, node in enumerate(graph.nodes[:-1]):
-            inputs = [values[name] for name in node.inputs]
-            if node.kind == "conv":
-                values[node.name] = self._conv(node, inputs[0])
-            elif node.kind == "fire":
-                values[node.name] = self._fire(node, inputs[0], steps, state)
-            elif node.kind == "gate":
-                values[node.name] = gate(node, *inputs)
-            elif node.kind == "add":
-                values[node.name] = inputs[0] + inputs[1]
-            elif node.kind == "attention":
-                values[node.name] = attention(node, *inputs)
-            else:
-                values[node.name] = or_pool(node, inputs[0].flatten(0, 1)).unflatten(0, inputs[0].shape[:2])
-            if see is not None and node.kind in ("fire", "gate", "pool"):
+            values[node.name] = self._output(node, [values[name] for name in node.inputs], steps, state)
+            if see is not None:
                 see(node.name, values[node.name])
             for name in node.inputs:
                 if self._last_use[name] <= i:
                     values.pop(name, None)
-        return self._counts(values[graph.head.inputs[0]]), steps
+        last = values[graph.head.inputs[0]]
+        return last.sum(dim=(0, 3, 4), dtype=torch.int32 if graph.integer else torch.float32), steps
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
@@ -201,7 +193,8 @@ class Runner(nn.Module):
     def spikes(self, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """(spikes [T, N, C, H, W] of every neuron, gate and pooling, logits [N, classes])."""
         seen: dict[str, Tensor] = {}
-        counts, steps = self.run(x, see=seen.__setitem__)
+        names = {node.name for node in self.graph.of(*SPIKING)}
+        counts, steps = self.run(x, see=lambda name, output: seen.update({name: output} if name in names else {}))
         return seen, self.logits(counts, steps)
 
 
@@ -223,38 +216,41 @@ class Stream:
 
     @torch.no_grad()
     def step(self, frame: Tensor, see: Callable[[str, Tensor], None] | None = None) -> Tensor:
-        """Logits [N, classes] after one more frame [N, C, H, W]; `see` is told each layer's spikes [1, N, C, H, W].
+        """Logits [N, classes] after one more frame [N, C, H, W]; `see` as in `Runner.run`.
 
         Raises:
             ValueError: see `Runner`.
         """
-        most = self.runner.most_steps
-        if most is not None and self.steps >= most:
-            raise ValueError(f"after {most} time steps a membrane or logit could overflow: reset the stream")
+        self.runner.check_steps(self.steps + 1)
         counts, _ = self.runner.run(frame.unsqueeze(0), self._state, see)
         self._counts = counts if self._counts is None else self._counts + counts
         self.steps += 1
         return self.runner.logits(self._counts, self.steps)
 
 
+def largest_sum(graph: Graph, conv: Conv) -> int:
+    """The largest sum that an integer convolution can make."""
+    largest_input = 255 if conv is graph.stem else 1
+    return int(conv.weight.to(torch.int64).abs().flatten(1).sum(1).max()) * largest_input
+
+
 def max_steps(graph: Graph) -> int:
-    """How many time steps an integer network may be shown until a membrane or a logit of 32 bits could overflow.
+    """How many time steps an integer network can be shown before a membrane or a logit of 32 bits could overflow.
 
     Raises:
         ValueError: not even one.
     """
     most = LARGEST_INT
-    for node in graph.of_kind("fire"):
-        conv = graph.node(node.inputs[0])
+    for fire in graph.of(Fire):
+        conv = graph.node(fire.inputs[0])
         largest = max(graph.zero, 255 - graph.zero) if conv is graph.stem else 1
-        bias, threshold = node.bias.to(torch.int64).abs(), node.threshold.to(torch.int64).abs()
-        current = (conv.weight.to(torch.int64).abs().flatten(1).sum(1) * largest << node.fraction) + bias
+        bias, threshold = (value.to(torch.int64).abs() for value in (fire.bias, fire.threshold))
+        current = (conv.weight.to(torch.int64).abs().flatten(1).sum(1) * largest << fire.fraction) + bias
         reached = int((current + threshold).max())
-        if node.leak:  # a leaky membrane stays between the currents' extremes, and differences are twice as large
-            if 2 * reached > LARGEST_INT // 2:
-                raise ValueError(f"{node.name} needs more than 32 bits: use fewer fraction bits")
-            continue
-        most = min(most, LARGEST_INT // max(1, reached) - 1)
+        if not fire.leak:
+            most = min(most, LARGEST_INT // max(1, reached) - 1)
+        elif 2 * reached > LARGEST_INT // 2:  # it stays between the currents' extremes; differences are twice as large
+            raise ValueError(f"{fire.name} needs more than 32 bits: use fewer fraction bits")
     head = graph.head  # whose logits are summed over time
     height, width = graph.shape_of(head.inputs[0])[-2:]
     reached = int((head.weight.to(torch.int64).abs().sum(1) * height * width + head.bias.to(torch.int64).abs()).max())
