@@ -1,19 +1,18 @@
-"""Networks described layer by layer: exact in floats, in integers, and one time step at a time."""
+"""Networks described layer by layer: exact in floats, in integers, in a file, and one time step at a time."""
 
 import copy
 import dataclasses
-import functools
 import itertools
 
 import pytest
 import torch
-from full_spike.models import CONNECT_FUNCTIONS, create_model, fold_batchnorm, graph
-from full_spike.utils.export.compare import model_spikes
-from full_spike.utils.export.graph import fast
-from full_spike.utils.export.graph.quantize import powers_of_two, rounded_weight
-from full_spike.utils.export.graph.run import gate
-from full_spike.utils.measure.counter import ExactCounter
-from support.deployed import digits, inputs, network
+from full_spike import Stream, exact, quantize
+from full_spike.models import CONNECT_FUNCTIONS, create_model, fold_batchnorm, list_models
+from full_spike.utils.errors import UserError
+from full_spike.utils.export import fast, integers, saved
+from full_spike.utils.export.graph import Conv, Fire, Gate, describe
+from full_spike.utils.export.run import Runner, apply_gate, to_bytes
+from support.deployed import digits, in_floats, inputs, network, spikes_of
 from torch import nn
 
 SPIKFORMER = {"width": 16, "heads": 2, "depth": 1, "patch": 2}
@@ -28,36 +27,8 @@ NETWORKS = [
 EACH = pytest.mark.parametrize(("name", "connect_f", "options"), NETWORKS)
 
 
-def spikes_of(model, x):
-    names = [node.name for node in graph.describe(model, x.shape[-2:]).nodes if node.kind in ("fire", "gate", "pool")]
-    return model_spikes(model, names, x)
-
-
 def differing(a, b):
     return sum(int((a[name].bool() != b[name].bool()).sum()) for name in a)
-
-
-@EACH
-def test_folding_changes_no_spike_in_float64(name, connect_f, options):
-    model = network(name, connect_f, **options).double()
-    x = inputs(model, 32).double()
-    with torch.no_grad():
-        before, logits = spikes_of(model, x)
-        after, folded_logits = spikes_of(fold_batchnorm(model), x)
-    assert differing(before, after) == 0
-    assert torch.equal(logits.argmax(1), folded_logits.argmax(1))
-
-
-@pytest.mark.parametrize(("name", "connect_f", "options"), [each for each in NETWORKS if each[0] != "fsnn50"])
-def test_folding_changes_no_class_of_the_test_images_in_float32(name, connect_f, options):
-    """On all 360; few membranes are within rounding of the threshold, and few spikes follow from them."""
-    model = network(name, connect_f, **options)
-    x = inputs(model, 360)
-    with torch.no_grad():
-        before, logits = spikes_of(model, x)
-        after, folded_logits = spikes_of(fold_batchnorm(model), x)
-    assert torch.equal(logits.argmax(1), folded_logits.argmax(1))
-    assert differing(before, after) <= 1e-5 * sum(spikes.numel() for spikes in before.values())
 
 
 @EACH
@@ -65,58 +36,58 @@ def test_what_is_described_does_what_the_network_does(name, connect_f, options):
     """But for membranes within float32's rounding of the threshold, and what follows from them."""
     model = network(name, connect_f, **options)
     x = inputs(model, 32)
-    ours, logits = graph.exact(model, x.shape[-2:]).spikes(x)
-    theirs, expected = spikes_of(model, x)
+    runner = exact(model, x.shape[-2:])
+    ours, logits = runner.spikes(x)
+    theirs, expected = spikes_of(model, runner, x)
     assert ours.keys() == theirs.keys()
     assert differing(ours, theirs) <= 0.001 * sum(s.numel() for s in theirs.values())
-    assert float((logits.argmax(1) == expected.argmax(1)).float().mean()) == 1.0
+    assert torch.equal(logits.argmax(1), expected.argmax(1))
 
 
 @pytest.mark.parametrize("neuron", ["IF", "LIF"])
-def test_a_neurons_gain_and_threshold_are_described(neuron):
-    """A gain of 2 and a threshold of 3 are those of 1 with all weights times 2/3."""
+def test_a_gain_of_2_and_a_threshold_of_3_are_all_weights_times_two_thirds(neuron):
     model = network("fsnn18", "OR", neuron=neuron)
-    changed = copy.deepcopy(model)
-    node = changed.layer1[0].sn1
-    node.gain, node.v_threshold = 2.0, 3.0
-    plain = graph.exact(changed, (14, 14))
-    x = digits(32)
-    ours, theirs = plain.spikes(x)[0], spikes_of(changed, x)[0]
-    assert differing(ours, theirs) <= 0.001 * sum(s.numel() for s in theirs.values())
-    assert differing(ours, spikes_of(model, x)[0]) > 0
-    scaled = copy.deepcopy(model)
+    changed, scaled = copy.deepcopy(model), copy.deepcopy(model)
+    changed.layer1[0].sn1.gain, changed.layer1[0].sn1.v_threshold = 2.0, 3.0
     with torch.no_grad():
         for value in (scaled.layer1[0].conv1[1].weight, scaled.layer1[0].conv1[1].bias):
             value *= 2 / 3
-    a, b = (graph.quantize(m, [x]).spikes(x)[0] for m in (changed, scaled))
-    assert differing(a, b) <= 0.002 * sum(s.numel() for s in a.values())
+    x = digits(32)
+    for make in (lambda m: exact(m, (14, 14)), lambda m: quantize(m, [x])):
+        a, b, before = (make(m).spikes(x)[0] for m in (changed, scaled, model))
+        assert differing(a, b) <= 0.002 * sum(s.numel() for s in a.values())
+        assert differing(a, before) > differing(a, b)
 
 
 @pytest.mark.parametrize("name", ["sew_resnet18", "spiking_resnet18", "sew_7b", "plain_7b"])
-def test_other_networks_are_described_too(name):
+def test_networks_that_are_not_full_spike_are_described_too(name):
     torch.manual_seed(0)
     model = create_model(name, width=4, num_classes=10, T=4).eval()
     x = torch.randn(4, 3, 32, 32) if "resnet" in name else torch.poisson(torch.full((4, 4, 2, 32, 32), 0.4))
-    torch.testing.assert_close(graph.exact(model, (32, 32))(x), model(x))
+    torch.testing.assert_close(exact(model, (32, 32))(x), model(x))
+
+
+def test_every_full_spike_network_is_binary():
+    for name in list_models():
+        small = {"width": 32, "heads": 2, "depth": 1} if "spikformer" in name else {"width": 4}
+        if name.startswith("fs"):
+            describe(create_model(name, **small), (64, 64)).require_binary("anything")
 
 
 @EACH
 def test_sums_are_exact_in_any_order(name, connect_f, options):
-    """The body's in float32, with inputs in another order; so they equal those in float64."""
     model = network(name, connect_f, **options)
-    x = inputs(model, 8)
-    runner = graph.exact(model, x.shape[-2:])
+    graph = exact(model, inputs(model, 1).shape[-2:]).graph
     generator = torch.Generator().manual_seed(0)
-    for node in runner.graph.of_kind("conv"):
-        if node is runner.graph.stem:
+    for node in graph.of(Conv):
+        if node is graph.stem:
             continue
-        spikes = torch.randint(0, 2, (4, *runner.graph.shape_of(node.inputs[0])), generator=generator).float()
+        spikes = torch.randint(0, 2, (4, *graph.shape_of(node.inputs[0])), generator=generator).float()
         order = torch.randperm(spikes.shape[1], generator=generator)
         args = node.stride, node.padding
         y = nn.functional.conv2d(spikes, node.weight, node.bias, *args)
-        shuffled = nn.functional.conv2d(spikes[:, order], node.weight[:, order], node.bias, *args)
+        assert torch.equal(y, nn.functional.conv2d(spikes[:, order], node.weight[:, order], node.bias, *args))
         double = nn.functional.conv2d(spikes.double(), node.weight.double(), node.bias.double(), *args)
-        assert torch.equal(y, shuffled)
         assert torch.equal(y.double(), double)
 
 
@@ -126,76 +97,51 @@ def test_one_time_step_at_a_time_is_the_same(name, connect_f, options, bits):
     model = network(name, connect_f, **options)
     x = inputs(model, 8)
     if bits and name.startswith("fs_spikformer"):
-        with pytest.raises(ValueError, match="is attention, which integer networks have not"):
-            graph.quantize(model, [x], bits)
+        with pytest.raises(ValueError, match="is attention, which integer networks do not have"):
+            quantize(model, [x], bits)
         return
-    runner = graph.exact(model, x.shape[-2:]) if bits is None else graph.quantize(model, [x], bits)
+    runner = exact(model, x.shape[-2:]) if bits is None else quantize(model, [x], bits)
     whole, logits = runner.spikes(x)
-    stream, seen = graph.Stream(runner), {}
+    stream, seen = Stream(runner), {}
     for _ in range(2):  # `reset` forgets
         stream.reset()
         seen.clear()
         for frame in x if x.ndim == 5 else [x] * 4:
-            last = stream.step(frame, lambda name, spikes: seen.setdefault(name, []).append(spikes))
+            last = stream.step(frame, lambda name, output: seen.setdefault(name, []).append(output))
     assert torch.equal(last, logits)
     assert all(torch.equal(torch.cat(seen[name]), whole[name]) for name in whole)
 
 
+@pytest.mark.parametrize("connect_f", ["AND", "IAND", "OR", "XOR"])
+def test_gates_are_the_connect_functions(connect_f):
+    node = describe(network("fsnn_7b", connect_f), (8, 8)).of(Gate)[0]
+    for identity, residual in itertools.product((0.0, 1.0), repeat=2):
+        expected = CONNECT_FUNCTIONS[connect_f](identity=identity, residual=residual)
+        assert apply_gate(node, torch.tensor([identity]), torch.tensor([residual])).item() == expected
+
+
 # Integers
-
-
-def in_floats(model, runner):
-    """The integer network as one of spikingjelly's neurons in float64, whole numbers in place of weights."""
-    plain = fold_batchnorm(model).double()
-    modules = dict(plain.named_modules())
-    for node in runner.graph.of_kind("fire"):
-        assert node.fraction == 0
-        conv = modules[node.inputs[0]]
-        conv.weight.data = runner.graph.node(node.inputs[0]).weight.double()
-        conv.bias = nn.Parameter(node.bias.double())
-        modules[node.name].v_threshold = node.threshold.double()[:, None, None]
-    head = modules[runner.graph.head.name]
-    head.weight.data, head.bias.data = runner.graph.head.weight.double(), runner.graph.head.bias.double()
-    return plain
 
 
 @pytest.mark.parametrize(("name", "connect_f"), [("fsnn18", "OR"), ("fsnn34", "IAND"), ("fsnn_7b", "XOR")])
 def test_an_integer_network_is_what_stock_neurons_do_with_whole_numbers(name, connect_f):
     model = network(name, connect_f, neuron="IF")
     x = inputs(model, 16)
-    runner = graph.quantize(model, [x], 8)
+    runner = quantize(model, [x], 8)
     spikes, logits = runner.spikes(x)
-    plain = in_floats(model, runner)
-    values = runner.quantised(x).double() - runner.graph.zero
-    theirs, _ = spikes_of_plain(plain, runner, values)
+    theirs, _ = spikes_of(in_floats(model, runner), runner, to_bytes(runner.graph, x).double() - runner.graph.zero)
     assert differing(spikes, theirs) == 0
-    last = theirs[runner.graph.head.inputs[0]]
-    expected = last.sum((0, 3, 4)) @ runner.graph.head.weight.double().T + 4 * runner.graph.head.bias
+    head = runner.graph.head
+    expected = theirs[head.inputs[0]].sum((0, 3, 4)) @ head.weight.double().T + 4 * head.bias
     assert torch.equal(logits.double(), expected)
 
 
-def spikes_of_plain(plain, runner, x):
-    return model_spikes(plain, [n.name for n in runner.graph.nodes if n.kind in ("fire", "gate", "pool")], x)
-
-
-def counted(model, runner, x):
-    """Additions by layer, by the exact counter on the network above."""
-    plain = in_floats(model, runner)
-    with ExactCounter(plain) as counter, torch.no_grad():
-        plain(runner.quantised(x).double() - runner.graph.zero)
-    return {row.name: round(row.ac * counter.images) for row in counter.rows() if row.kind in ("conv", "avg pool")}
-
-
-def test_weights_lie_on_their_grid_and_units_fit_the_thresholds():
+def test_weights_lie_on_their_grid():
     model = network("fsnn18", "OR")
     for bits, most in ((8, 127), (4, 7)):
-        runner = graph.quantize(model, [digits(32)], bits)
-        for node in runner.graph.of_kind("conv"):
-            assert node.weight.dtype == torch.int8
-            assert int(node.weight.abs().max()) == most
-        for node in runner.graph.of_kind("fire"):
-            assert node.threshold.dtype == node.bias.dtype == torch.int32
-            assert int(node.threshold.min()) > 0
+        graph = quantize(model, [digits(32)], bits).graph
+        assert {int(node.weight.abs().max()) for node in graph.of(Conv)} == {most}
+        assert all(int(node.threshold.min()) > 0 for node in graph.of(Fire))
 
 
 @pytest.mark.parametrize("piece", [fast.PIECE, 1 << 14])
@@ -206,9 +152,9 @@ def test_the_fast_way_gives_the_same_integers(bits, piece, monkeypatch):
     for name, connect_f in (("fsnn18", "IAND"), ("fsnn_wide7b", "XOR"))[: 1 + (bits == 8)]:
         model = network(name, connect_f, neuron="IF", **({"stem": "imagenet"} if name == "fsnn18" else {}))
         x = inputs(model, 40)
-        runner = graph.quantize(model, [x], bits)
+        runner = quantize(model, [x], bits)
         for images in (x, x[..., -1:, :, :, :], x[..., :0, :, :, :]):
-            assert torch.equal(runner(images), graph.Runner(runner.graph)(images))
+            assert torch.equal(runner(images), Runner(runner.graph)(images))
 
 
 @pytest.mark.parametrize("zero", [0, 128])
@@ -218,147 +164,57 @@ def test_the_fast_way_reads_any_bytes_and_every_gate(zero):
     x[0], x[1] = 0, 255
     for connect_f in ("AND", "OR"):
         model = network("fsnn18", connect_f, neuron="IF", stem="imagenet")
-        whole = graph.quantize(model, [digits(8)]).graph
-        weight = whole.stem.weight.sign() * 127
-        stem = dataclasses.replace(whole.stem, weight=weight.to(torch.int8))
-        whole = whole.with_nodes({stem.name: stem}, zero=zero)
-        assert torch.equal(graph.FastRunner(whole)(x), graph.Runner(whole)(x))
+        graph = quantize(model, [digits(8)]).graph
+        stem = dataclasses.replace(graph.stem, weight=(graph.stem.weight.sign() * 127).to(torch.int8))
+        graph = graph.with_nodes({stem.name: stem}, zero=zero)
+        assert torch.equal(fast.FastRunner(graph)(x), Runner(graph)(x))
+
+
+def test_an_image_sequence_takes_the_way_of_every_other_network():
+    """Of a network that is shown one image: as the plain runner."""
+    runner = quantize(network("fsnn18", "OR"), [digits(4)])
+    sequence = torch.stack([digits(8)[:4], digits(8)[4:]])
+    assert torch.equal(runner(sequence), Runner(runner.graph)(sequence))
+    assert not torch.equal(runner(sequence), runner(sequence[0]))
 
 
 @pytest.mark.parametrize("rate", [0.5, 0.25, 1 / 3, 0.7, 0.9, 0.01, 1 / 1.0078125])
 def test_a_rate_as_powers_of_two(rate):
-    terms = powers_of_two(rate)
+    terms = integers.powers_of_two(rate)
     assert abs(sum(sign * 2.0**-shift for sign, shift in terms) - rate) <= 2.0**-11
     assert len(terms) <= 6
-    assert powers_of_two(0.5) == ((1, 1),)
-
-
-@pytest.mark.parametrize("connect_f", ["AND", "IAND", "OR", "XOR"])
-def test_gates_are_the_connect_functions(connect_f):
-    (node,) = graph.describe(network("fsnn_7b", connect_f), (8, 8)).of_kind("gate")[:1]
-    for identity, residual in itertools.product((0.0, 1.0), repeat=2):
-        expected = CONNECT_FUNCTIONS[connect_f](identity=identity, residual=residual)
-        assert gate(node, torch.tensor([identity]), torch.tensor([residual])).item() == expected
+    assert integers.powers_of_two(0.5) == ((1, 1),)
 
 
 def test_training_with_rounded_weights_is_straight_through_and_commutes_with_folding():
-    model = network("fsnn18", "OR").train()
-    rounded = graph.round_weights(copy.deepcopy(model), 4)
-    weight = rounded.layer1[0].conv1[0].weight
-    assert len(weight[0].unique()) <= 15
+    rounded = integers.round_weights(network("fsnn18", "OR").train(), 4)
+    assert len(rounded.layer1[0].conv1[0].weight[0].unique()) <= 15
     rounded(digits(8)).sum().backward()
-    gradient = rounded.layer1[0].conv1[0].parametrizations.weight.original.grad
-    assert gradient.abs().sum() > 0
-    kept = graph.keep_rounded(rounded).eval()
-    folded = fold_batchnorm(kept)
+    assert rounded.layer1[0].conv1[0].parametrizations.weight.original.grad.abs().sum() > 0
+    folded = fold_batchnorm(integers.keep_rounded(rounded).eval())
     for layer in folded.spiking_layers():
-        torch.testing.assert_close(rounded_weight(layer.conv.weight, 4), layer.conv.weight, rtol=1e-4, atol=1e-6)
+        weight = layer.conv.weight
+        torch.testing.assert_close(integers.rounded_weight(weight, 4), weight, rtol=1e-4, atol=1e-6)
 
 
-# What is refused
-
-
-def test_a_pathway_or_a_sum_is_refused():
-    with pytest.raises(ValueError, match="dsnn18 still has its pathway"):
-        graph.describe(network("dsnn18", "OR"), (14, 14))
-    model = create_model("sew_resnet18", width=4, stem="cifar").eval()
-    with pytest.raises(ValueError, match=r"layer1.0.join adds, so sew_resnet18 ADD is not full-spike"):
-        graph.quantize(model, [torch.randn(2, 3, 8, 8)])
-    with pytest.raises(ValueError, match="bits=3 is out of range"):
-        graph.quantize(network("fsnn18", "OR"), [digits(2)], 3)
-    with pytest.raises(ValueError, match=r"an input of shape \(1, 1, 9, 9\) does not end in"):
-        graph.exact(network("fsnn18", "OR"), (14, 14))(torch.zeros(1, 1, 9, 9))
+# 32 bits
 
 
 def test_more_steps_than_32_bits_hold_are_refused():
-    runner = graph.quantize(network("fsnn_7b", "OR", neuron="IF"), [inputs(network("fsnn_7b", "OR"), 4)])
-    runner.most_steps = 2
-    stream = graph.Stream(runner)
-    frame = inputs(runner, 4)[0]
+    model = network("fsnn_7b", "OR", neuron="IF")
+    runner = quantize(model, [inputs(model, 4)])
+    runner.max_steps = 2
+    stream = Stream(runner)
+    frame = inputs(model, 4)[0]
     stream.step(frame), stream.step(frame)
-    with pytest.raises(ValueError, match="after 2 time steps a membrane or logit could overflow"):
+    with pytest.raises(ValueError, match="after 3 time steps a membrane or logit could overflow: show at most 2"):
         stream.step(frame)
 
 
-DAMAGES = {
-    "a version": (lambda p: p.update(version=3), "of this version"),
-    "a size": (lambda p: p.update(T=-1), "out of range"),
-    "a scale": (lambda p: p.update(scale=float("nan")), "out of range"),
-    "a kind": (lambda p: p["nodes"][3].update(kind="pickle"), "no kind that is known"),
-    "a field": (lambda p: p["nodes"][3].update(more=1), "other fields"),
-    "an order": (lambda p: p["nodes"][3].update(inputs=("fc",)), "does not read layers before it"),
-    "a type": (lambda p: p["nodes"][0].update(weight=torch.zeros(4, 1, 3, 3)), "no tensor of int8"),
-    "a shape": (lambda p: p["nodes"][0].update(shape=(5, 14, 14)), "weights of another shape"),
-    "an output": (lambda p: p["nodes"][0].update(shape=(4, 13, 14)), "another size of its output"),
-    "a threshold": (lambda p: p["nodes"][1].update(threshold=torch.ones(3, dtype=torch.int32)), "do not fit"),
-    "a table": (lambda p: next(n for n in p["nodes"] if n["kind"] == "gate").update(table=(0, 1, 2, 1)), "no table"),
-    "a head": (lambda p: p["nodes"].pop(), "no classifier"),
-    "a comment of C": (
-        lambda p: next(n for n in p["nodes"] if n["kind"] == "gate").update(join="*/ int main; /*"),
-        "no table",
-    ),
-    "a name of C": (lambda p: p["config"].update(model="*/ int main; /*"), "has no name"),
-    "weights without memory": (
-        lambda p: p["nodes"][0].update(weight=torch.zeros(1, dtype=torch.int8).expand(4, 1, 3, 3)),
-        "no tensor of int8",
-    ),
-    "a neuron": (lambda p: p["nodes"][1].update(neuron="LIF"), "do not fit"),
-    "a gain": (lambda p: p["nodes"][1].update(gain="1"), "do not fit"),
-    "a version of no number": (lambda p: p.update(version=torch.ones(3)), "of this version"),
-    "deep lists": (lambda p: p["nodes"][0].update(stride=functools.reduce(lambda x, _: [x], range(5000), [1])), "deep"),
-}
-
-
-@pytest.mark.parametrize("damage", list(DAMAGES))
-def test_a_damaged_integer_network_is_refused(damage):
-    plain = graph.to_plain(graph.quantize(network("fsnn18", "OR"), [digits(4)]).graph)
-    assert torch.equal(
-        graph.Runner(graph.from_plain(plain))(digits(4)),
-        graph.quantize(network("fsnn18", "OR"), [digits(4)])(digits(4)),
-    )
-    change, message = DAMAGES[damage]
-    change(plain)
-    with pytest.raises(ValueError, match=message):
-        graph.from_plain(plain)
-
-
-@pytest.mark.parametrize("width", [3, 4])  # an odd number of weights in the stem, and an even one
-def test_four_bits_are_half_a_byte_in_a_file(width):
-    runner = graph.quantize(network("fsnn18", "OR", width=width), [digits(4)], 4)
-    plain = graph.to_plain(runner.graph)
-    again = graph.from_plain(plain)
-    convolutions = [(node.weight, again.node(node.name).weight) for node in runner.graph.of_kind("conv")]
-    assert all(torch.equal(ours, read) and read.dtype == torch.int8 for ours, read in convolutions)
-    lowest, highest = (torch.stack([end(w) for w, _ in convolutions]) for end in (torch.amin, torch.amax))
-    assert (lowest.min(), highest.max()) == (-7, 7)
-    packed = [node["weight"].numel() for node in plain["nodes"] if node["kind"] == "conv"]
-    assert packed == [(weight.numel() + 1) // 2 for weight, _ in convolutions]
-    for node in plain["nodes"]:  # as such files were before
-        if node["kind"] == "conv":
-            node["weight"] = again.node(node["name"]).weight
-            del node["packed"]
-    older = graph.from_plain({**plain, "version": 1})
-    assert torch.equal(graph.Runner(older)(digits(4)), runner(digits(4)))
-    for damage in ({"packed": (1, 2)}, {"packed": (4, 4, 4, 4)}, {"weight": 3}):
-        broken = graph.to_plain(runner.graph)
-        broken["nodes"][0].update(damage)
-        with pytest.raises(ValueError, match="no two in a byte"):
-            graph.from_plain(broken)
-
-
-def test_an_image_sequence_takes_the_way_of_every_other_network():
-    """Of a network that is shown one image, and one image for a network of frames: as the plain runner."""
-    runner = graph.quantize(network("fsnn18", "OR"), [digits(4)])
-    sequence = torch.stack([digits(8)[:4], digits(8)[4:]])
-    assert torch.equal(runner(sequence), graph.Runner(runner.graph)(sequence))
-    assert not torch.equal(runner(sequence), runner(sequence[0]))
-
-
 def test_logits_count_among_what_could_overflow():
-    runner = graph.quantize(network("fsnn18", "OR"), [digits(4)])
-    head = runner.graph.head
-    largest = dataclasses.replace(head, bias=torch.full_like(head.bias, 2**30))
-    assert graph.Runner(runner.graph.with_nodes({head.name: largest}, T=1)).most_steps == 1
+    graph = quantize(network("fsnn18", "OR"), [digits(4)]).graph
+    largest = dataclasses.replace(graph.head, bias=torch.full_like(graph.head.bias, 2**30))
+    assert Runner(graph.with_nodes({largest.name: largest}, T=1)).max_steps == 1
 
 
 def test_dead_channels_stay_within_32_bits():
@@ -366,6 +222,67 @@ def test_dead_channels_stay_within_32_bits():
     with torch.no_grad():
         model.layer1[0].conv1[0].weight[1] = 0.0
         model.layer1[0].conv1[0].weight[2] = 1e-12
-    runner = graph.quantize(model, [digits(8)])
-    assert dataclasses.is_dataclass(runner.graph)
+    runner = quantize(model, [digits(8)])
+    assert max(int(node.threshold.max()) for node in runner.graph.of(Fire)) <= 2**27
     assert runner(digits(8)).dtype == torch.int32
+
+
+def test_what_cannot_be_described_is_refused():
+    with pytest.raises(ValueError, match="dsnn18 still has its pathway"):
+        describe(network("dsnn18", "OR"), (14, 14))
+    model = create_model("sew_resnet18", width=4, stem="cifar").eval()
+    with pytest.raises(ValueError, match=r"layer1.0.join adds, so sew_resnet18 ADD is not full-spike"):
+        quantize(model, [torch.randn(2, 3, 8, 8)])
+    with pytest.raises(ValueError, match="bits=3 is out of range"):
+        quantize(network("fsnn18", "OR"), [digits(2)], 3)
+    with pytest.raises(ValueError, match=r"an input of shape \(1, 1, 9, 9\) does not end in"):
+        exact(network("fsnn18", "OR"), (14, 14))(torch.zeros(1, 1, 9, 9))
+
+
+# The file
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(("name", "size"), [("fsnn18", 14), ("fsnn_7b", 16), ("fsnn_wide7b", 48)])
+def test_a_file_holds_the_network(name, size, bits, tmp_path):
+    """Down to maps of one position, which are pooled further; an odd number of weights is packed as well."""
+    model = create_model(name, width=3, T=2, connect_f="OR", neuron="IF").eval()
+    x = torch.rand(2, 4, 2, size, size) if model.event_frames else torch.randn(4, 3, size, size)
+    runner = quantize(model, [x], bits)
+    saved.write_integer(runner.graph, tmp_path)
+    again = saved.read_integer(tmp_path / saved.FILE)
+    assert torch.equal(again(x), runner(x))
+    pairs = [(a.weight, b.weight) for a, b in zip(runner.graph.of(Conv), again.graph.of(Conv), strict=True)]
+    assert all(torch.equal(ours, read) for ours, read in pairs)
+    plain = [node["weight"].numel() for node in saved.to_plain(runner.graph)["nodes"] if node["kind"] == "conv"]
+    assert plain == [weight.numel() if bits == 8 else (weight.numel() + 1) // 2 for weight, _ in pairs]
+
+
+def of_kind(plain, kind):
+    return next(node for node in plain["nodes"] if node["kind"] == kind)
+
+
+DAMAGES = {
+    "a version": lambda p: p.update(version=3),
+    "time steps": lambda p: p.update(T=-1),
+    "a scale": lambda p: p.update(scale=float("nan")),
+    "a kind": lambda p: p["nodes"][3].update(kind="pickle"),
+    "a field": lambda p: p["nodes"][3].update(more=1),
+    "an order": lambda p: p["nodes"][3].update(inputs=("fc",)),
+    "a type": lambda p: p["nodes"][0].update(weight=torch.zeros(4, 1, 3, 3)),
+    "a shape": lambda p: p["nodes"][0].update(shape=(5, 14, 14)),
+    "a threshold": lambda p: p["nodes"][1].update(threshold=torch.ones(3, dtype=torch.int32)),
+    "a head": lambda p: p["nodes"].pop(),
+    "a comment of C": lambda p: of_kind(p, "gate").update(join="*/ int main; /*"),
+    "a name of C": lambda p: p["config"].update(model="*/ int main; /*"),
+    "text for a number": lambda p: p.update(logit_scale="1.0 */"),
+}
+
+
+@pytest.mark.parametrize("damage", list(DAMAGES))
+def test_a_damaged_file_is_one_line(damage, tmp_path):
+    plain = saved.to_plain(quantize(network("fsnn18", "OR"), [digits(4)]).graph)
+    DAMAGES[damage](plain)
+    torch.save({"graph": plain}, tmp_path / "integer.pth")
+    with pytest.raises(UserError, match=r"integer.pth is damaged or no integer network \(.*\): export it again"):
+        saved.read_integer(tmp_path / "integer.pth")
