@@ -3,6 +3,9 @@
 import pytest
 import torch
 from full_spike.models import create_model, detach_aap, fold_batchnorm, model_options
+from full_spike.utils.export.floats import exact
+from support.deployed import digits, spikes_of
+from support.deployed import network as spiking
 from torch import nn
 
 
@@ -25,11 +28,7 @@ def network(name, dtype, **options):
 
 @pytest.mark.parametrize(("dtype", "relative"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 @pytest.mark.parametrize(
-    "name",
-    [
-        *("dsnn18", "dsnn50", "sew_resnet18", "spiking_resnet18", "dsnn_wide7b", "sew_7b", "spiking_7b"),
-        *("ds_spikformer_4_384", "spikformer_8_512"),
-    ],
+    "name", ["dsnn18", "dsnn50", "spiking_resnet18", "dsnn_wide7b", "sew_7b", "ds_spikformer_4_384"]
 )
 @torch.no_grad()
 def test_logits_stay(name, dtype, relative):
@@ -42,6 +41,16 @@ def test_logits_stay(name, dtype, relative):
         for ours, theirs in zip(*(o if isinstance(o, tuple) else (o,) for o in (outputs, expected)), strict=True):
             assert theirs.std() > 0
             assert (ours - theirs).norm() <= relative * theirs.norm()
+
+
+@torch.no_grad()
+def test_no_spike_changes_in_float64():
+    model = spiking("fsnn18", "IAND", stem="imagenet")
+    runner = exact(model, (14, 14))
+    (before, _), (after, _) = (
+        spikes_of(m.double(), runner, digits(32).double()) for m in (model, fold_batchnorm(model))
+    )
+    assert all(torch.equal(spikes, after[name]) for name, spikes in before.items())
 
 
 @torch.no_grad()
@@ -68,9 +77,7 @@ def test_the_model_given_stays_and_a_folded_one_is_refused():
     model = network("sew_resnet18", torch.float32).train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     folded = fold_batchnorm(model)
-    assert model.training
-    assert not folded.training
-    assert before.keys() == model.state_dict().keys()
+    assert (model.training, folded.training) == (True, False)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     with pytest.raises(ValueError, match="no batch norm to fold"):
         fold_batchnorm(folded)

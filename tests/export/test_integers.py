@@ -6,7 +6,6 @@ import itertools
 
 import pytest
 import torch
-from full_spike import Stream, exact, quantize
 from full_spike.models import CONNECT_FUNCTIONS, create_model, fold_batchnorm, list_models
 from full_spike.utils.errors import UserError
 from full_spike.utils.export import fast, integers, saved
@@ -14,6 +13,8 @@ from full_spike.utils.export.graph import Conv, Fire, Gate, describe
 from full_spike.utils.export.run import Runner, apply_gate, to_bytes
 from support.deployed import digits, in_floats, inputs, network, spikes_of
 from torch import nn
+
+from full_spike import Stream, exact, quantize
 
 SPIKFORMER = {"width": 16, "heads": 2, "depth": 1, "patch": 2}
 NETWORKS = [

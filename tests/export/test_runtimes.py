@@ -9,7 +9,6 @@ import nir
 import numpy as np
 import pytest
 import torch
-from full_spike import Stream, exact, quantize
 from full_spike.models import create_model
 from full_spike.utils.errors import UserError
 from full_spike.utils.export import write_c, write_nir, write_onnx
@@ -21,6 +20,8 @@ from full_spike.utils.export.onnx import OnnxRuntime
 from full_spike.utils.export.run import Runner, to_bytes
 from full_spike.utils.measure.counter import ExactCounter
 from support.deployed import digits, in_floats, inputs, network
+
+from full_spike import Stream, exact, quantize
 
 NETWORKS = [
     ("fsnn18", "OR", {}),

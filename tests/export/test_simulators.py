@@ -8,12 +8,13 @@ import nirtorch
 import norse.torch
 import pytest
 import torch
-from full_spike import exact
 from full_spike.utils.export.graph import SPIKING
 from full_spike.utils.export.nir import symbol, to_nir
 from full_spike.utils.export.run import round_input
 from full_spike.utils.measure.hooks import hooked
 from support.deployed import inputs, network
+
+from full_spike import exact
 
 
 def on_norse(graph):

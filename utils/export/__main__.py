@@ -79,10 +79,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from full_spike.utils.export import c, nir, onnx, saved
     from full_spike.utils.export.compare import compare
     from full_spike.utils.export.floats import exact
+    from full_spike.utils.export.graph import Fire
     from full_spike.utils.export.integers import finetune, quantize_graph
     from full_spike.utils.export.run import Runner
 
-    require, write, runtime_of = {
+    require, write, open_runtime = {
         "integer": (lambda: None, saved.write_integer, saved.IntegerRuntime),
         "onnx": (onnx.import_onnx, onnx.write_onnx, onnx.OnnxRuntime),
         "nir": (nir.import_nir, nir.write_nir, nir.NirRuntime),
@@ -101,35 +102,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = finetune(
             model, data, bits=args.bits, epochs=args.finetune, lr=args.lr, batch_size=args.batch_size, seed=args.seed
         )
-    try:
-        runner = exact(detached(model), data.test[0][0].shape[-2:])
-        if args.to == "nir":
-            runner.graph.require_binary("nir")
-        if args.bits:
-            torch.manual_seed(args.seed)  # of the training images' augmentation
-            images = [x for x, _ in _batches(data.train, data.collate, args.batch_size, args.calibrate)]
-            runner = Runner(quantize_graph(runner.graph, images, args.bits))
-        with replacing(args.output) as folder:
-            folder.mkdir(parents=True)
-            write(runner.graph, folder)
-            runtime: Any = runtime_of(folder, runner.graph)
-            tested = _batches(data.test, data.collate, args.batch_size, args.images)
-            found = compare(original, runner, runtime, tested)
-            files = sorted(folder.iterdir())
-            found.facts = {file.name: f"{file.stat().st_size:,} bytes" for file in files}
+    with replacing(args.output) as folder:
+        folder.mkdir(parents=True)
+        try:
+            runner = exact(detached(model), data.test[0][0].shape[-2:])
             if args.bits:
-                fractions = sorted({node.fraction for node in runner.graph.nodes if node.kind == "fire"})
-                bits = f"{args.bits} bits; membranes with {', '.join(map(str, fractions))} fraction bits"
-                found.facts["weights"] = bits
-            if args.to == "c":
-                found.facts["flash"], found.facts["RAM"] = (f"{size:,} bytes" for size in runtime.memory())
+                torch.manual_seed(args.seed)  # of the training images' augmentation
+                images = [x for x, _ in _batches(data.train, data.collate, args.batch_size, args.calibrate)]
+                runner = Runner(quantize_graph(runner.graph, images, args.bits))
+            write(runner.graph, folder)
+        except ValueError as error:  # the network cannot become that
+            raise UserError(str(error)) from None
+        runtime: Any = open_runtime(folder, runner.graph)
+        found = compare(original, runner, runtime, _batches(data.test, data.collate, args.batch_size, args.images))
+        files = [file.name for file in sorted(folder.iterdir())]
+        found.facts = {name: f"{(folder / name).stat().st_size:,} bytes" for name in files}
+        if args.bits:
+            fractions = sorted({str(fire.fraction) for fire in runner.graph.of(Fire)})
+            found.facts["weights"] = f"{args.bits} bits; membranes with {', '.join(fractions)} fraction bits"
+        if args.to == "c":
+            found.facts["flash"], found.facts["RAM"] = (f"{size:,} bytes" for size in runtime.memory())
+        if not found.same:
             print(found.table(runtime.name))
-            if not found.same:
-                raise UserError(f"{runtime.name} does not give what PyTorch gives here: nothing was written")
-            (folder / "comparison.json").write_text(json.dumps(found.as_dict(), indent=1) + "\n", encoding="utf-8")
-    except ValueError as error:  # the network cannot become that
-        raise UserError(str(error)) from None
-    print(f"saved {', '.join(str(args.output / file.name) for file in files)} and comparison.json beside it")
+            raise UserError(f"{runtime.name} does not give what PyTorch gives here: nothing was written")
+        (folder / "comparison.json").write_text(json.dumps(found.as_dict(), indent=1) + "\n", encoding="utf-8")
+    print(found.table(runtime.name))
+    print(f"saved {', '.join(str(args.output / name) for name in files)} and comparison.json beside it")
     return 0
 
 

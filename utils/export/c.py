@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from full_spike.utils.errors import UserError
-from full_spike.utils.export.graph import Conv, Fire, Gate, Graph, Head, Pool
+from full_spike.utils.export.graph import Conv, Gate, Graph, Head, Pool
 from full_spike.utils.export.run import max_steps, to_bytes
 from torch import Tensor
 

@@ -8,6 +8,7 @@ are read again for each piece. Spikes and logits are those of `Runner`, bit for 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -145,7 +146,7 @@ class FastRunner(Runner):
         # the loop takes in a gate right behind its neuron if nobody else reads that neuron's spikes
         self._gates = {
             fire.name: gate
-            for fire, gate in zip(nodes, nodes[1:], strict=False)
+            for fire, gate in itertools.pairwise(nodes)
             if isinstance(fire, Fire) and isinstance(gate, Gate) and gate.inputs[1] == fire.name
             and readers.count(fire.name) == 1
         }  # fmt: skip
@@ -233,6 +234,8 @@ class FastRunner(Runner):
         static = node.inputs[0] == self.graph.stem.name and not self.graph.frames
         x = _by_step(sums, 1 if static else steps)
         shortcut = None if gate is None else _by_step(values[gate.inputs[0]], steps)
-        rule = Rule("", 0.0, float(1 << node.fraction), _join(gate.table if gate else _SPIKES), steps if static else None)
+        rule = Rule(
+            "", 0.0, float(1 << node.fraction), _join(gate.table if gate else _SPIKES), steps if static else None
+        )
         outs = [step.view(-1, sums.shape[1]) for step in out]
         call(integrate, rule, Operands(x, node.threshold, node.bias, None, shortcut), *outs)

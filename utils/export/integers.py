@@ -68,7 +68,7 @@ def rounded_weight(weight: Tensor, bits: int) -> Tensor:
 def powers_of_two(rate: float) -> tuple[tuple[int, int], ...]:
     """(sign, shift) of terms sign * 2^-shift that sum to a rate in (0, 1], within 2^-11.
 
-    The non-adjacent form of the nearest multiple of 2^-10, never two digits other than 0 side by side: the fewest terms.
+    The non-adjacent form of the nearest multiple of 2^-10, which has the fewest terms.
     """
     rest, shift = max(1, round(rate * 2**_LONGEST_SHIFT)), _LONGEST_SHIFT
     terms: list[tuple[int, int]] = []
@@ -236,7 +236,7 @@ def finetune(model: Any, data: Datasets, *, bits: int, epochs: int, lr: float, b
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-            total += float(loss) * len(target)
+            total += loss.item() * len(target)
         schedule.step()
         mean = total / len(data.train)
         print(f"fine-tuning with {bits}-bit weights, epoch {epoch + 1}/{epochs}: loss {mean:.4f}", flush=True)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from full_spike.utils.errors import UserError
-from full_spike.utils.export.graph import INPUT, SPIKING, Add, Attention, Conv, Fire, Gate, Graph, Head, Pool
+from full_spike.utils.export.graph import SPIKING, Add, Attention, Conv, Fire, Gate, Graph, Head, Pool
 from full_spike.utils.export.run import INPUT_BITS
 from torch import Tensor
 
