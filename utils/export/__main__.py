@@ -15,6 +15,7 @@ import copy
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not found.same:
             print(found.table(runtime.name))
             raise UserError(f"{runtime.name} does not give what PyTorch gives here: nothing was written")
-        (folder / "comparison.json").write_text(json.dumps(found.as_dict(), indent=1) + "\n", encoding="utf-8")
+        (folder / "comparison.json").write_text(
+            json.dumps({**asdict(found), "same": found.same}, indent=1) + "\n", encoding="utf-8"
+        )
     print(found.table(runtime.name))
     print(f"saved {', '.join(str(args.output / name) for name in files)} and comparison.json beside it")
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -70,30 +70,26 @@ class Comparison:
             return False
         return not any(layer.exported for layer in self.layers)
 
-    def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "same": self.same}
-
     def table(self, runtime: str) -> str:
         width = max(len(layer.name) for layer in self.layers)
         lines = [f"{'layer':{width}}  {'spikes at most':>14}  {'fired':>7}  {'differ from the trained one':>28}  "
                  f"{'from PyTorch':>12}"]  # fmt: skip
         for layer in self.layers:
-            share = f"{layer.original:,} ({100 * layer.original / max(1, layer.neurons):.4f} %)"
-            rate = f"{100 * layer.fired / max(1, layer.neurons):.1f} %"
+            share = f"{layer.original:,} ({100 * layer.original / layer.neurons:.4f} %)"
+            rate = f"{100 * layer.fired / layer.neurons:.1f} %"
             lines.append(f"{layer.name:{width}}  {layer.neurons:>14,}  {rate:>7}  {share:>28}  {layer.exported:>12,}")
-        n = max(1, self.images)
+        n = self.images
         right = [f"{100 * count / n:.2f} %" for count in (self.right_original, self.right_runtime)]
         lines += [
-            f"{self.images:,} images; classes that differ from the trained network's: {self.classes_original}, "
+            f"{n:,} images; classes that differ from the trained network's: {self.classes_original}, "
             f"from the exported one's in PyTorch: {self.classes_exported}",
             f"logits differ by at most {self.logits_original:.3g} from the trained network's, "
             f"{self.logits_exported:.3g} from the exported one's in PyTorch",
             f"accuracy {right[0]} in PyTorch, {right[1]} on {runtime}",
-            f"images a second: {n / max(1e-9, self.seconds_original):,.1f} in PyTorch, "
-            f"{n / max(1e-9, self.seconds_runtime):,.1f} on {runtime}",
-            *(f"{name}: {value}" for name, value in self.facts.items()),
+            f"images a second: {n / self.seconds_original:,.1f} in PyTorch, "
+            f"{n / self.seconds_runtime:,.1f} on {runtime}",
         ]
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"{name}: {value}" for name, value in self.facts.items())])
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
@@ -264,7 +265,7 @@ _MAKERS: dict[Any, Callable[..., Any]] = {nn.Conv2d: _conv, BaseNode: _fire, Joi
 
 
 class _Trace:
-    """Nodes in the order in which their modules ran."""
+    """Nodes in the order in which their modules run."""
 
     def __init__(self, model: Any, example: Tensor) -> None:
         self.model = model
@@ -275,17 +276,28 @@ class _Trace:
 
     def hooks(self) -> Iterator[RemovableHandle]:
         for name, module in self.model.named_modules():
-            maker = next((maker for kind, maker in _MAKERS.items() if isinstance(module, kind)), None)
-            if module is self.model.classifier:
-                yield module.register_forward_hook(self._head(name))
-            elif maker is not None:
-                yield module.register_forward_hook(self._layer(name, maker), with_kwargs=True)
-            elif callable(getattr(module, "product", None)):  # attention, which reshapes by copying on the way
-                module.product = self._product(name, module)
-            elif isinstance(module, nn.AdaptiveAvgPool2d):
-                yield module.register_forward_pre_hook(self._average(name))
-            elif isinstance(module, _BatchNorm | nn.Linear | nn.modules.pooling._AvgPoolNd):
-                raise ValueError(f"{name} ({type(module).__name__}) is of a kind that cannot be described")
+            if callable(getattr(module, "product", None)):  # attention, which reshapes by copying on the way
+                module.product = functools.partial(self._product, f"{name}.product", module.heads, module.product)
+            yield module.register_forward_hook(functools.partial(self._after, name), with_kwargs=True)
+
+    def _after(self, name: str, module: Any, args: tuple, kwargs: dict[str, Tensor], output: Tensor) -> None:
+        """A module has run."""
+        maker = next((maker for kind, maker in _MAKERS.items() if isinstance(module, kind)), None)
+        if module is self.model.classifier:
+            shape = tuple(output.shape[1:])
+            self.nodes.append(Head(name, self._pooled, shape, _values(module.weight), _values(module.bias)))
+        elif isinstance(module, nn.AdaptiveAvgPool2d):
+            self._pooled = self._inputs(name, *args)
+        elif maker is not None:
+            inputs = self._inputs(name, *args, *kwargs.values())
+            self._add(maker(module, name=name, inputs=inputs, shape=tuple(output.shape[-3:])), output)
+        elif isinstance(module, _BatchNorm | nn.Linear | nn.modules.pooling._AvgPoolNd):
+            raise ValueError(f"{name} ({type(module).__name__}) is of a kind that cannot be described")
+
+    def _product(self, name: str, heads: int, product: Callable[..., Tensor], *qkv: Tensor) -> Tensor:
+        inputs, output = self._inputs(name, *qkv), product(*qkv)
+        self._add(Attention(name, inputs, tuple(output.shape[-3:]), heads), output)
+        return output
 
     def _inputs(self, name: str, *tensors: Tensor) -> tuple[str, ...]:
         try:
@@ -299,37 +311,6 @@ class _Trace:
         self.nodes.append(node)
         self._sources[output.untyped_storage().data_ptr()] = node.name
         self._alive.append(output)
-
-    def _layer(self, name: str, maker: Callable[..., Any]) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], output: Tensor) -> None:
-            inputs = self._inputs(name, *args, *kwargs.values())
-            self._add(maker(module, name=name, inputs=inputs, shape=tuple(output.shape[-3:])), output)
-
-        return hook
-
-    def _product(self, name: str, module: Any) -> Callable[..., Tensor]:
-        product = module.product
-
-        def watched(*qkv: Tensor) -> Tensor:
-            inputs = self._inputs(name, *qkv)
-            output: Tensor = product(*qkv)
-            self._add(Attention(f"{name}.product", inputs, tuple(output.shape[-3:]), int(module.heads)), output)
-            return output
-
-        return watched
-
-    def _average(self, name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            self._pooled = self._inputs(name, args[0])
-
-        return hook
-
-    def _head(self, name: str) -> Callable[..., None]:
-        def hook(module: Any, _args: tuple, output: Tensor) -> None:
-            shape = tuple(output.shape[1:])
-            self.nodes.append(Head(name, self._pooled, shape, _values(module.weight), _values(module.bias)))
-
-        return hook
 
 
 @torch.no_grad()
