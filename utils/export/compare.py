@@ -5,27 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from full_spike.utils.export.graph import SPIKING
 from full_spike.utils.export.run import Runner
 from full_spike.utils.measure.hooks import hooked
 from torch import Tensor, nn
-
-
-class Runtime(Protocol):
-    """Where an exported network runs. Inputs are [N, C, H, W] or frames [T, N, C, H, W], float32."""
-
-    name: str
-
-    def logits(self, x: Tensor) -> Tensor:
-        """Logits [N, classes], as fast as it can."""
-        ...
-
-    def spikes(self, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """(spikes [T, N, C, H, W] by layer, logits [N, classes])."""
-        ...
 
 
 @dataclass
@@ -114,14 +100,14 @@ def _timed(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[float, Tens
 
 @torch.no_grad()
 def compare(
-    original: nn.Module, exported: Runner, runtime: Runtime, batches: Iterable[tuple[Tensor, Tensor]]
+    original: nn.Module, exported: Runner, runtime: Any, batches: Iterable[tuple[Tensor, Tensor]]
 ) -> Comparison:
     """Run all three on the same batches.
 
     Args:
         original: the trained network, its pathway taken off, in eval mode on the CPU.
         exported: what was exported, in PyTorch.
-        runtime: where it runs.
+        runtime: where it runs, with `spikes(x)` like the runner's and `logits(x)`, as fast as it can be.
         batches: (images [N, C, H, W] or frames [T, N, C, H, W], classes [N]).
     """
     graph = exported.graph
