@@ -81,8 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from full_spike.utils.export.compare import compare
     from full_spike.utils.export.floats import exact
     from full_spike.utils.export.graph import Fire
-    from full_spike.utils.export.integers import finetune, quantize_graph
-    from full_spike.utils.export.run import Runner
+    from full_spike.utils.export.integers import finetune, quantize
 
     require, write, open_runtime = {
         "integer": (lambda: None, saved.write_integer, saved.IntegerRuntime),
@@ -106,11 +105,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     with replacing(args.output) as folder:
         folder.mkdir(parents=True)
         try:
-            runner = exact(detached(model), data.test[0][0].shape[-2:])
             if args.bits:
                 torch.manual_seed(args.seed)  # of the training images' augmentation
                 images = [x for x, _ in _batches(data.train, data.collate, args.batch_size, args.calibrate)]
-                runner = Runner(quantize_graph(runner.graph, images, args.bits))
+                runner: Any = quantize(detached(model), images, args.bits)
+            else:
+                runner = exact(detached(model), data.test[0][0].shape[-2:])
             write(runner.graph, folder)
         except ValueError as error:  # the network cannot become that
             raise UserError(str(error)) from None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
@@ -111,6 +111,11 @@ class Pool(Node):
     kernel: tuple[int, int]
     stride: tuple[int, int]
     padding: tuple[int, int]
+
+    def end_padding(self, size: Sequence[int]) -> list[int]:
+        """How far the last windows reach past an input of this (height, width)."""
+        sides = zip(self.shape[1:], self.stride, self.kernel, self.padding, size, strict=True)
+        return [max(0, (out - 1) * s + k - p - n) for out, s, k, p, n in sides]
 
 
 @dataclass(frozen=True)

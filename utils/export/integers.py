@@ -137,10 +137,21 @@ def _bias_corrections(graph: Graph, batches: list[Tensor], bits: int) -> dict[st
     return corrections
 
 
-def quantize_graph(graph: Graph, calibration: list[Tensor], bits: int = 8) -> Graph:
-    """The integer network of one of exact floats (see `exact_sums`); arguments and errors of `quantize`."""
+def quantize(model: Any, calibration: list[Tensor], bits: int = 8) -> FastRunner:
+    """The integer network of a trained one whose pathway was taken off.
+
+    Args:
+        calibration: a few batches of what it is to run on, [N, C, H, W] or [T, N, C, H, W]; they give the scale of the
+            bytes and the mean currents.
+        bits: 8 or 4, of all weights but the classifier's, which have 8.
+
+    Raises:
+        ValueError: see `describe`; or the network is not binary between its layers, or the bits are others.
+    """
     if bits not in BITS:
         raise ValueError(f"bits={bits} is out of range: weights have {' or '.join(map(str, BITS))}")
+    height, width = calibration[0].shape[-2:]
+    graph = exact_sums(describe(model, (height, width)))
     graph.require_binary("an integer network")
     for node in graph.of(Attention):
         raise ValueError(f"{node.name} is attention, which integer networks do not have: export floats")
@@ -164,22 +175,7 @@ def quantize_graph(graph: Graph, calibration: list[Tensor], bits: int = 8) -> Gr
     whole = graph.with_nodes(changed, bits=bits, scale=scale, zero=zero, logit_scale=logit_scale)
     if max_steps(whole) < graph.T:
         raise ValueError(f"{graph.T} time steps could overflow 32 bits: use a smaller T")
-    return whole
-
-
-def quantize(model: Any, calibration: list[Tensor], bits: int = 8) -> FastRunner:
-    """The integer network of a trained one whose pathway was taken off.
-
-    Args:
-        calibration: a few batches of what it is to run on, [N, C, H, W] or [T, N, C, H, W]; they give the scale of the
-            bytes and the mean currents.
-        bits: 8 or 4, of all weights but the classifier's, which have 8.
-
-    Raises:
-        ValueError: see `describe`; or the network is not binary between its layers, or the bits are others.
-    """
-    height, width = calibration[0].shape[-2:]
-    return FastRunner(quantize_graph(exact_sums(describe(model, (height, width))), calibration, bits))
+    return FastRunner(whole)
 
 
 # Training with rounded weights

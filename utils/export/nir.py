@@ -135,10 +135,7 @@ class _Writer:
             self.any_of(name, node.shape, source)
             return
         # NIR pads both sides alike: where the last window reaches past the end, the kernel begins with zeros as well
-        past = [
-            max(0, (out - 1) * s + k - n - 2 * p)
-            for out, s, k, n, p in zip(node.shape[1:], node.stride, node.kernel, shape[1:], node.padding, strict=True)
-        ]
+        past = [max(0, end - p) for end, p in zip(node.end_padding(shape[1:]), node.padding, strict=True)]
         padding = [p + more for p, more in zip(node.padding, past, strict=True)]
         if any(padding):
             kernel = np.pad(_full(node.kernel, 1.0), [(more, 0) for more in past])

@@ -196,12 +196,7 @@ class _Writer:
         self.op("Add", names, node.name)
 
     def pool(self, node: Pool) -> None:
-        size = self.graph.shape_of(node.inputs[0])[-2:]
-        # the last window may reach past the last row
-        past = [
-            max(0, (out - 1) * s + k - n - p)
-            for out, s, k, n, p in zip(node.shape[-2:], node.stride, node.kernel, size, node.padding, strict=True)
-        ]
+        past = node.end_padding(self.graph.shape_of(node.inputs[0])[1:])
         window = {"kernel_shape": list(node.kernel), "strides": list(node.stride), "pads": [*node.padding, *past]}
         self.op("MaxPool", [node.inputs[0]], node.name, **window)
 

@@ -59,10 +59,9 @@ def attend(node: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def max_pool(node: Pool, x: Tensor) -> Tensor:
     """The maximum over windows of spikes [M, C, H, W], in their type and layout."""
-    (height, width), (kh, kw), (sh, sw), (top, left) = node.shape[-2:], node.kernel, node.stride, node.padding
-    # a window may reach past the last row; a zero is never more than a spike
-    bottom, right = (height - 1) * sh + kh - top - x.shape[-2], (width - 1) * sw + kw - left - x.shape[-1]
-    padded = F.pad(x, (left, max(0, right), top, max(0, bottom)))
+    (height, width), (kh, kw), (sh, sw), (top, left) = node.shape[1:], node.kernel, node.stride, node.padding
+    bottom, right = node.end_padding(x.shape[-2:])
+    padded = F.pad(x, (left, right, top, bottom))  # a zero is never more than a spike
     parts = [
         padded[:, :, i : i + (height - 1) * sh + 1 : sh, j : j + (width - 1) * sw + 1 : sw]
         for i in range(kh)
@@ -84,9 +83,6 @@ class Runner(nn.Module):
     def __init__(self, graph: Graph) -> None:
         super().__init__()
         self.graph = graph
-        self.config = graph.config
-        self.event_frames = graph.frames
-        self.in_channels = graph.input_shape[0]
         self.max_steps = max_steps(graph) if graph.integer else None
         self._last_use = graph.last_use
         self._largest_sums = {conv.name: largest_sum(graph, conv) for conv in graph.of(Conv) if graph.integer}
