@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     require()
 
     def detached(model: Any) -> Any:
-        return detach_aap(model).eval() if model.aap is not None else model.eval()
+        return detach_aap(model).eval() if getattr(model, "aap", None) is not None else model.eval()
 
     torch.manual_seed(args.seed)
     model: Any = build_network(args)
