@@ -135,9 +135,9 @@ class Runner(nn.Module):
     def _output(self, node: Any, inputs: list[Tensor], steps: int, state: dict[str, Tensor] | None) -> Tensor:
         match node:
             case Conv():
-                return self._conv(node, *inputs)
+                return self._conv(node, inputs[0])
             case Fire():
-                return self._fire(node, *inputs, steps, state)
+                return self._fire(node, inputs[0], steps, state)
             case Gate():
                 return apply_gate(node, *inputs)
             case Add():
