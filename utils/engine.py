@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -144,14 +145,14 @@ class Run:
         # the hooks run after steps that the optimizer made: the loss scaler leaves some out
         if args.sched_on_updates:
             self.optimizer.register_step_post_hook(lambda *_: self.schedule.step())
-        self.ema: AveragedModel | None = None
-        if args.ema_decay is not None:
-            ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(args.ema_decay), use_buffers=True)
-            self.optimizer.register_step_post_hook(lambda *_: ema.update_parameters(self.model))
-            self.ema = ema
         self.network: Any = torch.compile(self.model) if args.compile else self.model
         if world.size > 1:
             self.network = distributed.data_parallel(self.network, world)
+        self.ema: AveragedModel | None = None
+        if args.ema_decay is not None:  # of the weights that all processes have from here on
+            ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(args.ema_decay), use_buffers=True)
+            self.optimizer.register_step_post_hook(lambda *_: ema.update_parameters(self.model))
+            self.ema = ema
         self.compiles = args.fused or args.compile  # the first step does
         self.meter = Meter(readout_names(self.model), world.device)
         self.interrupts = Interrupts(world, args.checkpoint_every)
@@ -183,7 +184,9 @@ class Run:
 def place(model: Any, args: Args, world: World) -> Any:
     """A network on its device, in its memory format, with compiled layers and recomputation as the options say."""
     layout: Any = torch.channels_last if args.channels_last else torch.preserve_format
-    model = save_memory(use_fused(model.to(world.device, memory_format=layout), args.fused), args.memory_saving)
+    model = use_fused(model.to(world.device, memory_format=layout), args.fused)
+    if args.memory_saving:
+        model = save_memory(model)
     if args.sync_bn and not args.test_only:
         if world.device.type != "cuda":
             raise UsageError("--sync-bn needs GPUs (torch has it for CUDA alone): leave it out with --device cpu")
@@ -346,7 +349,9 @@ def end_epoch(run: Run, speed: float) -> None:
             run.ema.module, run.loaders.test, run.world, run.log, title="ema", after_batch=stop_if_asked
         )
     if not args.sched_on_updates:
-        run.schedule.step()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, that no optimizer step was made before: none is left on resuming
+            run.schedule.step()
     result = EpochResult(
         epoch, loss, train, test, averaged, rates.read(run.world) if rates else {}, lr, speed, run.clock.left(epoch + 1)
     )
