@@ -19,9 +19,7 @@ DATA_SETS = (
     "full_spike.dvsgesture.data",
     "full_spike.imagenet.data",
 )
-context.set_forkserver_preload(
-    ["pytest", *DATA_SETS, "full_spike.utils.testing", "torch.utils.tensorboard"]
-)
+context.set_forkserver_preload(["pytest", *DATA_SETS, "full_spike.utils.testing", "torch.utils.tensorboard"])
 
 
 def _exit_with(function, args, outputs, env):
