@@ -520,8 +520,9 @@ def resume(run: Run) -> None:
     now = {**run.recipe(), "world_size": world.size}
     # what an older checkpoint does not know of was not an option then
     changed = {k: f"{k} {then[k]} -> {now[k]}" for k in now if k not in MAY_CHANGE and k in then and then[k] != now[k]}
-    if changed.keys() & COURSE:
-        what = "; ".join(changed[k] for k in sorted(changed.keys() & COURSE))
+    parts = {k for k in ("warmup_epochs", "cooldown_epochs") if k in changed and 0 in (then[k], now[k])}
+    if course := changed.keys() & COURSE | parts:
+        what = "; ".join(changed[k] for k in sorted(course))
         raise UsageError(f"{path} has an optimizer and a schedule for other options ({what}): use the same")
     if state["step"] and changed.keys() & DEALING:
         what = "; ".join(changed[k] for k in sorted(changed.keys() & DEALING))

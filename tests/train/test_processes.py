@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from full_spike.utils import checkpoint
 from full_spike.utils.checkpoint import require_alike
-from full_spike.utils.data.loading import EpochSampler, EvaluationSampler, SeededSamples
+from full_spike.utils.data.loading import EpochSampler
 from full_spike.utils.distributed import Consensus, World
 from full_spike.utils.errors import UserError
 from full_spike.utils.interrupts import NOTHING, SAVE, STOP, Interrupts
@@ -66,21 +66,6 @@ def test_a_failure_of_the_main_process_stops_all():
     assert second == "UserError: the work failed in the main process: its error says why"
 
 
-@pytest.mark.parametrize("length", [29, 30, 31])
-def test_samplers_deal_out_every_sample(length):
-    data = list(range(length))
-    worlds = [World(rank=rank, size=3) for rank in range(3)]
-    tested = [i for world in worlds for i in EvaluationSampler(data, world)]
-    assert sorted(tested) == data
-    samplers = [EpochSampler(data, 4, world, seed=0) for world in worlds]
-    trained = [index for sampler in samplers for _, index in sampler]
-    assert set(trained) == set(data)
-    assert len(trained) == 3 * samplers[0].share < length + 3
-    single = [index for _, index in EpochSampler(data, 12, World(), seed=0)]
-    merged = [index for turn in zip(*(list(s) for s in samplers), strict=True) for _, index in turn]
-    assert merged[:length] == single
-
-
 def test_an_epoch_goes_on_where_it_stopped_and_the_next_one_differs():
     sampler = EpochSampler(range(50), 8, World(), seed=1)
     sampler.start_at(3)
@@ -91,24 +76,6 @@ def test_an_epoch_goes_on_where_it_stopped_and_the_next_one_differs():
     assert len(sampler) == 18
     sampler.start_at(4)
     assert [i for _, i in sampler] != [i for _, i in whole]
-
-
-def test_a_samples_randomness_depends_on_seed_epoch_and_index_alone():
-    class Noise:
-        def __getitem__(self, index):
-            return torch.rand(2).tolist()
-
-        def __len__(self):
-            return 10
-
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
-    one = SeededSamples(Noise(), 7)
-    draws = {(epoch, index): one[epoch, index] for epoch in range(3) for index in range(3)}
-    assert torch.equal(torch.get_rng_state(), before)
-    assert len({tuple(v) for v in draws.values()}) == 9
-    assert SeededSamples(Noise(), 7)[2, 1] == draws[2, 1]
-    assert SeededSamples(Noise(), 8)[2, 1] != draws[2, 1]
 
 
 def test_derived_seeds_fill_32_bits_evenly():
