@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import torch
 import torch.multiprocessing as mp
+
 from full_spike.utils import distributed
 
 context = multiprocessing.get_context("forkserver")
