@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+
 from full_spike.utils import checkpoint
 from full_spike.utils.errors import UserError
 from support.command import ROOT, TORCHRUN, assert_same_run, newest, only, refused, run_together, succeed

@@ -5,12 +5,13 @@ from argparse import Namespace
 
 import pytest
 import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
 from full_spike.models import create_model, detach_aap, to_published
 from full_spike.utils import checkpoint
-from PIL import Image
 from support.command import TINY, assert_same_run, entries, newest, only, refused, row, run, succeed
 from support.images import image_tree
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 TRAIN = "full_spike.cifar.train"
 

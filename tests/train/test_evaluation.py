@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+
 from full_spike.utils.distributed import World
 from full_spike.utils.testing import ByClass, Predictions
 from support.command import TINY, only, row, run_together, succeed

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+
 from full_spike.cifar10dvs.train import make_parser as wide_parser
 from full_spike.dvsgesture.train import make_parser as gesture_parser
 from full_spike.models import create_model, detach_aap

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+
 from support.command import ROOT, entries, launch, only, refused, row, run, run_together, succeed
 from support.images import imagenet_tree
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+
 from full_spike.models import create_model, detach_aap, save_pretrained, to_published
 from full_spike.utils import checkpoint
 from support.command import assert_same_run, newest, only, refused, run_ranks, succeed

@@ -9,6 +9,8 @@ import sys
 import time
 
 import pytest
+
+from benchmarks.jobs import OWN_STORES, Jobs, children, wait_for
 from full_spike.cifar.train import main
 from full_spike.utils import checkpoint
 from full_spike.utils.distributed import World
@@ -18,8 +20,6 @@ from support import processes
 from support.command import assert_same_run, only
 from support.images import imagenet_tree
 from support.jobs import DIGITS, latest
-
-from benchmarks.jobs import OWN_STORES, Jobs, children, wait_for
 
 
 @pytest.fixture

@@ -10,12 +10,13 @@ import time
 from functools import partial
 
 import pytest
+from torch.nn.modules.module import register_module_forward_hook
+
 from full_spike.imagenet.train import main
 from full_spike.utils import checkpoint
 from support import processes
 from support.command import assert_same_run, newest, only, succeed
 from support.images import imagenet_tree
-from torch.nn.modules.module import register_module_forward_hook
 
 TRAIN = "full_spike.imagenet.train"
 ARGS = (

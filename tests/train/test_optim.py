@@ -4,12 +4,13 @@ import math
 
 import pytest
 import torch
+from torch import nn
+
 from full_spike.cifar.train import make_parser
 from full_spike.models import create_model
 from full_spike.utils.errors import UsageError
 from full_spike.utils.optim import SCHEDULES, make_optimizer, make_schedule
 from full_spike.utils.options import parse
-from torch import nn
 
 LR = 0.4
 

@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 import torch.distributed as dist
+
 from full_spike.utils import checkpoint
 from full_spike.utils.checkpoint import require_alike
 from full_spike.utils.data.loading import EpochSampler

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 import yaml
+
 from full_spike.cifar.train import make_parser as cifar_parser
 from full_spike.imagenet.train import make_parser as imagenet_parser
 from full_spike.utils.optim import make_schedule

@@ -6,14 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from benchmarks.jobs import Jobs, wait_for
 from full_spike.imagenet.train import main
 from full_spike.utils import distributed
 from full_spike.utils.errors import UserError
 from support.command import assert_same_run, only
 from support.images import imagenet_tree
 from support.jobs import latest
-
-from benchmarks.jobs import Jobs, wait_for
 
 SLURM = Path(__file__).parents[1] / "support" / "fake_slurm"
 # 32 pixels: on maps of one pixel torch's bfloat16 gradient of a strided convolution reads memory that nobody wrote

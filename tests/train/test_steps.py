@@ -5,6 +5,10 @@ import math
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import TensorDataset
+
 from full_spike.cifar.train import make_parser
 from full_spike.models import create_model, use_fused
 from full_spike.models.fused import available
@@ -16,9 +20,6 @@ from full_spike.utils.losses import DualStreamLoss
 from full_spike.utils.metrics import Meter
 from full_spike.utils.options import parse
 from support.processes import on_processes
-from torch import nn
-from torch.nn import functional as F
-from torch.utils.data import TensorDataset
 
 SPIKFORMER = "ds_spikformer_4_384"
 SIZES = {
