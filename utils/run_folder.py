@@ -62,7 +62,7 @@ def run_name(args: Args, network: Mapping[str, Any], prefix: str = "") -> str:
     for option, value in args.of("data", "network", "recipe").items():
         if option not in _RELEASED | _DATA | _READING and value is not None and value != args.default(option):
             text = "-".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
-            text = "" if value in (True, False) else re.sub(r"[^\w.+=-]", "-", text)
+            text = "" if isinstance(value, bool) else re.sub(r"[^\w.+=-]", "-", text)
             name += f"_{'no' if value is False else ''}{option.replace('_', '')}{text}"
     name = prefix + name
     if len(name.encode()) > _LONGEST:

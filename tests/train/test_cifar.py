@@ -88,7 +88,7 @@ def test_counting_a_trained_network(trained):
     counted = json.loads((folder / "synops" / "synops.json").read_text())
     assert counted["rates_are_real"]
     names = [network["network"] for network in counted["networks"]]
-    assert names == ["dsnn18 OR, AAP kept", "dsnn18 OR, AAP detached", "ANN resnet18"]
+    assert names[:2] == ["dsnn18 OR, AAP kept", "dsnn18 OR, AAP detached"]
     assert "use it with --test-only" in refused(TRAIN, *common, status=2)
 
 
