@@ -136,7 +136,7 @@ def test_what_is_no_checkpoint_of_a_run_is_one_line(run, folder):
         ([1, 2, 3], "holds weights alone"),
         ({key: value for key, value in state.items() if key != "random_states"}, "it has no 'random_states'"),
         ({**state, "model": {**state["model"], "fc.bias": torch.tensor([1.0, float("nan")])}}, "are not finite"),
-        ({**state, "lr_scheduler": []}, "does not fit this run"),
+        ({**state, "optimizer": []}, "does not fit this run"),
     ):
         torch.save(content, path)
         assert message in resume(run, folder, path)
@@ -166,7 +166,7 @@ def test_damage_is_noticed(run, folder):
         flipped[place] ^= 1 << (i + 4) % 8
         (folder / "flipped.pth").write_bytes(flipped)
         if i == 0:
-            assert "is damaged (checksum of" in resume(run, folder, folder / "flipped.pth")
+            assert "(checksum of" in resume(run, folder, folder / "flipped.pth")
         try:
             content = checkpoint.read(folder / "flipped.pth")
         except UserError:
