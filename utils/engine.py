@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -184,7 +185,9 @@ class Run:
 def place(model: Any, args: Args, world: World) -> Any:
     """A network on its device, in its memory format, with compiled layers and recomputation as the options say."""
     layout: Any = torch.channels_last if args.channels_last else torch.preserve_format
-    model = save_memory(use_fused(model.to(world.device, memory_format=layout), args.fused), args.memory_saving)
+    model = use_fused(model.to(world.device, memory_format=layout), args.fused)
+    if args.memory_saving:
+        model = save_memory(model)
     if args.sync_bn and not args.test_only:
         if world.device.type != "cuda":
             raise UsageError("--sync-bn needs GPUs (torch has it for CUDA alone): leave it out with --device cpu")
@@ -347,7 +350,9 @@ def end_epoch(run: Run, speed: float) -> None:
             run.ema.module, run.loaders.test, run.world, run.log, title="ema", after_batch=stop_if_asked
         )
     if not args.sched_on_updates:
-        run.schedule.step()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, that no optimizer step was made before: none is left on resuming
+            run.schedule.step()
     result = EpochResult(
         epoch, loss, train, test, averaged, rates.read(run.world) if rates else {}, lr, speed, run.clock.left(epoch + 1)
     )
@@ -516,8 +521,9 @@ def resume(run: Run) -> None:
     now = {**run.recipe(), "world_size": world.size}
     # what an older checkpoint does not know of was not an option then
     changed = {k: f"{k} {then[k]} -> {now[k]}" for k in now if k not in MAY_CHANGE and k in then and then[k] != now[k]}
-    if changed.keys() & COURSE:
-        what = "; ".join(changed[k] for k in sorted(changed.keys() & COURSE))
+    parts = {k for k in ("warmup_epochs", "cooldown_epochs") if k in changed and 0 in (then[k], now[k])}
+    if course := changed.keys() & COURSE | parts:
+        what = "; ".join(changed[k] for k in sorted(course))
         raise UsageError(f"{path} has an optimizer and a schedule for other options ({what}): use the same")
     if state["step"] and changed.keys() & DEALING:
         what = "; ".join(changed[k] for k in sorted(changed.keys() & DEALING))

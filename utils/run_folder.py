@@ -33,7 +33,8 @@ _RELEASED = {
     "step_size", "gamma", "optimizer", "weight_decay", "amp", "amp_dtype",
 }  # fmt: skip
 # what the data's own name says, and how they are read
-_READING = {"dataset", "data_path", "workers", "cache_dataset", "download"}
+_DATA = {"dataset", "image_size", "frame_size", "T_train", "augment"}
+_READING = {"data_path", "workers", "cache_dataset", "download"}
 _LONGEST = 200  # bytes of a name, of the 255 that file systems take
 
 
@@ -59,9 +60,9 @@ def run_name(args: Args, network: Mapping[str, Any], prefix: str = "") -> str:
     if args.lr_scheduler == "cosine-timm":
         name += "_cosine-timm"
     for option, value in args.of("data", "network", "recipe").items():
-        if option not in _RELEASED | _READING and value is not None and value != args.default(option):
+        if option not in _RELEASED | _DATA | _READING and value is not None and value != args.default(option):
             text = "-".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
-            text = "" if value in (True, False) else re.sub(r"[^\w.+=-]", "-", text)
+            text = "" if isinstance(value, bool) else re.sub(r"[^\w.+=-]", "-", text)
             name += f"_{'no' if value is False else ''}{option.replace('_', '')}{text}"
     name = prefix + name
     if len(name.encode()) > _LONGEST:
