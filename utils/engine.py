@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from full_spike.models import Pretrained, save_memory, use_fused
+from full_spike.models import Pretrained, model_options, save_memory, use_fused
 from full_spike.utils import checkpoint, distributed, interrupts, run_folder
 from full_spike.utils.allocator import keep_freed_memory
 from full_spike.utils.data.dataset import Datasets
@@ -89,7 +89,11 @@ def find_weights(args: Args, world: World) -> Pretrained | None:
     found = None
     with world.main_only("reading the weights") as main:
         if main:
-            found = checkpoint.read_trained(wanted, args.model, averaged=args.ema and args.test_only)
+            try:
+                found = checkpoint.read_trained(wanted, args.model, averaged=args.ema and args.test_only)
+            except UserError:
+                if args.test_only or not args.resume:  # a run that goes on has weights of its own
+                    raise
     return world.share(found and found._replace(content={}))
 
 
@@ -98,9 +102,13 @@ def options_of(weights: Pretrained | None, args: Args) -> dict[str, Any]:
     if weights is None:
         return {}
     said = {k: v for k, v in weights.config.items() if k not in ("num_classes", "in_channels")}
-    recipe = weights.metadata.get("recipe")
-    if args.test_only and isinstance(recipe, dict) and recipe.get("dataset", args.dataset) == args.dataset:
-        said |= {k: v for k, v in recipe.items() if k in args.of("data") and k not in ("batch_size", "data_path")}
+    if args.model not in (args.default("model"), said.get("model")):  # such as the trunk of a dual-stream network
+        said = {k: v for k, v in said.items() if k in model_options(args.model)}
+    recipe, data = weights.metadata.get("recipe"), args.of("data")
+    if args.test_only and isinstance(recipe, dict):
+        named = data.get("dataset")  # on other data, what the checkpoint says of its own does not count
+        if named in (args.default("dataset"), recipe.get("dataset")):
+            said |= {k: v for k, v in recipe.items() if k in data and k not in ("batch_size", "data_path")}
     return said
 
 
@@ -216,7 +224,7 @@ def fit(
     with run_folder.locked(run.folder, world) as run.still_ours:
         run_folder.prepare(run.folder, args, world)
         if args.resume:
-            resume(run)
+            resume(run, weights)
         checkpoint.require_alike(_starting_point(run), world)
         options = run_folder.keep_config(run.folder, args, world)
         run.log.forget_from(run.epoch)
@@ -498,7 +506,7 @@ def _starting_point(run: Run) -> dict[str, Any]:
     }
 
 
-def resume(run: Run) -> None:
+def resume(run: Run, weights: Pretrained | None) -> None:
     """Go on from the checkpoint that --resume names, bit for bit where the run stopped; from the start without one.
 
     Raises:
@@ -513,6 +521,8 @@ def resume(run: Run) -> None:
             found = Path(args.resume), checkpoint.read(Path(args.resume))
     found = world.share(found)
     if found is None:
+        if args.initial_checkpoint and weights is None:
+            checkpoint.read_trained(args.initial_checkpoint, args.model)  # raises what is wrong with it
         say(f"no checkpoint in {run.folder} yet: beginning at epoch {run.epoch + 1}{run_folder.other_runs(run.folder)}")
         return
     path, state = found

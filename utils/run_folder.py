@@ -94,6 +94,8 @@ def locked(folder: Path, world: World) -> Iterator[Callable[[], None]]:
     finally:
         if world.is_main and _owner(path) == owner:
             path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # of a run that was refused: nothing is in it
 
 
 def _this_job() -> dict[str, Any]:
