@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from full_spike.models import model_options
 from full_spike.utils import checkpoint
 from full_spike.utils.distributed import World
 from full_spike.utils.errors import UsageError, UserError
@@ -59,8 +60,10 @@ def run_name(args: Args, network: Mapping[str, Any], prefix: str = "") -> str:
         name += f"_cnf_{network['connect_f']}"
     if args.lr_scheduler == "cosine-timm":
         name += "_cosine-timm"
+    usual = model_options(args.model)  # of a network's option that the script leaves to it
     for option, value in args.of("data", "network", "recipe").items():
-        if option not in _RELEASED | _DATA | _READING and value is not None and value != args.default(option):
+        default = usual.get(option) if args.default(option) is None else args.default(option)
+        if option not in _RELEASED | _DATA | _READING and value is not None and value != default:
             text = "-".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
             text = "" if isinstance(value, bool) else re.sub(r"[^\w.+=-]", "-", text)
             name += f"_{'no' if value is False else ''}{option.replace('_', '')}{text}"
