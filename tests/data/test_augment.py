@@ -83,15 +83,6 @@ def test_automatic_augmentation_of_photographs_and_digits(image, name):
         torch.testing.assert_close(255 * values, (255 * values).round(), rtol=0, atol=1e-3)  # of 8 bits
 
 
-def test_the_strength_of_randaugment_is_torchvisions(image):
-    """At 0 it leaves the shape of an image alone and at 27 it turns it by 27 degrees, nine tenths of the most."""
-    turned = v2.functional.rotate(image, 27.0, v2.InterpolationMode.BILINEAR, fill=[round(255 * x) for x in MEAN])
-    options = image_args("cifar", auto_augment="randaugment", ra_ops=1, ra_magnitude=27)
-    (change,) = changes(options, flips=0.0, fill=MEAN)
-    found = {v2.functional.pil_to_tensor(x).numpy().tobytes() for x in draws(lambda: change(image), 200)}
-    assert v2.functional.pil_to_tensor(turned).numpy().tobytes() in found
-
-
 def test_erasing_sets_a_rectangle_to_the_mean_colour(image):
     train, test = cifar.transforms(image_args("cifar", crop=False, hflip=0.0, random_erase=0.5), *CIFAR10)
     plain, erased = test(image), 0
@@ -160,17 +151,6 @@ def test_mixup_is_its_formula():
         shares.append(share)
     assert len(set(shares)) == 40
     assert min(shares) < 0.2 < 0.8 < max(shares)
-
-
-def test_cutmix_is_its_definition():
-    """Each pixel is an image's own or its partner's, and the targets say how many are."""
-    images, classes = batch()
-    mix = mix_of(cutmix=1.0)
-    for mixed, targets in draws(lambda: mix(images, classes, 0)):
-        own, other = (mixed == images).all(dim=1), (mixed == images.roll(1, 0)).all(dim=1)  # [N, H, W]
-        assert (own | other).all()
-        assert torch.equal(own, own[:1].expand_as(own))
-        assert own_share(targets, classes) == pytest.approx(own[0].float().mean().item(), abs=1e-5)
 
 
 def test_with_both_each_has_half_of_the_batches():

@@ -41,7 +41,7 @@ def add_folder_arguments(parser: Parser) -> None:
     """How a folder of images is divided, and its images normalised."""
     add = parser.add_argument_group("a folder of images").add_argument
     add("--mean", type=_numbers, metavar="X,X,X", help=f"subtracted from pixels of 0 to 1: 0.5,0.5,0.5, or that of "
-        f"{', '.join(KNOWN)}, or {MEASURED} (once, on the training images)")  # fmt: skip
+        f"{', '.join(KNOWN)}, or {MEASURED} (on the training images)")  # fmt: skip
     add("--std", type=_numbers, metavar="X,X,X", help="what they are divided by after that; as --mean")
     add("--split", type=fraction, help="with train/ alone: this share of each class is put aside to test on, e.g. 0.1")
     add("--split-seed", type=seed, default=0, help="with --split: which images")
