@@ -227,18 +227,10 @@ def test_real_data_must_be_fetched_whole(archives, tmp_path):
     assert damaged.exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "edit"),
-    [
-        ("user01_led.aedat", lambda content: content[:-5300]),
-        ("user01_led_labels.csv", lambda content: b"class\n1,x\n"),
-        ("user24_led_labels.csv", lambda content: content.replace(b"11,", b"12,")),
-    ],
-)
-def test_recordings_that_cannot_be_cut_are_one_line(theirs, tmp_path, name, edit):
+def test_recordings_that_cannot_be_cut_are_one_line(theirs, tmp_path):
     shutil.copytree(theirs / "extract", tmp_path / "extract")
-    path = tmp_path / "extract" / "DvsGesture" / name
-    path.write_bytes(edit(path.read_bytes()))
+    path = tmp_path / "extract" / "DvsGesture" / "user01_led.aedat"
+    path.write_bytes(path.read_bytes()[:-5300])
     with pytest.raises(UserError, match=r"extract cannot be converted \(.*\): delete what is damaged"):
         load(GESTURES, tmp_path, *REAL)
     assert not list(tmp_path.glob("events_np*"))

@@ -23,7 +23,7 @@ from full_spike.utils.data.images import (
 from full_spike.utils.distributed import World
 from full_spike.utils.errors import UsageError, UserError
 from full_spike.utils.files import cache_home
-from support.images import image_args, image_tree, imagenet_tree
+from support.images import image_args, image_tree
 from support.processes import on_processes
 
 
@@ -228,12 +228,9 @@ def test_grey_of_16_bits_keeps_its_range(tmp_path, suffix):
 
 
 def test_grey_and_cmyk_jpegs_are_images_like_others(tmp_path):
-    root = imagenet_tree(tmp_path / "data")
-    Image.new("L", (30, 20), 90).save(root / "train/n01440764/0.JPEG")
-    Image.new("CMYK", (20, 30), (10, 20, 30, 40)).save(root / "train/n01440764/1.JPEG")
-    args = image_args("imagenet", "--train-crop-size 16 --aa randaugment", data_path=str(root))
-    data = imagenet.load(args, World())
-    assert [data.train[i][0].shape for i in range(3)] == [(3, 16, 16)] * 3
+    for mode, colour in (("L", 90), ("CMYK", (10, 20, 30, 40))):
+        Image.new(mode, (30, 20), colour).save(tmp_path / "a.JPEG")
+        assert np.asarray(load_image(tmp_path / "a.JPEG")).shape == (20, 30, 3)
 
 
 # Wrong turns
@@ -310,10 +307,6 @@ UNREADABLE = {
     "text": (lambda path: path.write_text("no image"), "cannot identify image file"),
     "cut off": (cut, "runcated"),
     "floats": (lambda path: Image.fromarray(np.eye(8, dtype=np.float32)).save(path, "TIFF"), "of an unknown range"),
-    "32 bits": (
-        lambda path: Image.fromarray(np.full((8, 8), 1 << 20, np.int32)).save(path, "TIFF"),
-        "of an unknown range",
-    ),
 }
 
 
@@ -331,7 +324,5 @@ def test_imagenet_says_what_it_needs(images):
     with pytest.raises(UsageError, match="ImageNet needs --data-path"):
         imagenet.load(image_args("imagenet"), World())
     args = image_args("imagenet", "--val-resize-size 18 --val-crop-size 20", data_path=str(images))
-    with pytest.raises(
-        UsageError, match="--val-crop-size 20 is above --val-resize-size 18: resize to as much at least"
-    ):
+    with pytest.raises(UsageError, match="--val-crop-size 20 is above --val-resize-size 18"):
         imagenet.load(args, World())

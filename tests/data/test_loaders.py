@@ -9,7 +9,7 @@ from torch.utils.data import TensorDataset
 from full_spike.cifar import data as cifar
 from full_spike.imagenet import data as imagenet
 from full_spike.utils.data.augment import mixing
-from full_spike.utils.data.loading import EpochSampler, EvaluationSampler, SeededSamples, make_loaders
+from full_spike.utils.data.loading import EpochSampler, EvaluationSampler, make_loaders
 from full_spike.utils.distributed import World
 from full_spike.utils.errors import UserError
 from full_spike.utils.seed import drawing_from
