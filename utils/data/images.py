@@ -266,9 +266,8 @@ def measure(images: ImageFolder, channels: int) -> tuple[Numbers, Numbers]:
     """
     moments = []
     for image in images.evenly(10_000):
-        pixels = (
-            np.asarray(image if channels == 3 else image.convert("L"), dtype=np.float64).reshape(-1, channels) / 255.0
-        )
+        image = image if channels == 3 else image.convert("L")
+        pixels = np.asarray(image, dtype=np.float64).reshape(-1, channels) / 255.0
         moments.append((pixels.mean(axis=0), (pixels**2).mean(axis=0)))
     mean, square = np.mean(moments, axis=0)
     std = np.sqrt(np.maximum(square - mean**2, 0.0))
