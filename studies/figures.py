@@ -54,6 +54,7 @@ def joins(results: Results) -> Figure:
         left.set_title(title, loc="left")
         right.axvline(0, color="black", linewidth=0.8)
         right.set_xscale("symlog", linthresh=2)
+        right.set_xlim(-50, 50)
         right.xaxis.set_major_formatter("{x:g}")
         right.yaxis.tick_right()
         right.set_yticklabels([f"{d}  {d.verdict}, {d.n} seeds" for d in pairs.values()])
