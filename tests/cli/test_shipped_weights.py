@@ -165,7 +165,7 @@ def test_what_no_weights_can_be_made_of_is_one_line(runs, tmp_path):
         ("fsnn18", "cifra10", "there is no cifra10, .*cifar10/dsnn18, cifar10/fsnn18"),
         ("resnet18", "cifar10", "cifar10 has weights of dsnn18, fsnn18: name one of these, not resnet18"),
         ("fsnn18", "cifar10/resnet18", "cifar10/resnet18 has weights of dsnn18, fsnn18: name one of these"),
-        ("dsnn18", "cifar10/fsnn18", r"was saved from another network \(model='fsnn18' instead of 'dsnn18'\)"),
+        ("dsnn18", "cifar10/fsnn18", "was saved from another network, fsnn18: create that one"),
     ],
 )
 def test_a_wrong_name_is_told_from_the_right_ones(model, name, message):
