@@ -101,6 +101,8 @@ def compared_curves(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> 
 
 def firing_rates(epochs: Sequence[Mapping[str, Any]]) -> Figure | None:
     """Spikes per neuron and time step of every layer: after the last epoch, and over all; None without any."""
+    from matplotlib.ticker import MaxNLocator
+
     epochs = [entry for entry in epochs if entry.get("firing_rate")]
     if not epochs:
         return None
@@ -117,6 +119,7 @@ def firing_rates(epochs: Sequence[Mapping[str, Any]]) -> Figure | None:
     extent = (epochs[0]["epoch"] + 0.5, epochs[-1]["epoch"] + 1.5, len(layers) - 0.5, -0.5)
     image = over.imshow(table, aspect="auto", cmap="cividis", vmin=0, extent=extent, interpolation="nearest")
     over.set(xlabel="epoch")
+    over.xaxis.set_major_locator(MaxNLocator(integer=True))
     over.tick_params(axis="y", labelleft=False, left=False)
     figure.colorbar(image, ax=over, label="firing rate, %", aspect=40)
     return figure
