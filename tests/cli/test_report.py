@@ -19,7 +19,7 @@ def runs(tmp_path_factory):
     """Folders of two runs on digits; operations are counted of the first one."""
     out = tmp_path_factory.mktemp("runs")
     options = (*TINY, "-b", 64, "--output-dir", out)
-    succeed("cifar.train", *options, "--epochs", 2, "--tb", "--name", "one")
+    succeed("cifar.train", *options, "--epochs", 2, "--tb", "--connect_f", "OR", "--name", "one")
     succeed("cifar.train", *options, "--epochs", 1, "--lr", 0.05, "--model", "fsnn18", "--name", "two")
     succeed("cifar.train", *options, "--name", "one", "--test-only", "--resume", "auto", "--synops", "--no-syops")
     return out
