@@ -56,7 +56,7 @@ DATA_SET["train"] = {*DATA_SET["data"], "models", "utils.launch", "utils.train.c
 # What is run, by its name or by a data set's train.py. A new command joins them.
 TOP_OF_UTILS = {
     "__init__", "commands", "convert_checkpoint", "export", "fullspike", "launch", "plots", "predict", "report",
-    "show_events", "summary", "synops",
+    "synops",
 }  # fmt: skip
 
 

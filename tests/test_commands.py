@@ -23,7 +23,7 @@ def test_alone_it_lists_what_there_is():
     assert done.returncode == 0
     for name in commands.available():
         assert f"\n  {name} " in done.stdout
-    for name in ("train", "test", "report", "synops", "certify", "summary"):
+    for name in ("train", "test", "report", "synops", "certify"):
         assert name in commands.available()
     assert full_spike("--help").stdout == done.stdout
 
@@ -57,7 +57,7 @@ def test_a_row_without_its_module_is_not_there(monkeypatch):
         (["train"], "takes a data set first, and nothing is given: choose one of cifar,"),
         (["train", "mnist"], "takes a data set first, not 'mnist'"),
         (["train", "cifar", "--no-such"], "unrecognized arguments: --no-such"),
-        (["summary"], "there is no network"),
+        (["synops"], "--model"),
     ],
 )
 def test_what_is_wrong_is_one_line(words, message):
@@ -78,12 +78,12 @@ def test_train_and_test_are_the_scripts(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
-        ("full-spike ", {"train", "test", "report", "summary"}),
-        ("full-spike su", {"summary"}),
+        ("full-spike ", {"train", "test", "report"}),
+        ("full-spike sy", {"synops"}),
         ("full-spike train ", {"cifar", "imagenet", "dvsgesture", "cifar10dvs"}),
         ("full-spike train cifar --lab", {"--label-smoothing"}),
         ("full-spike test dvsgesture --frame", {"--frame-size"}),
-        ("full-spike summary --si", {"--size"}),
+        ("full-spike synops --si", {"--size"}),
     ],
 )
 def test_the_shell_is_given_words(tmp_path, typed, words):

@@ -12,7 +12,7 @@ from support.command import ROOT, TINY
 TRAINING = ("cifar.train", "cifar10dvs.train", "dvsgesture.train", "imagenet.train")
 COMMANDS = (
     *TRAINING, "utils.convert_checkpoint", "utils.export", "utils.fullspike", "utils.plots", "utils.predict",
-    "utils.report", "utils.show_events", "utils.summary", "utils.synops",
+    "utils.report", "utils.synops",
 )  # fmt: skip
 SLOW = {"torch", "torchvision", "spikingjelly", "numpy", "matplotlib", "sklearn", "tensorboard", "models", "PIL"}
 

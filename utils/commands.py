@@ -37,10 +37,8 @@ COMMANDS = {
     "test": Command("full_spike.{}.train", "evaluate what was trained, with the same words and options", TESTING),
     "report": Command("full_spike.utils.report", "a page about a run, or several side by side"),
     "plots": Command("full_spike.utils.plots", "learning curves and firing rates of a run as pictures"),
-    "summary": Command("full_spike.utils.summary", "what a network is made of, and where spikes flow"),
     "synops": Command("full_spike.utils.synops", "count synaptic operations and energy"),
     "certify": Command("full_spike.utils.fullspike", "certify that only spikes enter weighted layers"),
-    "events": Command("full_spike.utils.show_events", "pictures of event data, and of a network's spikes at it"),
     "export": Command("full_spike.utils.export", "write a trained network for another runtime"),
     "convert": Command(
         "full_spike.utils.convert_checkpoint", "weights from one naming to another, and to .safetensors"
