@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,7 +13,6 @@ from full_spike.models import create_model
 from full_spike.utils import plots
 from full_spike.utils.measure.spikes import record_spikes
 from full_spike.utils.trained import set_norms
-from support.command import ROOT
 from support.refusals import command
 
 
@@ -109,10 +106,3 @@ def test_the_raster_shows_the_networks_spikes():
     assert sum(len(lines.get_segments()) for lines in raster.collections) > 50
     again, _ = record_spikes(network, frames)
     assert all((a.chosen == b.chosen).all() for a, b in zip(layers, again, strict=True))
-
-
-def test_the_method_is_drawn(tmp_path):
-    subprocess.run([sys.executable, ROOT / "scripts/draw_method.py", tmp_path], check=True, timeout=120)
-    with Image.open(tmp_path / "method.png") as picture, Image.open(ROOT / "figs/method.png") as kept:
-        assert picture.size == kept.size
-    assert "<svg" in (tmp_path / "method.svg").read_text()
