@@ -95,7 +95,9 @@ class Parser(argparse.ArgumentParser):
     def format_help(self) -> str:
         for action in self._actions:  # defaults as they are once a script has set its own
             default = action.default
-            if action.help and "(default" not in action.help and default not in (None, False, "", argparse.SUPPRESS):
+            if action.help in (None, argparse.SUPPRESS) or "(default" in action.help:
+                continue
+            if default not in (None, False, "", argparse.SUPPRESS):
                 text = ",".join(map(str, default)) if isinstance(default, list | tuple) else default
                 action.help += f" (default: {'on' if default is True else text})".replace("%", "%%")
         return super().format_help()
@@ -424,9 +426,7 @@ def _read_config(parser: Parser, path: str) -> dict[str, Any]:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeError, yaml.YAMLError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(
-            f"--config {path} cannot be read ({reason}): name a YAML file of options"
-        ) from None
+        raise UsageError(f"--config {path} cannot be read ({reason}): name a YAML file of options") from None
     if not isinstance(content, dict | None):
         raise UsageError(f"--config {path} holds no options: write one `option: value` a line")
     by_key, found = _by_key(parser), {}
