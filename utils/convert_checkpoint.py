@@ -61,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with replacing(args.output, durable=True) as partial:
             torch.save({"model": to_published(model, clock_driven=args.to == "clock_driven")}, partial)
     print(
-        f"{args.checkpoint}: {model.config['model']}, {len(model.state_dict())} tensors; wrote {args.output} ({args.to})"
+        f"{args.checkpoint}: {model.config['model']}, {len(model.state_dict())} tensors; "
+        f"wrote {args.output} ({args.to})"
     )
     return 0
 
