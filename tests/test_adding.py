@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import yaml
+
 from support.adding import TEXT, blocks, code
 from support.command import ROOT, TINY, only
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from full_spike.models import create_model
 from full_spike.models.connect import Join, JoinLayer
 from full_spike.utils.errors import UserError

@@ -9,6 +9,10 @@ import warnings
 import pytest
 import test_parity
 import torch
+from test_neurons import STOCK, STOCK_SURROGATE, run
+from torch.nn.modules.module import register_module_forward_hook
+
+from benchmarks.common import reset, stock
 from full_spike.models import create_model, fused, use_fused
 from full_spike.models.fused import compilation, kernels
 from full_spike.models.fused.rule import Rule
@@ -16,10 +20,6 @@ from full_spike.models.neuron import NEURONS, SURROGATES, neuron_factory
 from full_spike.utils import checkpoint
 from full_spike.utils.measure.hooks import hooked, watch_spikes
 from support.command import TINY, only, succeed
-from test_neurons import STOCK, STOCK_SURROGATE, run
-from torch.nn.modules.module import register_module_forward_hook
-
-from benchmarks.common import reset, stock
 
 
 def make(name, **options):

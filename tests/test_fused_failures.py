@@ -6,10 +6,11 @@ import sys
 
 import pytest
 import torch
+from test_fused import compiled, make  # noqa: F401  (the fixture holds here too)
+
 from full_spike.models import fused
 from full_spike.models.connect import JoinLayer, get_join
 from full_spike.models.fused import compilation
-from test_fused import compiled, make  # noqa: F401  (the fixture holds here too)
 
 
 def alone(code, **environment):

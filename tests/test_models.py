@@ -6,6 +6,8 @@ import warnings
 import pytest
 import torch
 import torchvision
+from torch import nn
+
 from full_spike.models import (
     BOOLEAN_FUNCTIONS,
     CONNECT_FUNCTIONS,
@@ -15,7 +17,6 @@ from full_spike.models import (
     model_options,
 )
 from full_spike.models import register_model as register
-from torch import nn
 
 SMALL = {"num_classes": 5, "T": 2, "stem": "cifar", "width": 4}
 SMALL_SPIKFORMER = {"num_classes": 5, "T": 2, "width": 16, "heads": 2, "depth": 2}

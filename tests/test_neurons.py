@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
-from full_spike.models.connect import BOOLEAN_FUNCTIONS, CONNECT_FUNCTIONS, JoinLayer, get_join
-from full_spike.models.neuron import NEURONS, SURROGATES, neuron_factory, use_fused
 from spikingjelly.activation_based import neuron as stock
 from spikingjelly.activation_based import surrogate as stock_surrogate
+
+from full_spike.models.connect import BOOLEAN_FUNCTIONS, CONNECT_FUNCTIONS, JoinLayer, get_join
+from full_spike.models.neuron import NEURONS, SURROGATES, neuron_factory, use_fused
 
 STOCK = {"IF": stock.IFNode, "LIF": stock.LIFNode, "PLIF": stock.ParametricLIFNode}
 STOCK_SURROGATE = {"sigmoid": stock_surrogate.Sigmoid(4.0), "atan": stock_surrogate.ATan(2.0)}

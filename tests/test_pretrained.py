@@ -1,21 +1,15 @@
 """Trained networks as folders, as .safetensors, under other names, from torch.hub; and the classes of images."""
 
 import json
-import re
 import struct
 
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
+
 from full_spike.models import create_model, from_published, load_published, save_pretrained, to_published
 from full_spike.models.tensors_file import read_tensors, write_tensors
-from full_spike.utils.checkpoint import load, write
-from full_spike.utils.data.digits import load_digits
-from PIL import Image
-from support.command import TINY, only, succeed
 from support.fill import published_state
-from support.images import image_tree
 from support.refusals import command
 
 ROOT = "."
@@ -167,91 +161,3 @@ def test_a_checkpoint_through_every_naming_and_back(tmp_path):
     done = command("utils.convert_checkpoint", tmp_path / "old.pth", tmp_path / "c")
     assert done.status == 2
     assert "does not say which network it is of" in done.err
-
-
-# Classes of images
-
-
-@pytest.fixture(scope="module")
-def digit(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("predict")
-    succeed("cifar.train", *TINY, "--epochs", 3, "--neuron", "IF", "--output-dir", folder / "runs")
-    scans, classes = load_digits(train=False)
-    (folder / "digits").mkdir()
-    for i in range(2):
-        picture = Image.fromarray((scans[i] * 255 / 16).astype(np.uint8)).resize((16, 16))
-        picture.save(folder / "digits" / f"{classes[i]}.png")
-    return only(folder / "runs", "digits*") / "checkpoint_latest.pth", folder
-
-
-def test_images_are_classified_and_drawn(digit, tmp_path):
-    checkpoint, folder = digit
-    common = ("--checkpoint", checkpoint, folder / "digits")
-    done = command("utils.predict", *common, "--output", tmp_path)
-    assert done.status == 0, done.err
-    assert len([line for line in done.out.splitlines() if line.endswith("%  ") or " %  " in line]) == 2 * 5
-    pictures = sorted(tmp_path.glob("*_spikes.png"))
-    assert len(pictures) == 2
-    assert min(Image.open(pictures[0]).size) > 300
-    names = tmp_path / "names"
-    names.write_text("".join(f"digit {k}\n" for k in range(10)))
-    done = command("utils.predict", *common, "--no-pictures", "--top", 2, "--classes", names)
-    assert len([line for line in done.out.splitlines() if "digit " in line]) == 2 * 2
-    assert sorted(tmp_path.glob("*_spikes.png")) == pictures
-    content = load(checkpoint)
-    named = {key: content[key] for key in ("config", "model", "data_set")}
-    named["classes"] = [f"number {k}" for k in range(10)]
-    write(tmp_path / "named.pth", named)
-    done = command("utils.predict", "--checkpoint", tmp_path / "named.pth", folder / "digits", "--no-pictures")
-    assert len([line for line in done.out.splitlines() if "number " in line]) == 2 * 5
-    other = command("utils.predict", *common, "--no-pictures", "--data-option", "image_size=16")
-    assert other.status == 0
-    said = command("utils.predict", *common, "--no-pictures").out
-    assert other.out != said
-    convert(checkpoint, tmp_path / "kept", "--to", "pretrained")  # the data's options go along
-    kept = command("utils.predict", "--checkpoint", tmp_path / "kept", folder / "digits", "--no-pictures").out
-    assert kept.splitlines()[1:] == said.splitlines()[1:]
-
-
-def test_a_photograph_is_read_as_the_data_set_that_a_checkpoint_names(tmp_path):
-    model = create_model("fsnn18", width=4, T=2, num_classes=10, neuron="IF")
-    for parameter in model.parameters():
-        parameter.data *= 3  # so that it fires
-    tree = image_tree(tmp_path / "images", classes=("cat",), count=1, size=(300, 300))
-    image = next(tree.rglob("*.jpg"))
-
-    def said(data_set, *words):
-        path = tmp_path / f"{data_set}.pth"
-        write(path, {"config": model.config, "model": model.state_dict(), "data_set": data_set})
-        done = command("utils.predict", "--checkpoint", path, image, "--no-pictures", *words)
-        assert done.status == 0, done.err
-        return done.out.splitlines()[1:]
-
-    assert said("imagenet") == said("cifar", "--data-set", "imagenet") != said("cifar")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ("{images}/cat --data-set imagenet", "--data-set imagenet needs a --checkpoint"),
-        ("{images}/cat --checkpoint nowhere", "there is no nowhere, neither a file nor one of the weights that come"),
-        ("{images}/nothing.jpg --checkpoint {checkpoint}", "there is no .*nothing.jpg: check the path"),
-        ("{empty} --checkpoint {checkpoint}", "holds no image"),
-        ("{names} --checkpoint {checkpoint}", "cannot read the image"),
-        ("{images}/cat --checkpoint {checkpoint} --classes {names}", "names 1 classes and the network has 10"),
-        ("{images}/cat --checkpoint {checkpoint} --data-set dvsgesture", "does not say how an image is read"),
-        ("{images}/cat --checkpoint {checkpoint} --data-set imagenet", "reads 3 channels, and this one 1"),
-    ],
-)
-def test_what_cannot_be_classified_is_one_line(digit, tmp_path, arguments, message):
-    checkpoint, _ = digit
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "names").write_text("cat\n")
-    tree = image_tree(tmp_path / "images", classes=("cat",), count=1)
-    below = next(path.parent for path in tree.rglob("cat") if path.is_dir())
-    names = {"checkpoint": checkpoint, "empty": tmp_path / "empty", "names": tmp_path / "names", "images": below}
-    done = command("utils.predict", *arguments.format(**names).split(), "--output", tmp_path)
-    assert done.status in (1, 2)
-    (said,) = done.err.splitlines()
-    assert re.search(f"^error: .*{message}", said), said
-    assert not list(tmp_path.glob("*_spikes.png"))

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from full_spike.models import load_published
 from test_models import small
+
+from full_spike.models import load_published
 
 
 @pytest.mark.parametrize("value", [torch.zeros(5, dtype=torch.complex64), torch.zeros(5).to_sparse(), [0.0] * 5, None])

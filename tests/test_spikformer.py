@@ -4,14 +4,15 @@ import itertools
 
 import pytest
 import torch
-from full_spike.models import CONNECT_FUNCTIONS, detach_aap, to_published
-from full_spike.models.layers import SpikeMatmul
-from full_spike.utils.trained import random_loader
-from full_spike.utils.measure.certificate import certify
-from full_spike.utils.measure.counter import ExactCounter
 from spikingjelly.activation_based import functional
 from spikingjelly.activation_based.model.spikformer import Spikformer as Theirs
 from test_models import small
+
+from full_spike.models import CONNECT_FUNCTIONS, detach_aap, to_published
+from full_spike.models.layers import SpikeMatmul
+from full_spike.utils.measure.certificate import certify
+from full_spike.utils.measure.counter import ExactCounter
+from full_spike.utils.trained import random_loader
 
 NAME = "ds_spikformer_4_384"
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))

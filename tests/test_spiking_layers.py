@@ -1,10 +1,11 @@
 """What every network lists, against what runs."""
 
 import pytest
-from full_spike.models.connect import JoinLayer
 from spikingjelly.activation_based.neuron import BaseNode
 from test_models import NAMES, images, small
 from torch import nn
+
+from full_spike.models.connect import JoinLayer
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -47,6 +47,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     import torch  # it and what follows takes seconds to import
+
     from full_spike.models import save_pretrained, to_published
     from full_spike.utils import checkpoint
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
+
 from full_spike.utils.errors import UsageError
 
 LARGEST_INT = 2**31 - 1  # of what is counted: tensors' sizes multiply

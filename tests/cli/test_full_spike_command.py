@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+
 from full_spike.utils import commands
 from support.command import ROOT, TINY, only
 from support.refusals import command

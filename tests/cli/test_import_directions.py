@@ -33,7 +33,9 @@ def imports(path, everywhere=True):
 
 
 def test_models_import_nothing_of_utils_or_data_sets():
-    wrong = {name_of(p): imports(p) - {n for n in NAMES if n.startswith("models")} for p in FILES if "models" in p.parts}
+    wrong = {
+        name_of(p): imports(p) - {n for n in NAMES if n.startswith("models")} for p in FILES if "models" in p.parts
+    }
     assert {name: found for name, found in wrong.items() if found} == {}
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+
 from support.command import ROOT
 from support.refusals import command as run_here
 
