@@ -44,9 +44,10 @@ def test_help_waits_for_nothing_slow_and_is_in_one_style(command):
     status, modules, text = imported(command, "--help")
     assert status == 0
     assert modules & SLOW == set()
-    assert text.startswith(f"usage: python -m {command} ")
+    module = rf"(full_spike\.)?{re.escape(command)}"
+    assert re.match(f"usage: python -m {module} ", text)
     options, _, examples = text.partition("examples:")
-    assert re.search(rf"-m {re.escape(command)} ", examples)
+    assert re.search(f"-m {module} ", examples)
     assert "_" not in "".join(re.findall(r"(?m)^ +(--?\S+)", options))
     assert "SUPPRESS" not in text
     assert "default: None" not in text
