@@ -178,7 +178,9 @@ def read_pretrained(where: str | os.PathLike[str], model: str | None = None, *, 
         # torch's AveragedModel: the network below `module`, and a counter
         state = {k.removeprefix("module."): v for k, v in content["ema"].items() if k.startswith("module.")}
     else:
-        state = content["model"] if "format" in content or config else content
+        state = content.get("model") if "format" in content or config else content
+    if not isinstance(state, Mapping) or not state:
+        raise ValueError(f"{path} holds no weights: use another checkpoint")
     metadata = {name: value for name, value in {**config, **content}.items() if name in METADATA}
     return Pretrained(path, dict(config), state, metadata, content)
 

@@ -139,6 +139,8 @@ def read_trained(where: str | os.PathLike[str], model: str | None = None, *, ave
         raise UserError(str(error)) from None
     if "format" in found.content:
         check_format(found.path, found.content)
+    if name := not_finite(found.state):
+        raise UserError(f"{found.path} is damaged: {name} holds numbers that are not finite; use another one")
     return found
 
 

@@ -1,8 +1,8 @@
 """Weights from one naming to another, and to .safetensors.
 
-    python -m utils.convert_checkpoint published.pth ours.pth --model dsnn18
-    python -m utils.convert_checkpoint checkpoint_max_test_acc1.pth for_others.pth --to published
-    python -m utils.convert_checkpoint checkpoint_max_test_acc1.pth trained/ --to pretrained
+    python -m full_spike.utils.convert_checkpoint published.pth ours.pth --model dsnn18
+    python -m full_spike.utils.convert_checkpoint checkpoint_max_test_acc1.pth for_others.pth --to published
+    python -m full_spike.utils.convert_checkpoint checkpoint_max_test_acc1.pth trained/ --to pretrained
 
 --to: ours (with what it takes to build the network again), published (the names of the authors' release and of
 spikingjelly's activation_based), clock_driven (those of spikingjelly before, whose containers add a `module`), or
@@ -22,7 +22,7 @@ from full_spike.utils.trained import add_network_arguments, build_network, train
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command's arguments; UsageError if they are wrong."""
-    parser = Parser(__doc__, prog="python -m utils.convert_checkpoint")
+    parser = Parser(__doc__, prog="python -m full_spike.utils.convert_checkpoint")
     parser.add_argument(
         "checkpoint",
         type=Path,

@@ -85,7 +85,7 @@ def _reader_is_gone() -> bool:
 
 def warn(message: str) -> None:
     """A line on standard error that says what is not as it should be, and no reason to stop."""
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+    print(f"warning: {escaped(message)}", file=sys.stderr, flush=True)
 
 
 def run_command(main: Callable[[], int | None]) -> int:

@@ -1,6 +1,6 @@
 """The full-spike certificate: does every weighted layer past the stem read nothing but 0 and 1?
 
-    python -m utils.fullspike --model fsnn18 --checkpoint fsnn18.pth --data imagenet/val
+    python -m full_spike.utils.fullspike --model fsnn18 --checkpoint fsnn18.pth --data imagenet/val
 
 runs the network, checks every batch and exits 0 if so; otherwise it names the first layer that does not, and exits 1.
 In Python it is `measure.certificate.certify`.
@@ -18,7 +18,7 @@ from full_spike.utils.trained import add_data_arguments, add_network_arguments
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = Parser(__doc__, prog="python -m utils.fullspike")
+    parser = Parser(__doc__, prog="python -m full_spike.utils.fullspike")
     add_network_arguments(parser)
     add_data_arguments(parser)
     parser.add_argument("--detach-aap", action="store_true", help="certify the network without its AAP")

@@ -211,9 +211,9 @@ def _folder_name(text: str) -> str:
     return text
 
 
-def _checkpoint(text: str) -> str:
+def weights_name(text: str) -> str:
     if not text.strip():
-        raise argparse.ArgumentTypeError("an empty name: give a file, or auto")
+        raise argparse.ArgumentTypeError("an empty name: give a file")
     return text
 
 
@@ -302,7 +302,7 @@ def add_recipe_arguments(parser: Parser) -> None:
     add("--amp-dtype", choices=("bf16", "fp16"), help="(default: fp16 on CUDA, bf16 on the CPU)")
     add("--sync-bn", action="store_true", help="batch norm over all processes (GPUs only)")
     add(
-        "--initial-checkpoint", type=_checkpoint, metavar="FILE|NAME",
+        "--initial-checkpoint", type=weights_name, metavar="FILE|NAME",
         help="trained weights that a new run begins with, and their network: a file, a folder or a name",
     )  # fmt: skip
     add("--seed", type=seed, default=2020, metavar="N", help="of weights, data and their order")
@@ -318,7 +318,7 @@ def add_run_arguments(parser: Parser) -> None:
         help="the run's folder (default: the release's name, and all else that is not the default)",
     )  # fmt: skip
     add("--start-epoch", type=natural, default=0, metavar="N", help="number of the first epoch of a new run")
-    add("--resume", type=_checkpoint, metavar="FILE|auto", help="go on from this checkpoint, or the run's newest")
+    add("--resume", type=weights_name, metavar="FILE|auto", help="go on from this checkpoint, or the run's newest")
     add("--overwrite", action="store_true", help="begin anew in a folder that holds a run")
     add("--checkpoint-every", type=_interval, metavar="N", help="also save inside epochs: 500 (steps) or 10min")
     add("--ema", action="store_true", help="judge, test and detach the averaged weights (--ema-decay) instead")

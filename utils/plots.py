@@ -1,6 +1,6 @@
 """Pictures of runs and of spikes.
 
-    python -m utils.plots RUN
+    python -m full_spike.utils.plots RUN
 
 draws the learning curves and firing rates of a run into its folder.
 """
@@ -30,7 +30,7 @@ COLOURS = (BLUE, VERMILION, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = Parser(__doc__, prog="python -m utils.plots")
+    parser = Parser(__doc__, prog="python -m full_spike.utils.plots")
     parser.add_argument("folder", type=Path, help="the run's folder, the one with metrics.jsonl")
     return parser.parse_args(argv)
 

@@ -1,7 +1,7 @@
 """The classes of images, and pictures of the spikes at them.
 
-    python -m utils.predict cat.jpg more_pictures/
-    python -m utils.predict --checkpoint runs/.../checkpoint_max_test_acc1.pth cat.jpg
+    python -m full_spike.utils.predict cat.jpg more_pictures/
+    python -m full_spike.utils.predict --checkpoint runs/.../checkpoint_max_test_acc1.pth cat.jpg
 
 prints the top-5 classes of each image and draws it beside the spikes of every layer. Without --checkpoint it takes the
 weights of FSNN-18 on CIFAR-10 that come along.
@@ -26,7 +26,7 @@ SHIPPED = "cifar10", "fsnn18"  # default weights
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = Parser(__doc__, prog="python -m utils.predict")
+    parser = Parser(__doc__, prog="python -m full_spike.utils.predict")
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="an image, or a folder of them")
     parser.add_argument("--top", type=positive_int, default=5, metavar="N", help="classes to print (default: 5)")
     parser.add_argument("--classes", type=Path, metavar="FILE", help="the classes' names, one a line")

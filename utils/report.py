@@ -1,7 +1,7 @@
 """A page about a run, or several side by side: one file without scripts, to be opened in any browser.
 
-    python -m utils.report runs/.../digits_dsnn18_...
-    python -m utils.report RUN OTHER_RUN --output both.html
+    python -m full_spike.utils.report runs/.../digits_dsnn18_...
+    python -m full_spike.utils.report RUN OTHER_RUN --output both.html
 
 It shows what was trained and how, results and curves of every readout, firing rates (of training with --tb) and energy
 (of --test-only --synops).
@@ -36,7 +36,7 @@ CONFIG, SYNOPS = "config.yaml", "synops/synops.json"
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = Parser(__doc__, prog="python -m utils.report")
+    parser = Parser(__doc__, prog="python -m full_spike.utils.report")
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="the folder of a run, with config.yaml in it")
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="the page (default: report.html in the first folder)"

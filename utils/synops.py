@@ -1,6 +1,6 @@
 """Count synaptic operations and energy: a network with its AAP, without it, and the plain ResNet of its depth, if any.
 
-    python -m utils.synops --model dsnn18 --connect-f OR --checkpoint dsnn18.pth --data imagenet/val
+    python -m full_spike.utils.synops --model dsnn18 --connect-f OR --checkpoint dsnn18.pth --data imagenet/val
 
 prints the table and saves synops.json and synops.csv. In Python it is `measure.synops.write_report`.
 """
@@ -20,7 +20,7 @@ from full_spike.utils.trained import add_data_arguments, add_network_arguments
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = Parser(__doc__, prog="python -m utils.synops")
+    parser = Parser(__doc__, prog="python -m full_spike.utils.synops")
     add_network_arguments(parser)
     add_data_arguments(parser)
     parser.add_argument("--output", type=Path, default=Path("runs/synops"), help="where the report goes")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from full_spike.utils.data.dataset import DATA_SETS
 from full_spike.utils.errors import UsageError, UserError, as_usage_error, escaped, warn
-from full_spike.utils.options import Args, add_flags, natural, parse, positive_int, seed
+from full_spike.utils.options import Args, add_flags, natural, parse, positive_int, seed, weights_name
 
 if TYPE_CHECKING:  # the arguments are read without waiting for torch
     from torch import Tensor, nn
@@ -46,7 +46,7 @@ def add_network_arguments(parser: argparse.ArgumentParser, *, optional: bool = F
     )  # fmt: skip
     if checkpoint:
         parser.add_argument(
-            "--checkpoint", metavar="FILE|NAME",
+            "--checkpoint", type=weights_name, metavar="FILE|NAME",
             help="trained weights, ours or published, or the name of some that come along "
             f"(default: {'no network' if optional else 'random ones'})",
         )  # fmt: skip
@@ -149,7 +149,7 @@ def build_network(args: argparse.Namespace) -> Any:
     options = {name: value for name, value in options.items() if value is not None}
     name = args.model or (weights.config.get("model") if weights else None)
     torch.manual_seed(args.seed)
-    if args.factory:
+    if args.factory is not None:
         return _own_network(args.factory, options, weights).eval().to(device)
     if name is None:
         raise UsageError(f"{args.checkpoint} does not say which network it is of: name it with --model")

@@ -13,7 +13,7 @@ from support.refusals import command as run_here
 TRAINING = ("cifar.train", "cifar10dvs.train", "dvsgesture.train", "imagenet.train")
 COMMANDS = (
     *TRAINING, "utils.convert_checkpoint", "utils.export", "utils.fullspike", "utils.plots", "utils.predict",
-    "utils.report", "utils.show_events", "utils.summary", "utils.synops",
+    "utils.report", "utils.synops",
 )  # fmt: skip
 SLOW = {"torch", "torchvision", "spikingjelly", "numpy", "matplotlib", "sklearn", "tensorboard", "PIL"}
 

@@ -29,14 +29,13 @@ def snapshot(folder):
     return {path: content for path, content in found.items() if b"full-spike" not in path and b"/out" not in path}
 
 
-def refused(folder, message, *args):
-    """A command must say one line and change nothing in a folder."""
+def refused(folder, status, message, *args):
+    """A command must end with a status and say one line, and change nothing in a folder."""
     before = snapshot(folder)
     done = command(*args)
-    assert done.status in (1, 2), done.err
+    assert done.status == status, done.err
     said = [line for line in done.err.splitlines() if not line.startswith("warning: firing rates are not real")]
     assert len(said) == 1, done.err
     assert re.search(rf"^error: .*(?:{message})", said[0]), said[0]
-    assert ": " in said[0].removeprefix("error: "), said[0]
     assert snapshot(folder) == before
     return said[0]

@@ -153,7 +153,7 @@ BAD = {
     "text": (lambda a, b: b.write_text("weights"), 1, "is damaged"),
     "nothing": (lambda a, b: None, 1, "there is no .*: check the path"),
     "a claim of a larger network": (larger, 2, "does not fit dsnn18"),
-    "infinite weights": (infinite, 2, "is damaged.*not finite"),
+    "infinite weights": (infinite, 1, "is damaged.*not finite"),
     "a run's folder": (lambda a, b: shutil.copytree(a.parent, b), 1, "name a file"),
 }
 
