@@ -83,6 +83,7 @@ def locked(folder: Path, world: World) -> Iterator[Callable[[], None]]:
         UserError: another job has it.
     """
     path, owner = folder / LOCK, _this_job()
+    new = [each for each in (folder, *folder.parents) if not each.exists()]
     with world.main_only("locking the output folder") as main:
         if main:
             folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +99,8 @@ def locked(folder: Path, world: World) -> Iterator[Callable[[], None]]:
         if world.is_main and _owner(path) == owner:
             path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
-                folder.rmdir()  # of a run that was refused: nothing is in it
+                for each in new:  # of a run that was refused: nothing is in them
+                    each.rmdir()
 
 
 def _this_job() -> dict[str, Any]:
