@@ -178,12 +178,15 @@ def test_a_separate_head_takes_the_published_second_head():
     assert all(torch.equal(ours[key], state[key]) for key in state)
 
 
-def test_prefixed_and_nested_state_dicts_load():
-    plain, wrapped = (create_model("dsnn18", num_classes=10).double() for _ in range(2))
-    state = published_state("dsnn18")
-    load_published(plain, state)
-    load_published(wrapped, {"model": {f"module.{key}": value for key, value in state.items()}, "epoch": 3})
-    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), wrapped.parameters(), strict=True))
+@pytest.mark.parametrize(
+    ("nest", "prefix"),
+    [("model", "module."), ("net", ""), ("state_dict", "module._orig_mod."), ("state_dict", "_orig_mod."), (None, "")],
+)
+def test_prefixed_and_nested_state_dicts_load(nest, prefix):
+    model, state = create_model("dsnn18", num_classes=10).double(), published_state("dsnn18")
+    wrapped = {f"{prefix}{key}": value for key, value in state.items()}
+    load_published(model, wrapped if nest is None else {"epoch": 3, nest: wrapped})
+    assert all(torch.equal(value, state[key]) for key, value in to_published(model).items())
 
 
 @pytest.mark.parametrize(
@@ -192,6 +195,7 @@ def test_prefixed_and_nested_state_dicts_load():
         (lambda s: s.pop("layer3.0.pool.0.1.weight"), r"missing: aap\.projections\.4\.pointwise\.0\.weight"),
         (lambda s: s.update({"layer9.weight": torch.zeros(1)}), r"unexpected: layer9\.weight"),
         (lambda s: s.update({"fc.bias": torch.zeros(7)}), r"of another shape: fc\.bias \(7,\) instead of \(10,\)"),
+        (lambda s: s.update({"fc.bias": [0.0] * 10}), r"no tensor: fc\.bias"),
     ],
 )
 def test_a_state_dict_that_does_not_fit_changes_nothing(spoil, message):
@@ -202,6 +206,34 @@ def test_a_state_dict_that_does_not_fit_changes_nothing(spoil, message):
     with pytest.raises(ValueError, match=message):
         load_published(model, state)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("state", [[1, 2], None, {"model": [1]}, {1: torch.zeros(1)}])
+def test_what_is_no_state_dict_is_refused(state):
+    with pytest.raises(ValueError, match=r"state dict") as error:
+        load_published(create_model("fsnn18", width=4), state)
+    assert "\n" not in str(error.value)
+
+
+def in_containers(state):
+    """As SEW-ResNet's code under clock_driven: SeqToANNContainer(conv, norm) had both below `module`."""
+    renamed = {}
+    for name, value in state.items():
+        parts = name.split(".")
+        if parts[0].startswith("layer") and ("conv" in parts[2] or parts[2:4] == ["downsample", "0"]):
+            parts.insert(3 if "conv" in parts[2] else 4, "module")
+        renamed[".".join(parts)] = value
+    return renamed
+
+
+def test_names_of_clock_driven_are_read_and_written():
+    old = in_containers(published_state("sew_resnet18"))
+    assert {"layer1.0.conv1.module.0.weight", "layer2.0.downsample.0.module.1.bias"} < set(old)
+    model = create_model("sew_resnet18", num_classes=10).double()
+    load_published(model, old)
+    written = to_published(model, clock_driven=True)
+    assert written.keys() == old.keys()
+    assert all(torch.equal(value, old[key]) for key, value in written.items())
 
 
 def test_the_golden_shows_the_two_streams_differ():

@@ -5,8 +5,8 @@ import functools
 import torch
 import torch.nn.functional as F
 from full_spike.models import create_model, model_options
-from full_spike.utils.trained import set_norms
 from full_spike.utils.data.digits import load_digits
+from full_spike.utils.trained import set_norms
 
 SIZE = 14  # pixels: some maps of odd sides on the way
 
