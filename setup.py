@@ -17,10 +17,10 @@ setup(
     packages=["full_spike", *(f"full_spike.{name}" for name in [*FOUND, "weights"])],
     package_dir={"full_spike": "full_spike"} | {f"full_spike.{name}": name for name in FOLDERS},
     package_data={
+        **{f"full_spike.{name}": ["*.yaml"] for name in FOLDERS},
         "full_spike": ["py.typed"],
         "full_spike.utils": ["**/*.html", "**/*.c"],
         "full_spike.weights": ["**/*"],
-        **{f"full_spike.{name}": ["*.yaml"] for name in FOLDERS},
     },
     install_requires=[
         "torch>=2.6",
@@ -39,7 +39,7 @@ setup(
         "completion": ["argcomplete>=3"],
         "synops": ["syops==0.0.5", "progress>=1.6"],
         "export": ["onnx>=1.19", "onnxruntime>=1.23"],
-        "nir": ["nir>=1.0.8"],
+        "nir": ["nir>=1.0.8", "nirtorch>=2.6"],
         "test": ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6.100"],
         "lint": ["ruff", "mypy"],
     },

@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from full_spike.models import create_model, use_fused
-from full_spike.models.layers import SpikeMatmul
-from full_spike.models.neuron import FromRest
-from full_spike.utils.allocator import keep_freed_memory
 from spikingjelly.activation_based import functional
 from spikingjelly.activation_based.model.spikformer import Spikformer as SpikingjellysSpikformer
 from torch import nn
 
+from full_spike.models import create_model, use_fused
+from full_spike.models.layers import SpikeMatmul
+from full_spike.models.neuron import FromRest
+from full_spike.utils.allocator import keep_freed_memory
 from studies.gathering import read_csv, write_csv
 
 ALONE = "convolutions and products alone"

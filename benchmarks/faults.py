@@ -27,9 +27,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from full_spike.utils import checkpoint
 
 from benchmarks.jobs import OWN_STORES, Jobs, children, wait_for
+from full_spike.utils import checkpoint
 
 TRAIN = (
     "cifar.train --dataset digits --width 4 --T 2 --image-size 8 -j 1 --device cpu --epochs 4 --cos_lr_T 4 "

@@ -9,11 +9,11 @@ import argparse
 from typing import Any
 
 import torch
+from torch import nn
+
 from full_spike.cifar.data import Digits, ImageOptions
 from full_spike.models import BOOLEAN_FUNCTIONS, create_model, detach_aap, use_fused
 from full_spike.utils.losses import streams_loss
-from torch import nn
-
 from studies.blocks import by_block
 
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import torch
+
 from full_spike.models import create_model
 
 from .common import kept_bytes, network, ours, parser, products, training_step

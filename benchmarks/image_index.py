@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+
 from full_spike.utils.data.images import cache_path, list_images_once
 
 parser = argparse.ArgumentParser()

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+
 from full_spike.models import detach_aap, exact, fold_batchnorm, quantize, use_fused
-from full_spike.utils.trained import set_norms
 from full_spike.utils.export.runtimes import OnnxRuntime
 from full_spike.utils.export.targets import TARGETS
 from full_spike.utils.measure.layers import NORMS
-from torch import nn
+from full_spike.utils.trained import set_norms
 
 from .common import ALONE, bound_line, compare, network, ours, parser, products, reset, stock
 from .memory import peak

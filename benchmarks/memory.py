@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+
 from full_spike.models import save_memory
 from full_spike.utils.allocator import keep_freed_memory, return_freed_memory
-from torch import nn
 
 from .common import compare, kept_bytes, network, ours, parser, spikingjellys, stock, training_step
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 
 import torch
+from torch import nn
+
 from full_spike.models import use_fused
 from full_spike.models.neuron import NEURONS, neuron_factory
-from torch import nn
 
 from .common import compare, parser, reset, stock
 

@@ -9,6 +9,7 @@ import copy
 from typing import Any
 
 import torch
+
 from full_spike.models import save_memory
 
 from .common import ALONE, bound_line, compare, network, ours, parser, products, spikingjellys, stock, training_step

@@ -11,6 +11,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import datasets
+from torchvision.transforms import v2
+
 from full_spike.utils.data import augment
 from full_spike.utils.data.dataset import Datasets
 from full_spike.utils.data.digits import load_digits
@@ -18,10 +23,6 @@ from full_spike.utils.data.images import given_numbers, load_folder
 from full_spike.utils.data.options import KNOWN
 from full_spike.utils.distributed import World
 from full_spike.utils.errors import UsageError, UserError
-from torch import Tensor
-from torch.utils.data import Dataset
-from torchvision import datasets
-from torchvision.transforms import v2
 
 
 def flips(args: Namespace) -> float:

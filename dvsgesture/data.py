@@ -1,7 +1,8 @@
 """DVS128 Gesture: 11 gestures of 29 people, who are either in the training or in the test set."""
 
-from full_spike.utils.data.events import EventDataset
 from spikingjelly.datasets import DVS128Gesture
+
+from full_spike.utils.data.events import EventDataset
 
 CLASSES = (  # of gesture_mapping.csv
     "hand clapping", "right hand wave", "left hand wave", "right arm clockwise", "right arm counter-clockwise",

@@ -8,13 +8,14 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Sequence
 
+from torchvision.transforms import v2
+
 from full_spike.utils.data import augment
 from full_spike.utils.data.dataset import Datasets
 from full_spike.utils.data.images import evaluation_transform, given_numbers, load_folder, normalise
 from full_spike.utils.data.options import KNOWN
 from full_spike.utils.distributed import World
 from full_spike.utils.errors import UsageError
-from torchvision.transforms import v2
 
 
 def flips(args: Namespace) -> float:

@@ -1,171 +1,124 @@
-"""Draws the method: figs/method.svg and figs/method.png. Run it from anywhere: python scripts/draw_method.py [FOLDER]
+"""Draw the method into figs/method.svg and figs/method.png: python scripts/draw_method.py [FOLDER]
 
-The whole network above, one block of it below. The picture is the same in every run, so a test draws it anew.
+Above, the two streams from the input to the loss; below, one block with its Boolean join, and the pathway's sum.
 """
 
-from __future__ import annotations
-
 import sys
-from itertools import pairwise
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # what is run is a file of this folder, and Python looks no further by itself
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Polygon
 
-from full_spike.utils.draw.card import CARD, INK, LINE, SOFT, SPIKES, SUMS, VALUES, Canvas  # noqa: E402
-from matplotlib.patches import Circle, FancyArrowPatch, Polygon  # noqa: E402
-
-BOX, ZOOM, PATHWAY = "#f4f6fa", "#eef5fa", "#fdf3ec"
-
-
-class Drawing(Canvas):
-    """A card with what networks are drawn of."""
-
-    def box(self, x, y, words, *, width=44, height=34, colour=LINE, size=8.5):
-        """Around its centre."""
-        self.frame(x - width / 2, y - height / 2, width, height, face=BOX, edge=colour, radius=5, level=4)
-        self.text(x, y, words, size=size)
-
-    def node(self, x, y, words, colour, *, radius=13, size=11.0):
-        self.axes.add_patch(Circle((x, y), radius, fc=CARD, ec=colour, lw=2.0, zorder=4))
-        self.text(x, y, words, size=size, colour=colour)
-
-    def flow(self, *points, colour=SPIKES, head=True, width=1.8):
-        """Along these points; lines of sums are thicker, so that no colour is needed to tell them."""
-        width = 3.0 if colour == SUMS else width
-        for (x1, y1), (x2, y2) in pairwise(points[:-1]):
-            self.axes.plot((x1, x2), (y1, y2), color=colour, lw=width, solid_capstyle="round", zorder=3)
-        style = "-|>,head_length=5,head_width=2.8" if head else "-"
-        arrow = FancyArrowPatch(
-            *points[-2:], arrowstyle=style, color=colour, lw=width, shrinkA=0, shrinkB=0, zorder=3, capstyle="butt"
-        )
-        arrow.set_joinstyle("miter")
-        self.axes.add_patch(arrow)
-
-    def equation(self, x, y, number, words):
-        self.axes.add_patch(Circle((x, y), 8.5, fc=INK, ec="none", zorder=4))
-        self.text(x, y, str(number), size=8, colour=CARD, weight="bold")
-        self.text(x + 15, y, words, size=10.5, at="left")
+SPIKES, SUMS, VALUES, SOFT, LINE = "#0072b2", "#d55e00", "#6b7280", "#5b6472", "#c3c9d4"
+BOLD = {"ha": "left", "weight": "bold"}
+matplotlib.rcParams |= {"svg.hashsalt": "method", "mathtext.fontset": "dejavusans", "text.color": "#1d2430"}
+figure = Figure(figsize=(10, 6.4))
+axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 1000), ylim=(640, 0))  # places are counted from the upper left corner
+axes.axis("off")
 
 
-def network(on: Drawing) -> None:
-    """The two streams, from the input to the loss."""
-    pathway, trunk = 112, 214
-    on.frame(184, 46, 690, 104, face=PATHWAY, edge=SUMS, style=(0, (5, 3)), line=1.2, level=1)
-    on.text(200, 63, "auxiliary accumulation pathway (AAP)", colour=SUMS, at="left", weight="bold")
-    on.text(858, 63, "trained beside it, then taken off, or kept (DSNN)", colour=SUMS, at="right")
-
-    on.text(63, trunk - 8, "image or", size=9)
-    on.text(63, trunk + 8, "event frames", size=9)
-    on.flow((106, trunk), (122, trunk), colour=VALUES)
-    on.box(148, trunk, "conv\nBN\nneuron", width=52, height=50, size=8)
-    on.flow((174, trunk), (246, trunk))
-    on.text(204, trunk + 14, "$o_0$")
-    on.flow((204, trunk), (204, pathway), (263, pathway))  # the first sum is the first spikes
-    on.text(236, pathway - 13, "$a_0 = o_0$", size=8.5)
-    blocks = {276: "1", 416: "2", 616: "L"}
-    for x, number in blocks.items():
-        on.box(x, trunk, f"block {number}" if number != "L" else "block $L$", width=60, height=40, size=9.5)
-        on.flow((x, trunk - 20), (x, pathway + 14))
-        on.text(x + 13, 172, f"$s_{number}$")
-        on.node(x, pathway, "+", SUMS)
-    for y, start, end, colour, name in ((trunk, 30, 30, SPIKES, "o"), (pathway, 13, 13, SUMS, "a")):
-        on.flow((276 + start, y), (416 - end, y), colour=colour)
-        on.text(346, y - 13, f"${name}_1$")
-        on.flow((416 + start, y), (500, y), colour=colour)
-        on.text(473, y - 13, f"${name}_2$")
-        on.text(516, y, "…", size=13, colour=colour)
-        on.flow((534, y), (616 - end, y), colour=colour)
-        on.flow((616 + start, y), (694, y), colour=colour)
-        on.text(666, y - 13, f"${name}_L$")
-        on.box(733, y, "mean over\nspace, time", width=78, height=36, size=8)
-        on.flow((772, y), (796, y), colour=VALUES)
-        on.box(826, y, "linear", width=60, height=30, size=8.5)
-        on.flow((856, y), (889, y), colour=VALUES)
-        on.node(907, y, "CE", VALUES, radius=17, size=9)
-    on.axes.plot((826, 826), (128, 198), color=VALUES, lw=1.0, ls=(0, (1, 2.5)), zorder=3)
-    on.text(820, 176, "same weights", size=7.5, colour=SOFT, at="right")
-    on.text(24, 257, "full-spike network (FSNN)", colour=SPIKES, at="left", weight="bold")
-    on.text(24, 274, "what is left after training", colour=SPIKES, at="left")
-
-    middle = (pathway + trunk) / 2
-    on.flow((907, pathway + 17), (907, middle - 11), colour=VALUES)
-    on.flow((907, trunk - 17), (907, middle + 11), colour=VALUES)
-    on.node(907, middle, "+", VALUES, radius=11)
-    on.flow((918, middle), (944, middle), colour=VALUES)
-    on.text(949, middle, "loss", at="left", weight="bold")
-    on.equation(700, 258, 3, "loss = CE(FSNN) + CE(AAP)")
+def text(x, y, words, size=9.0, ha="center", **style):
+    axes.text(x, y, words, fontsize=size, ha=ha, va="center", zorder=6, **style)
 
 
-def block(on: Drawing) -> None:
-    """One block, its join, and the sum beside it."""
-    left, top, right, bottom = 24, 306, 976, 596
-    on.axes.add_patch(Polygon(((387, 233), (445, 233), (right - 8, top + 1), (left + 8, top + 1)), fc=ZOOM, ec="none"))
-    on.frame(left, top, right - left, bottom - top, face=ZOOM, edge="none", level=0.5)
-    on.text(left + 16, top + 18, "block $l$, and what the pathway adds", at="left", weight="bold")
-
-    pathway, branch, shortcut = 386, 458, 528
-    on.text(62, pathway, "$a_{l-1}$", size=12)
-    on.flow((86, pathway), (296, pathway), colour=SUMS)
-    on.box(318, pathway, "$P_l$", colour=SUMS, size=11)
-    on.text(
-        318, pathway - 30, "identity, or where the shape changes: [depthwise 3x3,] 1x1, BN, ReLU", size=8, colour=SOFT
-    )
-    on.flow((340, pathway), (651, pathway), colour=SUMS)
-    on.node(664, pathway, "+", SUMS)
-    on.flow((677, pathway), (908, pathway), colour=SUMS)
-    on.text(932, pathway, "$a_l$", size=12)
-    on.equation(716, pathway - 24, 2, r"$a_l = P_l(a_{l-1}) + s_l$")
-
-    on.text(62, branch, "$o_{l-1}$", size=12)
-    x = 86
-    for centre, words, width, colour in (
-        (196, "conv", 50, SPIKES), (262, "BN", 40, VALUES), (336, "neuron", 62, VALUES),
-        (446, "conv", 50, SPIKES), (512, "BN", 40, VALUES), (586, "neuron", 62, VALUES),
-    ):  # fmt: skip
-        on.flow((x, branch), (centre - width / 2, branch), colour=colour)
-        on.box(centre, branch, words, width=width)
-        x = centre + width / 2
-    on.flow((x, branch), (735, branch))
-    on.text(684, branch + 14, "$s_l$", size=11)
-    on.flow((664, branch), (664, pathway + 14))
-    on.flow((120, branch), (120, shortcut), (754, shortcut), (754, branch + 20))
-    on.box(391, shortcut, "where the shape changes: conv 1x1, BN, neuron", width=290, height=28, size=8)
-    on.node(754, branch, "$g$", SPIKES, radius=18, size=13)
-    on.flow((772, branch), (908, branch))
-    on.text(932, branch, "$o_l$", size=12)
-    on.equation(784, branch + 32, 1, "$o_l = g(s_l, o_{l-1})$")
-
-    on.text(left + 16, 574, "Boolean joins $g$, on 0 and 1:", at="left", weight="bold")
-    for place, name, formula in (
-        (244, "OR", r"$s + o - s\cdot o$"), (386, "IAND", r"$o\cdot(1 - s)$"),
-        (526, "AND", r"$s\cdot o$"), (620, "XOR", r"$o\cdot(1 - s) + s\cdot(1 - o)$"),
-    ):  # fmt: skip
-        on.text(place, 574, name, at="left", weight="bold", colour=SPIKES)
-        on.text(place + 8 + 9.5 * len(name), 574, formula, at="left", size=9.5)
+def frame(x, y, width, height, face, edge="none", radius=10, **style):
+    shape = f"round,pad=0,rounding_size={radius}"
+    axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle=shape, fc=face, ec=edge, **style))
 
 
-def legend(on: Drawing) -> None:
-    x = 40
-    for colour, words, step in (
-        (SPIKES, "spikes, 0 or 1", 160),
-        (SUMS, "sums of spikes", 160),
-        (VALUES, "other values", 0),
-    ):
-        on.flow((x, 618), (x + 34, 618), colour=colour)
-        on.text(x + 42, 618, words, at="left", colour=SOFT)
-        x += step
+def box(x, y, words, width, height=34, size=8.5, color=LINE):
+    frame(x - width / 2, y - height / 2, width, height, "#f4f6fa", color, radius=5, zorder=4)
+    text(x, y, words, size)
 
 
-def draw(folder: Path) -> None:
-    with Drawing(1000, 640, "method") as on:
-        on.text(24, 24, "Training with the Auxiliary Accumulation Pathway", size=12, at="left", weight="bold")
-        network(on)
-        block(on)
-        legend(on)
-        on.save(folder / "method.svg", "svg")
-        on.save(folder / "method.png", "png", dpi=200)
+def node(x, y, words, color, radius=13, size=11.0):
+    axes.add_patch(Circle((x, y), radius, fc="white", ec=color, lw=2, zorder=4))
+    text(x, y, words, size, color=color)
 
 
-if __name__ == "__main__":
-    draw(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "figs")
+def flow(color, *points):
+    """An arrow along these points; sums are thicker, so that they are told from spikes without colours."""
+    style = {"color": color, "lw": 3.0 if color == SUMS else 1.8, "zorder": 3}
+    head = {"arrowstyle": "-|>,head_length=5,head_width=2.8", "shrinkA": 0, "shrinkB": 0, "joinstyle": "miter"}
+    axes.plot(*zip(*points[:-1], strict=True), **style)
+    axes.add_patch(FancyArrowPatch(*points[-2:], capstyle="butt", **head, **style))
+
+
+# the network
+aap, trunk, loss = 112, 214, 163
+frame(1, 1, 998, 638, "white", LINE, radius=14, zorder=-1)
+text(24, 24, "Training with the Auxiliary Accumulation Pathway", 12, **BOLD)
+frame(184, 46, 690, 104, "#fdf3ec", SUMS, linestyle=(0, (5, 3)), linewidth=1.2)
+text(200, 63, "auxiliary accumulation pathway (AAP)", color=SUMS, **BOLD)
+text(858, 63, "trained beside it, then taken off, or kept (DSNN)", color=SUMS, ha="right")
+text(24, 257, "full-spike network (FSNN)", color=SPIKES, **BOLD)
+text(24, 274, "what is left after training", color=SPIKES, ha="left")
+text(63, trunk, "image or\nevent frames")
+flow(VALUES, (106, trunk), (122, trunk))
+box(148, trunk, "conv\nBN\nneuron", 52, 50, 8)
+flow(SPIKES, (174, trunk), (246, trunk))
+flow(SPIKES, (204, trunk), (204, aap), (263, aap))
+text(204, trunk + 14, "$o_0$")
+text(236, aap - 13, "$a_0 = o_0$", 8.5)
+for x, number in ((276, "1"), (416, "2"), (616, "L")):
+    box(x, trunk, f"block ${number}$", 60, 40, 9.5)
+    flow(SPIKES, (x, trunk - 20), (x, aap + 14))
+    text(x + 13, 172, f"$s_{number}$")
+    node(x, aap, "+", SUMS)
+for y, half, color, name, down in ((trunk, 30, SPIKES, "o", -1), (aap, 13, SUMS, "a", 1)):
+    for start, end in ((276 + half, 416 - half), (416 + half, 500), (534, 616 - half), (616 + half, 694)):
+        flow(color, (start, y), (end, y))
+    for x, number in ((346, "1"), (473, "2"), (666, "L")):
+        text(x, y - 13, f"${name}_{number}$")
+    text(516, y, "…", 13, color=color)
+    box(733, y, "mean over\nspace, time", 78, 36, 8)
+    flow(VALUES, (772, y), (796, y))
+    box(826, y, "linear", 60, 30)
+    flow(VALUES, (856, y), (889, y))
+    node(907, y, "CE", VALUES, 17, 9)
+    flow(VALUES, (907, y + 17 * down), (907, loss - 11 * down))
+axes.plot((826, 826), (128, 198), color=VALUES, lw=1, ls=(0, (1, 2.5)))
+text(820, 176, "same weights", 7.5, color=SOFT, ha="right")
+node(907, loss, "+", VALUES, 11)
+flow(VALUES, (918, loss), (944, loss))
+text(949, loss, "loss", **BOLD)
+text(692, 258, "❸ loss = CE(FSNN) + CE(AAP)", 10.5, ha="left")
+
+# one block
+aap, branch, shortcut = 386, 458, 528
+axes.add_patch(Polygon(((387, 235), (445, 235), (968, 307), (32, 307)), fc="#eef5fa", zorder=0.5))
+frame(24, 306, 952, 290, "#eef5fa", zorder=0.5)
+text(40, 324, "block $l$, and what the pathway adds", **BOLD)
+for x, y, words in ((62, aap, "$a_{l-1}$"), (932, aap, "$a_l$"), (62, branch, "$o_{l-1}$"), (932, branch, "$o_l$")):
+    text(x, y, words, 12)
+for start, end in ((86, 296), (340, 651), (677, 908)):
+    flow(SUMS, (start, aap), (end, aap))
+box(318, aap, "$P_l$", 44, size=11, color=SUMS)
+text(318, aap - 30, "identity, or where the shape changes: [depthwise 3x3,] 1x1, BN, ReLU", 8, color=SOFT)
+node(664, aap, "+", SUMS)
+text(708, aap - 24, r"❷ $a_l = P_l(a_{l-1}) + s_l$", 10.5, ha="left")
+for x in (221, 471):
+    flow(SPIKES, (86 if x == 221 else 367, branch), (x - 50, branch))
+    flow(VALUES, (x, branch), (x + 21, branch))
+    flow(VALUES, (x + 61, branch), (x + 84, branch))
+    for place, words, width in ((x - 25, "conv", 50), (x + 41, "BN", 40), (x + 115, "neuron", 62)):
+        box(place, branch, words, width)
+flow(SPIKES, (617, branch), (735, branch))
+flow(SPIKES, (664, branch), (664, aap + 14))
+flow(SPIKES, (120, branch), (120, shortcut), (754, shortcut), (754, branch + 20))
+flow(SPIKES, (772, branch), (908, branch))
+text(700, branch + 14, "$s_l$", 11)
+box(391, shortcut, "where the shape changes: conv 1x1, BN, neuron", 290, 28, 8)
+node(754, branch, "$g$", SPIKES, 18, 13)
+text(776, branch + 32, "❶ $o_l = g(s_l, o_{l-1})$", 10.5, ha="left")
+text(40, 574, "Boolean joins $g$, on 0 and 1:", **BOLD)
+joins = r"$\bf{OR}$   $s + o - s\cdot o$        $\bf{IAND}$   $o\cdot(1 - s)$        $\bf{AND}$   $s\cdot o$"
+text(246, 574, rf"{joins}        $\bf{{XOR}}$   $o\cdot(1 - s) + s\cdot(1 - o)$", ha="left")
+for x, color, words in ((40, SPIKES, "spikes, 0 or 1"), (200, SUMS, "sums of spikes"), (360, VALUES, "other values")):
+    flow(color, (x, 618), (x + 34, 618))
+    text(x + 42, 618, words, color=SOFT, ha="left")
+
+folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent.parent / "figs"
+figure.savefig(folder / "method.svg", metadata={"Date": None, "Creator": None}, transparent=True)
+figure.savefig(folder / "method.png", dpi=200, transparent=True)

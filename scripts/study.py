@@ -1,6 +1,6 @@
-"""Run studies, gather their results, and write the tables and figures that are made of these.
+"""Run studies, gather their results, and write the tables and figures that are made from these.
 
-python scripts/study.py run studies/digits.yaml --jobs 2                   # goes on where it was stopped
+python scripts/study.py run studies/digits.yaml --jobs 2                   # resumes what was stopped
 python scripts/study.py run studies/cifar10_joins.yaml --data cifar10=~/data/cifar10
 python scripts/study.py run studies/digits.yaml --task 7                   # the eighth run alone, for a job array
 python scripts/study.py list studies/digits.yaml                           # its runs, and the command of each
@@ -18,12 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # what is run is a file of this folder, and Python looks no further by itself
+sys.path.insert(0, str(ROOT))  # Python puts the folder of the script there, not the project's
 
 from full_spike.utils.errors import UsageError, UserError, run_command  # noqa: E402
 from full_spike.utils.options import Parser, natural, positive_int  # noqa: E402
-
-from studies.grid import Planned, read_study  # noqa: E402
+from studies.grid import Run, read_study  # noqa: E402
 
 RUNS = Path("runs/studies")
 
@@ -36,17 +35,16 @@ def _data(text: str) -> tuple[str, str]:
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command's arguments; UsageError if they are wrong."""
     parser = Parser(__doc__, prog="python scripts/study.py")
-    parser.add_argument("what", nargs="?", choices=("run", "list", "gather", "write"), help="see above")
+    parser.add_argument("what", nargs="?", choices=("run", "list", "gather", "write"), help="see below")
     parser.add_argument("studies", type=Path, nargs="*", metavar="STUDY.yaml", help="for run, list and gather")
     parser.add_argument("--check", action="store_true", help="compare tables and figures with what the CSVs give")
     parser.add_argument("--runs", type=Path, default=RUNS, metavar="FOLDER", help=f"of the runs (default: {RUNS})")
     parser.add_argument("--data", type=_data, action="append", default=[], metavar="NAME=FOLDER",
                         help="where the data are that a study names; may be repeated")  # fmt: skip
     parser.add_argument("--jobs", type=positive_int, default=1, metavar="N", help="runs at once (default: 1)")
-    parser.add_argument("--row", action="append", default=[], metavar="NAME", help="of this row alone; may be repeated")
-    parser.add_argument("--seed", type=natural, action="append", default=[], metavar="N", help="of this seed alone")
+    parser.add_argument("--row", action="append", metavar="NAME", help="this row alone; may be repeated")
+    parser.add_argument("--seed", type=natural, action="append", metavar="N", help="this seed alone; may be repeated")
     parser.add_argument("--task", type=natural, metavar="N", help="the run of this number alone, as `list` counts them")
     args = parser.parse_intermixed_args(argv)  # options may stand before the studies
     if args.check == (args.what is not None):
@@ -56,49 +54,37 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def planned(args: argparse.Namespace) -> list[Planned]:
-    """The runs that are asked for.
-
-    Raises:
-        UsageError: a study cannot be read, or has no such row, seed or number.
-    """
-    found: list[Planned] = []
-    for path in args.studies:
-        study = read_study(path)
-        for row in args.row:
-            if row not in study.rows:
-                raise UsageError(f"--row {row}: {path} has none of this name: choose from {', '.join(study.rows)}")
-        for seed in args.seed:
-            if seed not in study.seeds:
-                raise UsageError(f"--seed {seed}: {path} has {', '.join(map(str, study.seeds))}")
-        runs = [r for r in study.runs() if r.row in (args.row or study.rows) and r.seed in (args.seed or study.seeds)]
-        found += runs
-    if args.task is not None:
-        if args.task >= len(found):
-            raise UsageError(f"--task {args.task}: there are {len(found)} runs, numbered from 0")
-        found = [found[args.task]]
-    return found
+def chosen(args: argparse.Namespace) -> list[Run]:
+    """The runs that --row, --seed and --task choose."""
+    found = [run for path in args.studies for run in read_study(path).runs()]
+    for name, values in (("row", args.row), ("seed", args.seed)):
+        there = dict.fromkeys(getattr(run, name) for run in found)
+        for value in values or []:
+            if value not in there:
+                raise UsageError(f"--{name} {value} is in no study: choose from {', '.join(map(str, there))}")
+        found = [run for run in found if not values or getattr(run, name) in values]
+    if args.task is not None and args.task >= len(found):
+        raise UsageError(f"--task {args.task}: there are {len(found)} runs, numbered from 0")
+    return found if args.task is None else [found[args.task]]
 
 
 def run(args: argparse.Namespace) -> int:
     from studies.running import Runner
 
-    data = dict(args.data)
-    runs = planned(args)
-    for name in {r.study.data for r in runs} - {None}:
-        if name not in data:
-            raise UsageError(f"--data {name}=FOLDER is missing: say where the data are that the study is made on")
+    runs, data = chosen(args), dict(args.data)
+    for missing in {run.study.data for run in runs} - {None} - data.keys():
+        raise UsageError(f"--data {missing}=FOLDER is missing: say where the data are that the study is made on")
     runner = Runner(args.runs.resolve(), data, args.jobs)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, runner.stop)
-    wrong = 0
+    problems = 0
     for done, problem in runner.all(runs):
-        wrong += problem is not None
-        if problem or not runner.left(done):  # else it was stopped, or not begun
+        problems += problem is not None
+        if problem or not runner.stopping.is_set():
             print(problem or f"{done.study.name}: {done.name}", flush=True)
     if runner.stopping.is_set():
         raise UserError("stopped: the same command goes on where it was")
-    return 1 if wrong else 0
+    return 1 if problems else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -106,19 +92,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.what == "run":
         return run(args)
     if args.what == "list":
-        for i, one in enumerate(planned(args)):
+        for i, one in enumerate(chosen(args)):
             print(f"{i:3}  {one.study.name}/{one.name}  {one.command()}")
-        return 0
-    if args.what == "gather":
+    elif args.what == "gather":
         from studies.gathering import gather
 
-        for path in args.studies:
-            study = read_study(path)
-            print(f"{study.name}: {gather(study.runs(), args.runs)} of {len(study.runs())} runs have ended")
-        return 0
-    from studies.results import check, write
+        for study in map(read_study, args.studies):
+            print(f"{study.name}: {gather(study, args.runs)} of {len(study.runs())} runs have ended")
+    else:
+        from studies.page import make
 
-    return check() if args.check else write()
+        found = make(write=not args.check)
+        if args.check and found:
+            raise UserError(f"not what the CSV files give: {', '.join(found)}: run `python scripts/study.py write`")
+        print("\n".join(f"wrote {what}" for what in found) or "tables and figures are what the CSV files give")
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Studies: grids of training runs, their results as CSV, and the tables that are made of these alone."""
+"""Studies: grids of training runs, their results as CSV, and the tables and figures made from these alone."""

@@ -1,183 +1,152 @@
-"""From the folders of a study's runs to its CSV files: one line a run, one an epoch, one a block."""
+"""From the folders of a study's runs to its CSV files: a line for each run, epoch and block."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from full_spike.models import create_model, detach_aap
-from full_spike.utils.checkpoints.weights import read_weights
-from full_spike.utils.files import read_text, write_file
-from full_spike.utils.log import read_metrics, training_seconds
-from full_spike.utils.runtime.plain_yaml import read_mapping
+import yaml
 
-from studies.grid import AFTER, Planned
+from full_spike.models import create_model, detach_aap
+from full_spike.utils.checkpoint import load
+from full_spike.utils.errors import UserError
+from full_spike.utils.files import write_file
+from full_spike.utils.log import read_metrics, training_seconds
+from studies.grid import AFTER, Run, Study
 from studies.running import LATEST, trained
 
 RESULTS = Path(__file__).parent / "results"
-LARGEST = 1 << 24  # bytes of a file of JSON
-TEXTS = (
-    "row",
-    "title",
-    "side",
-    "device",
-    "machine",
-    "torch",
-    "commit",
-    "command",
-    "when",
-    "block",
-)  # columns; all others are of numbers
-READOUTS = ("fsnn", "aap", "sum", "output")
+TEXTS = {"row", "title", "side", "device", "machine", "torch", "commit", "command", "when", "block"}  # not numbers
 
 
-def _parameters(folder: Path) -> tuple[int, int]:
-    """Of the network as it was trained, and without its pathway."""
-    config, _ = read_weights(folder / LATEST)
+def read_config(run: Path) -> dict[str, Any]:
+    """A run's config.yaml: its options, and `versions`."""
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"there is no {path}: name the folder of a run")
+    return yaml.safe_load(path.read_text())
+
+
+def _parameters(folder: Path) -> dict[str, int]:
     with torch.device("meta"):
-        model = create_model(**(config or {}))
+        model = create_model(**load(folder / LATEST)["config"])
         alone = model if getattr(model, "aap", None) is None else detach_aap(model)
-    both = [sum(p.numel() for p in network.parameters()) for network in (model, alone)]
-    return both[0], both[1]
+    names = {"parameters": model, "parameters_detached": alone}
+    return {name: sum(p.numel() for p in network.parameters()) for name, network in names.items()}
 
 
-def _energy(folder: Path) -> dict[str, Any]:
-    """ACs, MACs and mJ of one image, by the exact count of the network that was trained and without its pathway."""
+def _energy(folder: Path) -> dict[str, float]:
+    """ACs, MACs and mJ an image, of the network as trained and without its pathway."""
     path = folder / AFTER["synops"]
     if not path.exists():
         return {}
-    first, *others = json.loads(read_text(path, LARGEST))["networks"]
-    networks = {"trained": first, "detached": next((n for n in others if n["network"].endswith("detached")), first)}
-    return {
-        f"{which}_{what}": value
-        for which, network in networks.items()
-        for what, value in (
-            ("ac", network["totals"]["ac"]),
-            ("mac", network["totals"]["mac"]),
-            ("mj", network["energy_mj"]),
-        )
-    }
-
-
-def _integers(folder: Path) -> dict[str, float]:
-    """Top-1 in percent of the exported integers, and of the network that they were made of, on the same images."""
+    first, *others = json.loads(path.read_text())["networks"]
+    detached = next((network for network in others if network["network"].endswith("detached")), first)
     found = {}
-    for step in ("integer8", "integer4"):
-        path = folder / AFTER[step]
-        if path.exists():
-            told = json.loads(read_text(path, LARGEST))
-            found[step] = 100 * told["right_runtime"] / told["images"]
-            found[f"{step}_floats"] = 100 * told["right_original"] / told["images"]
+    for which, network in (("trained", first), ("detached", detached)):
+        found |= {f"{which}_ac": network["totals"]["ac"], f"{which}_mac": network["totals"]["mac"]}
+        found[f"{which}_mj"] = network["energy_mj"]
     return found
 
 
-def line(run: Planned, folder: Path) -> dict[str, Any]:
-    """A run's line in the CSV: what it was, where and when it ran, and what it came to."""
+def _integers(folder: Path) -> dict[str, float]:
+    """Top-1 in percent of the exported integers, and of the floats they were made from, on the same images."""
+    found = {}
+    for step in ("integer8", "integer4"):
+        if (path := folder / AFTER[step]).exists():
+            scores = json.loads(path.read_text())
+            found[step] = 100 * scores["right_runtime"] / scores["images"]
+            found[f"{step}_floats"] = 100 * scores["right_original"] / scores["images"]
+    return found
+
+
+def run_line(run: Run, folder: Path) -> dict[str, Any]:
+    """A run's line: what it was, where it ran, and what it reached."""
     entries = read_metrics(folder)
-    config = read_mapping(folder / "config.yaml", "the configuration")
-    versions = config.get("versions", {})
-    first = next(iter(entries[-1]["test"]))
+    versions = read_config(folder)["versions"]
+    last = entries[-1]
+    first = next(iter(last["test"]))
     best = max(entries, key=lambda entry: entry["test"][first]["acc1"])
-    trained_parameters, alone = _parameters(folder)
-    last = entries[-1]["test"]
     return {
         "row": run.row,
         "seed": run.seed,
         "epochs": len(entries),
-        "parameters": trained_parameters,
-        "parameters_detached": alone,
-        **{f"final_{name}": last[name]["acc1"] for name in READOUTS if name in last},
+        **_parameters(folder),
+        **{f"final_{readout}": scores["acc1"] for readout, scores in last["test"].items()},
         "best": best["test"][first]["acc1"],
         "best_epoch": best["epoch"] + 1,
-        "train_loss": entries[-1]["train_loss"],
-        "train_acc1": entries[-1]["train"][first]["acc1"],
+        "train_loss": last["train_loss"],
+        "train_acc1": last["train"][first]["acc1"],
         **_energy(folder),
         **_integers(folder),
         "seconds": round(training_seconds(entries) or 0.0, 1) or None,
-        "machine": versions.get("machine"),
-        "torch": versions.get("torch"),
-        "commit": versions.get("commit"),
+        **{name: versions.get(name) for name in ("machine", "torch", "commit")},
         "command": run.command(),
     }
 
 
-def epochs(run: Planned, folder: Path) -> list[dict[str, Any]]:
-    """A line for each epoch of a run."""
+def epoch_lines(run: Run, folder: Path) -> list[dict[str, Any]]:
     return [
-        {
-            "row": run.row,
-            "seed": run.seed,
-            "epoch": entry["epoch"] + 1,
-            "train_loss": round(entry["train_loss"], 6),
-            **{f"test_{name}": score["acc1"] for name, score in entry["test"].items()},
-        }
+        {"row": run.row, "seed": run.seed, "epoch": entry["epoch"] + 1, "train_loss": round(entry["train_loss"], 6)}
+        | {f"test_{readout}": scores["acc1"] for readout, scores in entry["test"].items()}
         for entry in read_metrics(folder)
     ]
 
 
-def blocks(run: Planned, folder: Path) -> list[dict[str, Any]]:
-    """A line for each block of a run, before training and after it; none where that was not asked for."""
+def block_lines(run: Run, folder: Path) -> list[dict[str, Any]]:
     path = folder / AFTER["blocks"]
-    if not path.exists():
-        return []
-    return [{"row": run.row, "seed": run.seed, **entry} for entry in json.loads(read_text(path, LARGEST))]
+    return [{"row": run.row, "seed": run.seed, **e} for e in json.loads(path.read_text())] if path.exists() else []
 
 
 def write_csv(path: Path, lines: Sequence[dict[str, Any]]) -> None:
-    """A CSV with a column for every name that any line has; nothing is written for no lines."""
-    if not lines:
-        return
-    columns = list(dict.fromkeys(name for entry in sorted(lines, key=len, reverse=True) for name in entry))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, text.getvalue().encode())
+    """A column for every name in any line; no file for no lines."""
+    if lines:
+        columns = dict.fromkeys(name for line in sorted(lines, key=len, reverse=True) for name in line)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, text.getvalue().encode())
 
 
 def read_csv(path: Path) -> list[dict[str, Any]]:
-    """The lines of a CSV, numbers as such; None where there is nothing. No lines where there is no file."""
+    """The lines of a CSV, numbers as such and None for empty cells; none if there is no file."""
     if not path.exists():
         return []
-    return [
-        {name: _value(name, text) for name, text in entry.items()}
-        for entry in csv.DictReader(io.StringIO(path.read_text()))
-    ]
+    with path.open(newline="") as file:
+        return [{name: _value(name, text) for name, text in line.items()} for line in csv.DictReader(file)]
 
 
 def _value(name: str, text: str) -> Any:
-    for kind in () if name in TEXTS else (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text or None
+    if name in TEXTS or not text:
+        return text or None
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
 
 
-def gather(planned: Iterable[Planned], runs: Path, results: Path = RESULTS) -> int:
-    """Write a study's CSV files of those of its runs that have ended; returns how many these are.
+def gather(study: Study, runs: Path, results: Path = RESULTS) -> int:
+    """Write the CSV files of a study; returns how many of its runs in `runs` have ended.
 
-    Runs that are not in `runs` keep the lines that they have: a grid may be trained on several machines.
+    Lines of runs that are not in `runs` stay: a grid may be trained on several machines.
     """
-    planned = list(planned)
-    name = planned[0].study.name
-    places = [(run, runs / name / run.name) for run in planned]
-    found = [(run, folder) for run, folder in places if trained(run, folder)]
-    have = {(run.row, run.seed) for run, _ in found}
-    order = {(run.row, run.seed): i for i, run in enumerate(planned)}
-    tables = {
-        f"{name}.csv": [line(run, folder) for run, folder in found],
-        f"{name}_epochs.csv": [entry for run, folder in found for entry in epochs(run, folder)],
-        f"{name}_blocks.csv": [entry for run, folder in found for entry in blocks(run, folder)],
+    order = {(run.row, run.seed): i for i, run in enumerate(study.runs())}
+    folders = [(run, runs / study.name / run.name) for run in study.runs()]
+    ended = [(run, folder) for run, folder in folders if trained(run, folder)]
+    new = {
+        f"{study.name}.csv": [run_line(*one) for one in ended],
+        f"{study.name}_epochs.csv": [line for one in ended for line in epoch_lines(*one)],
+        f"{study.name}_blocks.csv": [line for one in ended for line in block_lines(*one)],
     }
-    for file, lines in tables.items():
-        path = results / file
-        kept = [e for e in read_csv(path) if (e["row"], e["seed"]) in order and (e["row"], e["seed"]) not in have]
-        write_csv(path, sorted([*kept, *lines], key=lambda e: order[e["row"], e["seed"]]))
-    return len(found)
+    done = {(run.row, run.seed) for run, _ in ended}
+    for file, lines in new.items():
+        kept = [line for line in read_csv(results / file) if (line["row"], line["seed"]) in order.keys() - done]
+        write_csv(results / file, sorted([*kept, *lines], key=lambda line: order[line["row"], line["seed"]]))
+    return len(ended)

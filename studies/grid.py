@@ -1,19 +1,17 @@
-"""What a study is: a YAML file that names options of a training script, rows that differ in some, and seeds."""
+"""A study: a YAML file with the options of a training script, rows that change some of them, and seeds."""
 
 from __future__ import annotations
 
-import re
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from full_spike.utils.errors import UsageError
-from full_spike.utils.report import SCRIPTS
-from full_spike.utils.runtime.plain_yaml import read_mapping
+import yaml
 
-KEYS = ("title", "script", "data", "seeds", "options", "rows", "labels", "after", "pairs", "about")
-# what may be done with a trained network, see `running` -> the file that shows that it was done, in the run's folder
+from full_spike.utils.errors import UsageError
+
+# steps after training -> the file in the run's folder that shows the step is done
 AFTER = {
     "synops": "synops/synops.json",
     "integer8": "integer8/comparison.json",
@@ -24,41 +22,41 @@ AFTER = {
 
 @dataclass(frozen=True)
 class Study:
-    """A grid of runs.
+    """A grid of runs, rows x seeds.
 
-    name: of its file, of its runs' folder and of its results.
-    title: one line for people.
-    about: what has to be known to read the results.
-    script: what trains, e.g. cifar.train.
-    data: what --data of `scripts/study.py` has to name the folder of; None where nothing is needed.
-    seeds: each row is trained with each of them.
-    options: of every row, by their names in a run's config.yaml.
-    rows: options of each row besides, by its name.
-    labels: of rows, for people; a row without one has its name.
-    after: what is done after training -> names of the rows that it is done with.
-    pairs: what is compared -> (row, row that is taken from it), seed by seed.
+    name: stem of the YAML file; also of the runs' folder and of the CSV files.
+    title, about: heading of the table, and what a reader has to know.
+    script: module that trains, e.g. cifar.train.
+    options: of every row, named as in config.yaml; rows: options of one row, which override these.
+    data: name of the folder that `--data NAME=FOLDER` has to give; None if the data come along.
+    labels: row -> its name in tables and figures.
+    after: step -> rows it is run for, or "all".
+    pairs: comparison -> (row, baseline), compared seed by seed.
     """
 
     name: str
     title: str
     script: str
-    seeds: tuple[int, ...]
+    seeds: list[int]
     options: dict[str, Any]
     rows: dict[str, dict[str, Any]]
     data: str | None = None
     about: str = ""
-    after: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    pairs: dict[str, tuple[str, str]] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
+    after: dict[str, Any] = field(default_factory=dict)
+    pairs: dict[str, list[str]] = field(default_factory=dict)
 
-    def runs(self) -> list[Planned]:
-        """Every run; all rows with the first seed come before the second, so a grid that is stopped is balanced."""
-        return [Planned(self, row, seed) for seed in self.seeds for row in self.rows]
+    def runs(self) -> list[Run]:
+        """All runs, seed by seed, so that a grid that was stopped has about as many seeds of each row."""
+        return [Run(self, row, seed) for seed in self.seeds for row in self.rows]
+
+    def label(self, row: str) -> str:
+        return self.labels.get(row, row)
 
 
 @dataclass(frozen=True)
-class Planned:
-    """One run of a study."""
+class Run:
+    """One run of a study; its folder is <runs>/<study>/<name>."""
 
     study: Study
     row: str
@@ -73,93 +71,42 @@ class Planned:
         return {**self.study.options, **self.study.rows[self.row], "seed": self.seed}
 
     @property
-    def epochs(self) -> int:
-        return int(self.options["epochs"])
-
-    @property
     def after(self) -> list[str]:
-        return [step for step, rows in self.study.after.items() if self.row in rows]
+        return [step for step, rows in self.study.after.items() if rows == "all" or self.row in rows]
 
     def arguments(self, data: str | None = None) -> list[str]:
-        """The script's command line, without the folders of the run."""
-        named = dict(self.options)
+        """Command line of the script, without the run's folder."""
+        options = dict(self.options)
         if self.study.data is not None:
-            named["data_path"] = data or self.study.data.upper()
+            options["data_path"] = data or self.study.data.upper()
         found = []
-        for name, value in named.items():
-            flag = f"--{name.replace('_', '-')}"
-            if value is True:
-                found.append(flag)
-            elif value is False:
-                found.append(f"--no-{flag[2:]}")
-            else:
-                found += [flag, str(value)]
+        for name, value in options.items():
+            flag = f"--{name.replace('_', '-')}" if value is not False else f"--no-{name.replace('_', '-')}"
+            found += [flag] if isinstance(value, bool) else [flag, str(value)]
         return found
 
     def command(self) -> str:
-        """The line that trains it alone, with one thread, as a study does."""
+        """The line that trains this run alone."""
         return f"OMP_NUM_THREADS=1 python -m {self.study.script} {shlex.join(self.arguments())}"
 
 
-def _require(what: Any, kind: type | tuple[type, ...], path: Path, name: str, example: str) -> Any:
-    if not isinstance(what, kind):
-        raise UsageError(f"{path}: {name} is {what!r}: write it as {example}")
-    return what
-
-
-def _names(value: Any, rows: dict[str, Any], path: Path, name: str) -> tuple[str, ...]:
-    found = tuple(rows) if value == "all" else tuple(_require(value, list, path, name, "all, or [a row, another]"))
-    for row in found:
-        if row not in rows:
-            raise UsageError(f"{path}: {name} names {row!r}, which is no row: choose from {', '.join(rows)}")
-    return found
-
-
 def read_study(path: Path) -> Study:
-    """The study that a YAML file describes.
+    """The study in a YAML file.
 
     Raises:
-        UsageError: it cannot be read, or something in it is missing, unknown or of the wrong kind.
+        UsageError: it cannot be read, or names rows or steps that there are not.
     """
-    content = read_mapping(path, "the study")
-    for key in content:
-        if key not in KEYS:
-            raise UsageError(f"{path}: {key!r} is unknown: a study has {', '.join(KEYS)}")
-    for key in ("title", "script", "seeds", "options", "rows"):
-        if key not in content:
-            raise UsageError(f"{path}: {key} is missing: a study has at least title, script, seeds, options, rows")
-    if content["script"] not in SCRIPTS:
-        raise UsageError(f"{path}: script is {content['script']!r}: choose one of {', '.join(SCRIPTS)}")
-    seeds = _require(content["seeds"], list, path, "seeds", "[0, 1, 2]")
-    if not seeds or len(set(seeds)) < len(seeds) or not all(type(s) is int and s >= 0 for s in seeds):
-        raise UsageError(f"{path}: seeds is {seeds!r}: write whole numbers, each once, e.g. [0, 1, 2]")
-    rows: dict[str, Any] = _require(content["rows"], dict, path, "rows", "a mapping from names to options")
-    for row, options in rows.items():
-        if not re.fullmatch(r"[a-z0-9]+(_[a-z0-9]+)*", str(row)):
-            raise UsageError(f"{path}: the row {row!r} names a folder: use small letters, digits and underscores")
-        _require(options, dict, path, f"row {row}", "{option: value}")
-    options = _require(content["options"], dict, path, "options", "a mapping from names to values")
-    if not rows or any(type({**options, **row}.get("epochs")) is not int for row in rows.values()):
-        raise UsageError(f"{path}: every row needs a number of epochs: write it among options")
-    after = {
-        step: _names(names, rows, path, f"after {step}")
-        for step, names in _require(content.get("after", {}), dict, path, "after", "a mapping").items()
-    }
-    for step in after:
-        if step not in AFTER:
-            raise UsageError(f"{path}: after knows no {step!r}: choose from {', '.join(AFTER)}")
-    pairs = {}
-    for what, names in _require(content.get("pairs", {}), dict, path, "pairs", "a mapping").items():
-        two = _names(names, rows, path, f"pair {what}")
-        if len(two) != 2:
-            raise UsageError(f"{path}: pair {what} has {len(two)} rows: write [row, row that is taken from it]")
-        pairs[str(what)] = (two[0], two[1])
-    labels = {
-        row: str(words)
-        for row, words in _require(content.get("labels", {}), dict, path, "labels", "{row: its name}").items()
-    }
-    _names(list(labels), rows, path, "labels")
-    return Study(
-        path.stem, str(content["title"]), content["script"], tuple(seeds), options, rows,
-        content.get("data"), str(content.get("about", "")), after, pairs, labels,
-    )  # fmt: skip
+    try:
+        study = Study(path.stem, **yaml.safe_load(path.read_text()))
+    except (OSError, TypeError, yaml.YAMLError) as error:
+        raise UsageError(f"{path} is no study: {' '.join(str(error).split())}") from None
+    named = [(step, AFTER) for step in study.after] + [(row, study.rows) for row in study.labels]
+    for rows in [*study.after.values(), *study.pairs.values()]:
+        named += [(row, study.rows) for row in (rows if rows != "all" else [])]
+    for name, known in named:
+        if name not in known:
+            raise UsageError(f"{path} names {name!r}, which is not one of {', '.join(known)}")
+    for run in study.runs():
+        if type(run.options.get("epochs")) is not int:
+            raise UsageError(f"{path}: {run.row} needs a number of epochs: add it to options")
+    return study

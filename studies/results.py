@@ -1,95 +1,206 @@
-"""The tables and figures of docs/RESULTS.md, made of the CSV files alone."""
+"""What studies came to: statistics, tables and the power law of docs/RESULTS.md, from the CSV files alone."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+import math
+import statistics
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from full_spike.utils.draw.card import same_drawing
-from full_spike.utils.errors import UsageError, UserError
-from full_spike.utils.files import read_text, write_file
+import numpy as np
+from scipy import optimize, stats
 
-from studies.figures import FIGURES
-from studies.gathering import RESULTS
-from studies.ran import Results
-from studies.scaling import fit_table
-from studies.tables import table
-
-ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "RESULTS.md"
-FIGS = ROOT / "figs"
-PREFIX = "results_"  # of the figures' files, which are nobody else's
-# what is made stands between a line that names it and a line that ends it
-PLACE = re.compile(r"(<!-- (study|figure|fit): (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-LARGEST = 1 << 24  # bytes of a figure
+from studies.gathering import RESULTS, read_csv
+from studies.grid import Study, read_study
 
 
-def _choose(name: str, known: Mapping[str, object], what: str) -> None:
-    if name not in known:
-        raise UsageError(f"the page names the {what} {name!r}, which there is not: choose from {', '.join(known)}")
+@dataclass(frozen=True)
+class Summary:
+    """Mean of n values, standard deviation, and half of the mean's 95 % interval by Student's t; None of one value."""
+
+    n: int
+    mean: float
+    sd: float | None = None
+    half: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """Said of three values or more: two may be equal by chance."""
+        if self.half is None or self.n < 3:
+            return "open"
+        return "not shown" if abs(self.mean) <= self.half else "better" if self.mean > 0 else "worse"
+
+    def __str__(self) -> str:
+        if self.half is None:
+            return f"{self.mean:+.2f} (one seed: no interval)"
+        return f"{self.mean:+.2f} [{self.mean - self.half:+.2f}, {self.mean + self.half:+.2f}]"
 
 
-def make(page: str, results: Path = RESULTS) -> tuple[str, dict[str, str]]:
-    """The page with everything made anew, and the figures that it shows, file -> SVG.
+def summary(values: Collection[float]) -> Summary:
+    n, mean = len(values), statistics.fmean(values)
+    if n == 1:
+        return Summary(n, mean)
+    sd = statistics.stdev(values)
+    return Summary(n, mean, sd, float(stats.t.ppf(0.975, n - 1)) * sd / math.sqrt(n))
+
+
+def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Summary | None:
+    """Of first - second over the seeds that both have; None if there are none."""
+    seeds = sorted(first.keys() & second.keys())
+    return summary([first[seed] - second[seed] for seed in seeds]) if seeds else None
+
+
+class Result:
+    """A study with the lines of its CSV files."""
+
+    def __init__(self, study: Study, folder: Path = RESULTS) -> None:
+        self.study = study
+        self.lines, self.epochs, self.blocks = (
+            read_csv(folder / f"{study.name}{part}.csv") for part in ("", "_epochs", "_blocks")
+        )
+
+    def values(self, row: str, *columns: str) -> dict[int, float]:
+        """A row's values by seed, of the first of these columns that it has."""
+        found = {}
+        for line in self.lines:
+            values = [line[column] for column in columns if line.get(column) is not None]
+            if line["row"] == row and values:
+                found[line["seed"]] = values[0]
+        return found
+
+    def deployed(self, row: str) -> dict[int, float]:
+        """Top-1 in percent by seed, of the network without its pathway."""
+        return self.values(row, "final_fsnn", "final_output")
+
+    def pairs(self) -> dict[str, Summary]:
+        """The study's comparisons that have a seed in common."""
+        both = {what: paired(*map(self.deployed, rows)) for what, rows in self.study.pairs.items()}
+        return {what: found for what, found in both.items() if found}
+
+
+Results = dict[str, Result]
+
+
+def read_results(folder: Path = RESULTS) -> Results:
+    """Every study of this folder, by name."""
+    studies = map(read_study, sorted(Path(__file__).parent.glob("*.yaml")))
+    return {study.name: Result(study, folder) for study in studies}
+
+
+# Tables
+
+COLUMNS = {  # heading -> (column of the CSV, factor, digits)
+    "pathway alone, %": ("final_aap", 1, 2),
+    "both, %": ("final_sum", 1, 2),
+    "parameters": ("parameters_detached", 1, None),
+    "AC, M": ("detached_ac", 1e-6, 3),
+    "MAC, M": ("detached_mac", 1e-6, 3),
+    "µJ an image": ("detached_mj", 1e3, 2),
+    "µJ with the pathway kept": ("trained_mj", 1e3, 2),
+    "integers, 8 bits, %": ("integer8", 1, 2),
+    "4 bits, %": ("integer4", 1, 2),
+}
+
+
+def markdown(head: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *body)]
+
+
+def _cell(values: Collection[float], digits: int | None = 2) -> str:
+    if not values:
+        return "-"
+    if digits is None:
+        return f"{next(iter(values)):,}"
+    found = summary(values)
+    return f"{found.mean:.{digits}f}" + ("" if found.sd is None else f" ± {found.sd:.{digits}f}")
+
+
+def _cells(result: Result, row: str) -> dict[str, str]:
+    found = {"top-1 of what is deployed, %": _cell(result.deployed(row).values())}
+    for heading, (column, factor, digits) in COLUMNS.items():
+        kept = column != "trained_mj" or result.values(row, "final_sum")  # a network without a pathway keeps none
+        found[heading] = _cell([factor * v for v in result.values(row, column).values()] if kept else [], digits)
+    return found
+
+
+def _comparisons(result: Result) -> Iterator[tuple[str, Summary]]:
+    yield from result.pairs().items()
+    for row in result.study.rows:
+        for bits in (8, 4):
+            integers, floats = (result.values(row, f"integer{bits}{which}") for which in ("", "_floats"))
+            if found := paired(integers, floats):
+                yield f"integers of {bits} bits against floats, {result.study.label(row)}", found
+
+
+def table(result: Result) -> str:
+    """What a study was, its rows, and its comparisons."""
+    study, cells = result.study, {row: _cells(result, row) for row in result.study.rows if result.deployed(row)}
+    if not cells:
+        return f"*Not run.* {study.title}. {study.about} Its grid is `studies/{study.name}.yaml`.\n"
+    columns = [name for name in next(iter(cells.values())) if any(own[name] != "-" for own in cells.values())]
+    body = [
+        [study.label(row), f"`{row}`", str(len(result.deployed(row))), *(own[name] for name in columns)]
+        for row, own in cells.items()
+    ]
+    left = "; ".join(study.label(row) for row in study.rows if row not in cells)
+    text = [f"*Reproduced here.* {study.title}. {study.about}" + (f" Not run: {left}." if left else ""), ""]
+    text += markdown(["network", "row", "seeds", *columns], body)
+    compared = [[what, str(found.n), str(found), found.verdict] for what, found in _comparisons(result) if found.n > 2]
+    if compared:
+        text += ["", *markdown(["compared", "seeds", "difference in points [95 % interval]", ""], compared)]
+    return "\n".join(text) + "\n"
+
+
+# The power law: error = exp(a) * width^b * T^c * epochs^d
+
+FACTORS = ("width", "T", "epochs")
+
+
+def scaling_runs(results: Results) -> list[tuple[dict[str, Any], float]]:
+    """(options, test error in percent) of the CIFAR-10 runs of dsnn18 that differ in width, T and epochs alone."""
+    found = []
+    for name, only in (("cifar10_scaling", None), ("cifar10_joins", "or_with"), ("cifar10_integers", "or_with")):
+        study = results[name].study
+        for row in [only] if only else study.rows:
+            options = {**study.options, **study.rows[row]}
+            if options["model"] == "dsnn18":
+                found += [(options, 100 - score) for score in results[name].deployed(row).values()]
+    return found
+
+
+def fit(points: Sequence[tuple[Mapping[str, float], float]]) -> tuple[np.ndarray, np.ndarray]:
+    """(coefficients, standard errors), the constant first, of least squares of log(error) over the factors' logarithms.
 
     Raises:
-        UsageError: the page names a study or a figure that there is not, or a study cannot be read.
+        ValueError: there are too few points to tell the factors apart.
     """
-    rans = Results(results)
-    figures: dict[str, str] = {}
-
-    def made(match: re.Match[str]) -> str:
-        kind, name = match[2], match[3]
-        if kind == "figure":
-            _choose(name, FIGURES, kind)
-            drawn = FIGURES[name](rans)
-            if drawn is None:
-                text = "*No figure yet*: what it shows has not been gathered.\n"
-            else:
-                file = f"{PREFIX}{name}.svg"
-                figures[file] = drawn.svg
-                text = f"![{drawn.alt}](../figs/{file})\n\n{drawn.caption}\n"
-        else:
-            _choose(name, rans, "study")
-            text = table(rans[name]) if kind == "study" else fit_table(rans)
-        return f"{match[1]}{text}{match[5]}"
-
-    return PLACE.sub(made, page), figures
+    x = np.log([[math.e, *(place[factor] for factor in FACTORS)] for place, _ in points])  # [points, 1 + factors]
+    if len(points) <= 1 + len(FACTORS) or np.linalg.matrix_rank(x) < x.shape[1]:
+        raise ValueError(f"{len(points)} runs are too few to tell {', '.join(FACTORS)} apart")
+    y = np.log([error for _, error in points])
+    found, covariance = optimize.curve_fit(lambda x, *b: x @ np.array(b), x, y, p0=np.zeros(x.shape[1]))
+    return found, np.sqrt(np.diag(covariance))
 
 
-def write(page: Path = PAGE, results: Path = RESULTS, figs: Path = FIGS) -> int:
-    """Make tables and figures anew; figures that no runs are there for any more are removed."""
-    text, figures = make(read_text(page), results)
-    write_file(page, text.encode())
-    for file, svg in figures.items():
-        write_file(figs / file, svg.encode())
-    for path in figs.glob(f"{PREFIX}*.svg"):
-        if path.name not in figures:
-            path.unlink()
-    print(f"wrote {page} and {len(figures)} figures of {figs}")
-    return 0
-
-
-def check(page: Path = PAGE, results: Path = RESULTS, figs: Path = FIGS) -> int:
-    """Compare the page and its figures with what the CSV files give.
-
-    Raises:
-        UserError: they differ.
-    """
-    kept = read_text(page)
-    text, figures = make(kept, results)
-    places = list(zip(PLACE.finditer(kept), PLACE.finditer(text), strict=True))
-    wrong = [f"the {old[2]} {old[3]} in {page.name}" for old, new in places if old[0] != new[0]]
-    files = {path.name for path in figs.glob(f"{PREFIX}*.svg")}
-    for file in sorted(figures.keys() | files):
-        if file not in files:
-            wrong.append(f"{figs / file}, which is missing")
-        elif file not in figures:
-            wrong.append(f"{figs / file}, which is of no runs")
-        elif not same_drawing(read_text(figs / file, LARGEST), figures[file]):
-            wrong.append(str(figs / file))
-    if wrong:
-        raise UserError(f"not what {results} gives: {', '.join(wrong)}: run `python scripts/study.py write`")
-    print(f"{page}: its {len(places) - len(figures)} tables and {len(figures)} figures are those that {results} gives")
-    return 0
+def fit_table(results: Results) -> str:
+    """The exponents of the law of scaling."""
+    runs = scaling_runs(results)
+    try:
+        coefficients, errors = fit(runs)
+    except ValueError as error:
+        return f"*Not fitted*: {error}.\n"
+    freedom = len(runs) - len(coefficients)
+    body = []
+    for factor, value, error in zip(FACTORS, coefficients[1:], errors[1:], strict=True):
+        half = stats.t.ppf(0.975, freedom) * error
+        body.append([factor, f"{value:+.3f} ± {error:.3f}", f"[{value - half:+.3f}, {value + half:+.3f}]"])
+    ranges = [f"{f} {min(o[f] for o, _ in runs)} to {max(o[f] for o, _ in runs)}" for f in FACTORS]
+    text = [
+        f"Least squares of log(error) over the logarithms of the factors, {len(runs)} runs of 18 layers "
+        f"({', '.join(ranges)}), {freedom} degrees of freedom.",
+        "",
+        *markdown(["factor", "exponent ± standard error", "95 % interval"], body),
+    ]
+    return "\n".join(text) + "\n"

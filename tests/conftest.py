@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+
 from support.short_runs import short_run  # noqa: F401  (a fixture)
 
 # The networks here are small. A second thread gains little, and much is lost when two processes want the same core.

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+
 from full_spike.utils import checkpoint
 from support.command import TINY, only, succeed
 from support.refusals import command

@@ -8,12 +8,12 @@ import os
 
 import pytest
 import torch
-from full_spike.utils import fullspike, synops
-from full_spike.utils import checkpoint
+from torch import nn
+
+from full_spike.utils import checkpoint, fullspike, synops
 from full_spike.utils.errors import run_command
 from support.command import TINY, refused, succeed
 from support.images import image_tree
-from torch import nn
 
 TRAIN = "cifar.train"
 

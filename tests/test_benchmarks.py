@@ -6,13 +6,13 @@ import time
 
 import pytest
 import torch
-from full_spike.models import create_model
 from spikingjelly.activation_based import neuron as stock_neuron
 from torch import nn
 
 from benchmarks.common import compare, kept_bytes, parser, products, reset, stock
 from benchmarks.growth import slope
 from benchmarks.memory import peak
+from full_spike.models import create_model
 from studies.gathering import read_csv
 
 

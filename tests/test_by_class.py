@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+
 from full_spike.utils.distributed import World
 from full_spike.utils.testing import ByClass
 from full_spike.utils.train.predictions import Likeliest

@@ -7,6 +7,7 @@ import zipfile
 
 import pytest
 import torch
+
 from full_spike.utils import checkpoint
 from full_spike.utils.errors import UserError
 

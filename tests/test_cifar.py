@@ -5,14 +5,15 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
+from torch.utils.tensorboard.summary import scalar  # noqa: F401  (tensorboard is installed)
+
 from full_spike.models import create_model, detach_aap
 from full_spike.utils import checkpoint
 from full_spike.utils.checkpoints.weights import read_weights
 from full_spike.utils.errors import UserError
-from PIL import Image
 from support.command import TINY, refused, run, succeed
 from support.images import image_tree
-from torch.utils.tensorboard.summary import scalar  # noqa: F401  (tensorboard is installed)
 
 TRAIN = "cifar.train"
 
@@ -108,7 +109,6 @@ def test_counting_a_trained_network(trained):
     assert counted["rates_are_real"]
     names = [network["network"] for network in counted["networks"]]
     assert names == ["dsnn18 OR, AAP kept", "dsnn18 OR, AAP detached", "ANN resnet18"]
-    assert (folder / "synops" / "synops.html").exists()
     assert "use it with --test-only" in refused(TRAIN, *common, status=2)
 
 

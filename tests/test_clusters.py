@@ -4,10 +4,10 @@ import os
 import signal
 
 import pytest
-from support.command import assert_same_run, only
-from support.jobs import DIGITS, latest
 
 from benchmarks.jobs import OWN_STORES, Jobs, children, wait_for
+from support.command import assert_same_run, only
+from support.jobs import DIGITS, latest
 
 
 @pytest.fixture

@@ -6,9 +6,10 @@ import subprocess
 import sys
 
 import pytest
+from test_imports import SLOW, imported
+
 from full_spike.utils import commands
 from support.command import ROOT, TINY, only
-from test_imports import SLOW, imported
 
 
 def full_spike(*words, cwd=ROOT):
@@ -82,7 +83,7 @@ def test_train_and_test_are_the_scripts(tmp_path, capsys):
         ("full-spike train ", {"cifar", "imagenet", "dvsgesture", "cifar10dvs"}),
         ("full-spike train cifar --lab", {"--label-smoothing"}),
         ("full-spike test dvsgesture --frame", {"--frame-size"}),
-        ("full-spike summary --sv", {"--svg"}),
+        ("full-spike summary --si", {"--size"}),
     ],
 )
 def test_the_shell_is_given_words(tmp_path, typed, words):

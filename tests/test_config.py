@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 import yaml
+
 from full_spike.cifar.train import parser as cifar_parser
 from full_spike.dvsgesture.train import parser as gesture_parser
 from full_spike.imagenet.train import parser as imagenet_parser

@@ -6,14 +6,15 @@ and those of the CPU through a whole step.
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
 from full_spike.models import create_model, list_models, model_options
 from full_spike.utils.distributed import World
-from full_spike.utils.metrics import Meter
 from full_spike.utils.losses import DUAL, SINGLE, readouts, streams_loss
+from full_spike.utils.metrics import Meter
 from full_spike.utils.optim import OptimOptions, make_optimizer, make_schedule
 from full_spike.utils.train.step import Trainer
 from support.processes import on_processes
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 NAMES = [n for n in list_models() if n.endswith(("18", "50", "wide7b"))]
 OPTIONS = {"num_classes": 5, "T": 2, "stem": "cifar", "width": 4, "neuron": "PLIF", "in_channels": 3}

@@ -6,15 +6,16 @@ import time
 import pytest
 import torch
 import torch.distributed as dist
+from torch import nn
+
 from full_spike.models import create_model
 from full_spike.utils.data.loading import EpochSampler, EvaluationSampler, SeededSamples
 from full_spike.utils.distributed import Consensus, World
+from full_spike.utils.optim import OptimOptions, make_optimizer, make_schedule
 from full_spike.utils.seed import derive, get_rng_state, seed_everything, set_rng_state
 from full_spike.utils.train.interrupts import NOTHING, SAVE, STOP, Interrupts, parse_interval
-from full_spike.utils.optim import OptimOptions, make_optimizer, make_schedule
 from full_spike.utils.train.step import Trainer
 from support.processes import in_each, join_run, on_processes
-from torch import nn
 
 
 def sum_over_processes(world):

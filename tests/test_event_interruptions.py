@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+
 from full_spike.utils.data.events.simulated import write_as_gestures
 from support import processes
 from support.events import gestures, load, tree

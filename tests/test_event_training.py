@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+
 from full_spike.models import create_model, detach_aap
 from full_spike.utils import checkpoint
 from full_spike.utils.checkpoints.weights import read_weights

@@ -12,6 +12,10 @@ import time
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader
+
 from full_spike.utils.data.images.folder import ImageFolder, load_image
 from full_spike.utils.data.images.index import index_images, share_index
 from full_spike.utils.data.images.listing import scan
@@ -19,12 +23,9 @@ from full_spike.utils.errors import UserError, one_line
 from full_spike.utils.files import replacing, write_file
 from full_spike.utils.log import read_metrics
 from full_spike.utils.measure.hooks import hooked
-from PIL import Image
 from support.command import ROOT, TINY, only, run, succeed
 from support.images import image_tree
 from support.processes import on_processes
-from torch import nn
-from torch.utils.data import DataLoader
 
 # Writing
 

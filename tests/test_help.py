@@ -4,11 +4,11 @@ import dataclasses
 import re
 
 import pytest
-from support.command import refused
-from support.refusals import command as run_here
 from test_imports import COMMANDS, TRAINING
 
 from full_spike import models
+from support.command import refused
+from support.refusals import command as run_here
 
 SCRIPTS = {module.__name__: module for module in (cifar.train, cifar10dvs.train, dvsgesture.train, imagenet.train)}
 

@@ -10,6 +10,7 @@ import time
 
 import pytest
 import torch
+
 from full_spike.utils import checkpoint
 from support.command import ROOT, TORCHRUN, assert_same_run, call, launch, only, refused, run, run_together, succeed
 from support.images import imagenet_tree

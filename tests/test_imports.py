@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+
 from support.command import ROOT, TINY
 
 TRAINING = ("cifar.train", "cifar10dvs.train", "dvsgesture.train", "imagenet.train")

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
 from full_spike.models import create_model, save_pretrained, to_published
 from full_spike.utils import checkpoint
 from full_spike.utils.runtime.plain_yaml import read_mapping

@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 import torch
+
 from full_spike.utils import checkpoint
 from support import processes
 from support.command import only

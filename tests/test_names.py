@@ -5,13 +5,13 @@ import shutil
 
 import pytest
 import yaml
+
+from full_spike import models
 from full_spike.cifar.train import parser as small
 from full_spike.imagenet.train import parser as imagenet
 from full_spike.utils import checkpoint
 from full_spike.utils.train.folder import run_name
 from support.command import TINY, only, refused, succeed
-
-from full_spike import models
 
 TRAIN = "cifar.train"
 

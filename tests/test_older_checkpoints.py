@@ -12,6 +12,7 @@ import re
 
 import pytest
 import torch
+
 from full_spike.utils import checkpoint
 from support.command import only, succeed
 from support.fill import GOLDENS, probe

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from benchmarks.jobs import Jobs, children, wait_for
 from full_spike.utils.cluster import lease
 from full_spike.utils.cluster.holder import is_over, this_process
 from full_spike.utils.cluster.lease import NAME, Lease
@@ -17,8 +19,6 @@ from support import processes
 from support.command import assert_same_run, only
 from support.images import imagenet_tree
 from support.jobs import DIGITS, latest
-
-from benchmarks.jobs import Jobs, children, wait_for
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from argparse import Namespace
 
 import pytest
 import torch
+
 from full_spike.utils import checkpoint
 from full_spike.utils.checkpoints.resume import find, require_alike
 from full_spike.utils.errors import UserError

@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
+from torch import nn
+
 from full_spike.models import create_model
 from full_spike.utils.errors import UsageError
 from full_spike.utils.optim import SCHEDULES, OptimOptions, make_optimizer, make_schedule
-from torch import nn
 
 LR = 0.4
 

@@ -7,6 +7,7 @@ import ast
 import re
 
 import pytest
+
 from support.command import ROOT, succeed
 from support.short_runs import EVENTS, FOLDER, IMAGENET, same_weights
 

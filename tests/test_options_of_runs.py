@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+
 from full_spike.utils import checkpoint
 from support import processes
 from support.command import call, refused, succeed
 from support.short_runs import EVENTS, FOLDER, IMAGENET, same_weights
-from torch import nn
 
 
 def test_dataset(short_run):

@@ -6,6 +6,7 @@ import sys
 import threading
 
 import pytest
+
 from full_spike.utils.distributed import World
 from full_spike.utils.log import RunLog
 from full_spike.utils.runtime.threads import share, threads_of_its_own

@@ -16,12 +16,13 @@ from collections import OrderedDict
 
 import pytest
 import torch
+from hypothesis import given, settings
+
 from full_spike.cifar.train import parser
 from full_spike.utils import checkpoint
 from full_spike.utils.checkpoints.weights import read_weights, settings_of, weights_of
 from full_spike.utils.errors import UsageError, UserError
 from full_spike.utils.runtime.parser import to_yaml
-from hypothesis import given, settings
 from support.damages import EXTREMES, bounded, damages, outcome
 from support.short_runs import FOLDER
 

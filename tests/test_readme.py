@@ -7,9 +7,10 @@ import shutil
 import subprocess
 import sys
 
-import full_spike.models.pretrained
 import pytest
 import torch
+
+import full_spike.models.pretrained
 from full_spike.models import create_model, save_pretrained, to_published
 from full_spike.utils import commands as full_spike
 from support.command import ROOT

@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 import yaml
+
 from full_spike.utils.optim import make_schedule
 from support.command import ROOT, TINY, assert_same_run, only, refused, run_together, succeed
 from support.images import image_tree, imagenet_tree

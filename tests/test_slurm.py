@@ -8,18 +8,18 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from benchmarks.jobs import Jobs, wait_for
+from full_spike import models
 from full_spike.imagenet.data import load
 from full_spike.utils import launch
 from full_spike.utils.cluster import slurm
 from full_spike.utils.errors import UserError
+from studies.grid import read_study
 from support import processes
 from support.command import assert_same_run, only
 from support.images import imagenet_tree
 from support.jobs import latest
-
-from benchmarks.jobs import Jobs, wait_for
-from full_spike import models
-from studies.grid import read_study
 
 ROOT = Path(__file__).parent.parent
 # 32 pixels: on maps of one pixel torch's bfloat16 gradient of a strided convolution reads memory that nobody wrote

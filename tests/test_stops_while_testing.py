@@ -6,11 +6,12 @@ import signal
 
 import pytest
 import torch
+from torch.nn.modules.module import register_module_forward_hook
+
 from full_spike.utils import checkpoint
 from support import processes
 from support.command import only
 from support.images import imagenet_tree
-from torch.nn.modules.module import register_module_forward_hook
 
 BATCHES = 5  # of each process in an epoch's training, and (without the last one for process 1 of 2) in a test
 ARGS = (

@@ -5,18 +5,19 @@ import math
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
+
 from full_spike.models import create_model, use_fused
 from full_spike.models.fused import available
 from full_spike.utils.data.loading import EpochSampler
 from full_spike.utils.distributed import World
-from full_spike.utils.train.config import Recipe
-from full_spike.utils.metrics import Meter
 from full_spike.utils.losses import streams_loss
+from full_spike.utils.metrics import Meter
 from full_spike.utils.optim import OptimOptions, make_optimizer, make_schedule
+from full_spike.utils.train.config import Recipe
 from full_spike.utils.train.step import Trainer
 from support.processes import on_processes
-from torch import nn
-from torch.nn import functional as F
 
 SPIKFORMER = "ds_spikformer_4_384"
 SIZES = {

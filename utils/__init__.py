@@ -8,7 +8,7 @@ Entry points, on this level:
     predict        python -m utils.predict: the classes of images, and pictures of the spikes at them
     convert_checkpoint  python -m utils.convert_checkpoint: weights between our and published names, and .safetensors
     show_events    python -m utils.show_events: pictures of event data, and of a network's spikes at it
-    plots          python -m utils.plots: learning curves and firing rates of a run
+    plots          python -m utils.plots: learning curves and firing rates of a run; every picture is drawn here
     report         python -m utils.report: a page about a run, or several side by side
     summary        python -m utils.summary: layers, shapes, parameters, operations, and where spikes flow
     commands       full-spike: one name for all commands
@@ -21,7 +21,6 @@ Rooms. None imports an entry point:
     data           from files to batches: loading, folders of images, event recordings; imports cluster and runtime
     measure        what a network computes and costs: counters, reports, the certificate; imports runtime
     deploy         other runtimes: writers of C, ONNX and NIR, what runs them, comparisons; imports runtime
-    draw           pictures of frames, spikes and curves; imports runtime
     checkpoints    what is kept of a run: written and read safely, checked, gone on with; imports cluster and runtime
     train          the training run: steps, epochs, evaluation; imports data, checkpoints, cluster and runtime
 """

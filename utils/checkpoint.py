@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from full_spike.models import Pretrained, read_pretrained
 from full_spike.models.pretrained import load_checkpoint
 from full_spike.utils.distributed import World
 from full_spike.utils.errors import UserError
 from full_spike.utils.files import replacing
-from torch import Tensor
 
 FORMAT = {"name": "full-spike-aap", "version": 1}
 LATEST = "checkpoint_latest.pth"

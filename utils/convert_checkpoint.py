@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from full_spike.utils.trained import add_network_arguments
 from full_spike.utils.errors import UsageError, run_command
 from full_spike.utils.files import check_output_folder, replacing
 from full_spike.utils.options import Parser
+from full_spike.utils.trained import add_network_arguments
 
 NAMINGS = ("ours", "published", "clock_driven", "pretrained")
 
@@ -47,6 +47,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     import torch  # it and what follows takes seconds to import
+
     from full_spike.utils import checkpoint
     from full_spike.utils.checkpoints.weights import about_of
     from full_spike.utils.trained import build_network, load_factory, trained

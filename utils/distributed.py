@@ -20,9 +20,10 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from full_spike.utils.errors import UsageError, UserError
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from full_spike.utils.errors import UsageError, UserError
 
 X = TypeVar("X")
 

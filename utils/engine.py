@@ -14,6 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+
 from full_spike.models import Pretrained, save_memory, use_fused
 from full_spike.utils import checkpoint, distributed, interrupts, run_folder
 from full_spike.utils.allocator import keep_freed_memory
@@ -30,10 +35,6 @@ from full_spike.utils.optim import make_optimizer, make_schedule
 from full_spike.utils.options import Args
 from full_spike.utils.seed import get_rng_state, seed_everything, set_rng_state
 from full_spike.utils.versions import versions
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader
 
 HALF_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # what decides which samples the batches of an epoch hold

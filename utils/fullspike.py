@@ -12,13 +12,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from full_spike.utils.trained import add_data_arguments, add_network_arguments
 from full_spike.utils.errors import UsageError, run_command
 from full_spike.utils.options import Parser
+from full_spike.utils.trained import add_data_arguments, add_network_arguments
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command's arguments; UsageError if they are wrong."""
     parser = Parser(__doc__, prog="python -m utils.fullspike")
     add_network_arguments(parser)
     add_data_arguments(parser)
@@ -28,19 +27,19 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    from full_spike.utils.trained import build_network, load_factory  # torch takes seconds to import
-    from full_spike.utils.trained import build_loader
+    from full_spike.models import detach_aap  # torch takes seconds to import
     from full_spike.utils.measure.certificate import certify
+    from full_spike.utils.trained import build_loader, build_network
 
     model = build_network(args)
-    loader, words, _ = build_loader(args, model)
+    loader, data, _ = build_loader(args, model)
     if args.detach_aap:
         try:
-            model = load_factory(args.factory).detach_aap(model)
+            model = detach_aap(model)
         except ValueError as error:
             raise UsageError(f"--detach-aap: {error}") from None
     certificate = certify(model, loader, args.device)
-    print(f"{args.model}: {words}")
+    print(f"{args.model}: {data}")
     print("\n".join(certificate.lines()))
     return 0 if certificate.holds else 1
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from full_spike.utils.distributed import World
 from torch import Tensor
+
+from full_spike.utils.distributed import World
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from full_spike.utils.options import LARGEST_INT
 from torch import nn, optim
 from torch.optim.lr_scheduler import (
     ConstantLR,
@@ -20,6 +19,8 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
     StepLR,
 )  # fmt: skip
+
+from full_spike.utils.options import LARGEST_INT
 
 # name -> (torch's class, which options it takes besides the learning rate and the weight decay)
 OPTIMIZERS: dict[str, tuple[Callable[..., optim.Optimizer], tuple[str, ...]]] = {

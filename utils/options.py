@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
+
 from full_spike.utils.errors import UsageError
 
 LARGEST_INT = 2**31 - 1  # of what is counted: tensors' sizes multiply
@@ -424,9 +425,7 @@ def _read_config(parser: Parser, path: str) -> dict[str, Any]:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeError, yaml.YAMLError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(
-            f"--config {path} cannot be read ({reason}): name a YAML file of options"
-        ) from None
+        raise UsageError(f"--config {path} cannot be read ({reason}): name a YAML file of options") from None
     if not isinstance(content, dict | None):
         raise UsageError(f"--config {path} holds no options: write one `option: value` a line")
     by_key, found = _by_key(parser), {}

@@ -1,37 +1,245 @@
-"""Pictures of a run: learning curves and firing rates, from its metrics.jsonl.
+"""Pictures of runs, event frames and spikes, by matplotlib. Of a run: learning curves and firing rates.
 
-python -m utils.plots RUN_FOLDER
+python -m utils.plots RUN
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from full_spike.utils.draw.curves import drawable, firing_rates, learning_curves, rates_of
 from full_spike.utils.errors import UserError, run_command, warn
 from full_spike.utils.log import METRICS, read_metrics
 from full_spike.utils.options import Parser
 
+if TYPE_CHECKING:  # numpy and matplotlib are imported where they are used, so that --help is quick
+    import numpy as np
+    from matplotlib.figure import Figure
 
-def main(argv: list[str] | None = None) -> int:
+    from full_spike.utils.measure.spikes import LayerSpikes
+
+READOUTS = {"fsnn": "FSNN (pathway detached)", "aap": "pathway alone", "sum": "DSNN (sum of both)", "output": "network"}
+# of Okabe and Ito, told apart without red and green
+BLUE, VERMILION = "#0072b2", "#d55e00"
+COLOURS = (BLUE, VERMILION, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
+FAINTEST = 0.25  # of its colour that a single event has, whatever the scale
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(__doc__, prog="python -m utils.plots")
     parser.add_argument("folder", type=Path, help="the run's folder, the one with metrics.jsonl")
-    folder = parser.parse_args(argv).folder
+    return parser.parse_args(argv)
+
+
+def scored_epochs(folder: Path) -> list[dict[str, Any]]:
+    """The entries of a run's metrics.jsonl with the loss and the scores of an epoch; none if there is no such file."""
+    entries = read_metrics(folder, warn) if (folder / METRICS).exists() else []
+    return [entry for entry in entries if {"train_loss", "train", "test"} <= set(entry)]
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """In inches. No pyplot: it would look for a screen."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _tidy(axes: Any, **options: Any) -> None:
+    axes.set(**options)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    axes.set_axisbelow(True)
+
+
+def _over_epochs(axes: Any, *, log: bool = False, **options: Any) -> None:
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
+    _tidy(axes, xlabel="epoch", **options)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if log:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
+    axes.legend(fontsize=8, frameon=False)
+
+
+def learning_curves(epochs: Sequence[Mapping[str, Any]]) -> Figure:
+    """Loss and top-1 accuracy of every readout, training and test, of `scored_epochs`."""
+    figure = new_figure(10, 4)
+    left, right = figure.subplots(1, 2)
+    numbers = [entry["epoch"] + 1 for entry in epochs]
+    left.plot(numbers, [entry["train_loss"] for entry in epochs], color="black", label="training objective")
+    for colour, name in zip(COLOURS, epochs[0]["test"], strict=False):
+        label = READOUTS.get(name, name)
+        left.plot(numbers, [e["test"][name]["loss"] for e in epochs], color=colour, label=f"test, {label}")
+        right.plot(numbers, [e["train"][name]["acc1"] for e in epochs], color=colour, alpha=0.4, linestyle="--")
+        right.plot(numbers, [e["test"][name]["acc1"] for e in epochs], color=colour, label=f"test, {label}")
+    right.plot([], [], color="grey", alpha=0.6, linestyle="--", label="training, same colours")
+    _over_epochs(left, ylabel="cross entropy", log=True)
+    _over_epochs(right, ylabel="top-1 accuracy, %")
+    return figure
+
+
+def compared_curves(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> Figure:
+    """Training objective and test accuracy (first readout) of several runs: their titles and `scored_epochs`."""
+    figure = new_figure(10, 4)
+    left, right = figure.subplots(1, 2)
+    for i, (title, epochs) in enumerate(runs):
+        style = {"color": COLOURS[i % len(COLOURS)], "label": title.replace("$", r"\$")}
+        numbers = [entry["epoch"] + 1 for entry in epochs]
+        left.plot(numbers, [entry["train_loss"] for entry in epochs], **style)
+        right.plot(numbers, [next(iter(entry["test"].values()))["acc1"] for entry in epochs], **style)
+    _over_epochs(left, ylabel="training objective", log=True)
+    _over_epochs(right, ylabel="test top-1 accuracy of the first readout, %")
+    return figure
+
+
+def firing_rates(epochs: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """Spikes per neuron and time step of every layer: after the last epoch, and over all; None without any."""
+    epochs = [entry for entry in epochs if entry.get("firing_rate")]
+    if not epochs:
+        return None
+    layers = list(epochs[-1]["firing_rate"])
+    table = [[100 * entry["firing_rate"].get(layer, 0.0) for entry in epochs] for layer in layers]
+    figure = new_figure(10, 1.2 + 0.2 * len(layers))
+    bars, over = figure.subplots(1, 2, sharey=True)
+    drawn = bars.barh(range(len(layers)), [row[-1] for row in table], color=BLUE)
+    bars.bar_label(drawn, fmt="%.1f", padding=2, fontsize=7)
+    bars.set_yticks(range(len(layers)), layers, fontsize=7)
+    bars.set_ylim(len(layers) - 0.5, -0.5)  # first to last, from the top
+    _tidy(bars, xlabel="firing rate after the last epoch, %")
+    bars.margins(x=0.08)
+    extent = (epochs[0]["epoch"] + 0.5, epochs[-1]["epoch"] + 1.5, len(layers) - 0.5, -0.5)
+    image = over.imshow(table, aspect="auto", cmap="cividis", vmin=0, extent=extent, interpolation="nearest")
+    over.set(xlabel="epoch")
+    over.tick_params(axis="y", labelleft=False, left=False)
+    figure.colorbar(image, ax=over, label="firing rate, %", aspect=40)
+    return figure
+
+
+def energy(networks: Sequence[Mapping[str, Any]], pj: Mapping[str, float]) -> Figure:
+    """Energy of every layer, ACs and MACs.
+
+    Args:
+        networks: as in synops.json.
+        pj: picojoules of an `ac` and a `mac`.
+    """
+    shown = [[layer for layer in network["layers"] if layer["ac"] or layer["mac"]] for network in networks]
+    rows = max(map(len, shown))
+    figure = new_figure(4.6 * len(networks), 1.4 + 0.17 * rows)
+    for axes, network, layers in zip(figure.subplots(1, len(networks), squeeze=False)[0], networks, shown, strict=True):
+        start = [0.0] * len(layers)
+        for kind, colour in (("ac", BLUE), ("mac", VERMILION)):
+            share = [layer[kind] * pj[kind] * 1e-9 for layer in layers]
+            axes.barh(range(len(layers)), share, left=start, color=colour, label=kind.upper())
+            start = share
+        axes.set_yticks(range(len(layers)), [layer["name"] for layer in layers], fontsize=6)
+        axes.set_ylim(rows - 0.4, -0.6)
+        _tidy(axes, title=f"{network['network']}: {network['energy_mj']:.3g} mJ", xlabel="mJ per image")
+        axes.title.set_fontsize(9)
+        axes.ticklabel_format(axis="x", scilimits=(-2, 3))
+        axes.legend(fontsize=8, frameon=False, loc="lower right")
+    return figure
+
+
+def frame_colours(frames: np.ndarray) -> np.ndarray:
+    """RGB [T, H, W, 3], uint8, of event counts [T, 2, H, W]: two inks on white paper, both together are dark.
+
+    The scale ends at the 99th percentile of the counts; one event is told from none, whatever the scale.
+    """
+    import numpy as np
+    from matplotlib.colors import to_rgb
+
+    scale = max(1.0, np.percentile(frames[frames > 0], 99)) if frames.any() else 1.0
+    share = np.minimum(frames / scale, 1.0)[..., None]
+    share = np.where(share > 0, FAINTEST + (1 - FAINTEST) * share, 0.0)
+    blue, vermilion = (1 - share[:, i] * (1 - np.array(to_rgb(ink))) for i, ink in enumerate((BLUE, VERMILION)))
+    return np.rint(255 * blue * vermilion).astype(np.uint8)
+
+
+def event_frames(frames: np.ndarray, title: str) -> Figure:
+    """Event counts [T, 2, H, W], frame by frame."""
+    from matplotlib.patches import Patch
+
+    columns = min(8, len(frames))
+    rows = -(-len(frames) // columns)
+    figure = new_figure(max(7.0, 1.4 * columns), 0.9 + 1.48 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.axis("off")
+    for i, (axes, image) in enumerate(zip(grid, frame_colours(frames), strict=False)):
+        axes.axis("on")
+        axes.imshow(image, interpolation="nearest")
+        axes.set(xticks=[], yticks=[])
+        axes.set_title(f"{i + 1}", fontsize=8, pad=3)
+    figure.suptitle(title, fontsize=10, parse_math=False)
+    inks = [Patch(color=BLUE, label="darker"), Patch(color=VERMILION, label="brighter")]
+    figure.legend(handles=inks, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    return figure
+
+
+def save_animation(frames: np.ndarray, path: Path, seconds: float = 4.0, side: int = 384) -> None:
+    """Write event counts [T, 2, H, W] as a GIF that repeats."""
+    from PIL import Image
+
+    zoom = max(1, side // max(frames.shape[2:]))
+    size = (zoom * frames.shape[3], zoom * frames.shape[2])
+    images = [Image.fromarray(image).resize(size, Image.Resampling.NEAREST) for image in frame_colours(frames)]
+    duration = round(min(max(1000 * seconds / len(images), 40), 400))
+    images[0].save(path, save_all=True, append_images=images[1:], duration=duration, loop=0)
+
+
+def spikes(layers: Sequence[LayerSpikes], title: str, image: np.ndarray | None = None) -> Figure:
+    """A raster of some neurons of every layer, first to last from the top, beside the layers' firing rates over time.
+
+    Args:
+        layers: layer i lies between i and i + 1, its neurons evenly between these.
+        image: what they fired at, [H, W, 3], uint8.
+    """
+    import numpy as np
+
+    T, count = len(layers[0].rates), len(layers)
+    figure = new_figure(11 if image is None else 14, 1.6 + 0.42 * count)
+    shown, raster, rates = figure.subplots(1, 3, width_ratios=(0.01 if image is None else 2, 3, 2))
+    shown.axis("off")
+    if image is not None:
+        shown.imshow(image)
+    for i, layer in enumerate(layers):
+        steps, neurons = np.nonzero(layer.spikes)
+        y = i + (neurons + 0.5) / len(layer.chosen)
+        # two colours in turn show where a layer ends
+        raster.hlines(y, steps + 0.7, steps + 1.3, color="black" if i % 2 else BLUE, linewidth=1.2)
+        raster.axhline(i, color="grey", linewidth=0.4)
+    labels = [f"{layer.name}\n{len(layer.chosen)} of {layer.neurons:,}" for layer in layers]
+    raster.set_yticks(np.arange(count) + 0.5, labels, fontsize=7)
+    raster.set(xlim=(0.5, T + 0.5), ylim=(count, 0), xlabel="time step", title="spikes of some neurons of each layer")
+    table = np.stack([100 * layer.rates for layer in layers])
+    drawn = rates.imshow(table, aspect="auto", extent=(0.5, T + 0.5, count, 0), cmap="cividis", vmin=0.0)
+    for i, row in enumerate(table):
+        rates.text(1.01, i + 0.5, f"{row.mean():.1f} %", transform=rates.get_yaxis_transform(), va="center", fontsize=7)
+    rates.set(yticks=[], xlabel="time step", title="firing rate of each layer, and its mean")
+    figure.colorbar(drawn, ax=rates, label="spikes per neuron, %", pad=0.1, aspect=40)
+    for axes in (raster, rates):
+        axes.set_xticks(range(1, T + 1, -(-T // 8)))
+    figure.suptitle(title, fontsize=11, parse_math=False)
+    return figure
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    folder = parse(argv).folder
     if not (folder / METRICS).exists():
         raise UserError(f"there is no {folder / METRICS}: name the folder of a run")
-    entries = read_metrics(folder, warn)
-    if not entries:
+    epochs = scored_epochs(folder)
+    if not epochs:
         raise UserError(f"{folder / METRICS} holds no epoch yet: wait for the first one")
-    curves = drawable(entries)
-    if not curves:
-        raise UserError(f"{folder / METRICS} holds no loss and accuracy that could be drawn: name the folder of a run")
-    learning_curves(curves, folder / "learning_curves.png")
-    print(f"wrote {folder / 'learning_curves.png'}")
-    rates = rates_of(entries[-1])
-    if rates:
-        firing_rates(rates, folder / "firing_rates.png")
-        print(f"wrote {folder / 'firing_rates.png'}")
+    for name, figure in (("learning_curves", learning_curves(epochs)), ("firing_rates", firing_rates(epochs))):
+        if figure is not None:
+            figure.savefig(folder / f"{name}.png", dpi=120)
+            print(f"wrote {folder / name}.png")
     return 0
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from full_spike.models import Pretrained, detach_aap, load_pretrained
 from full_spike.utils import checkpoint, run_folder
 from full_spike.utils.data.dataset import Datasets
@@ -19,7 +21,6 @@ from full_spike.utils.files import check_output_folder, write_file
 from full_spike.utils.log import RunLog, table
 from full_spike.utils.losses import readout_names
 from full_spike.utils.options import Args
-from torch import Tensor, nn
 
 TOP = 5  # classes in the table of predictions
 SHOWN = 20  # classes that a table shows all of
@@ -107,15 +108,12 @@ def _count(model: Any, loader: Any, place: Path, path: Path, args: Args, world: 
     """Synaptic operations and energy of the network on its test set."""
     if world.size > 1:
         raise UsageError(f"--synops counts in one process, not in {world.size}: start without torchrun")
-    from full_spike.utils.measure.ann import plain_resnet  # the counters are only imported where they are used
-    from full_spike.utils.measure.synops import write_report
+    from full_spike.utils.measure.synops import write_report  # the counters are only imported where they are used
 
     write_report(
         model,
         loader,
         place / "synops",
-        detached=detach_aap(model) if getattr(model, "aap", None) is not None else None,
-        ann=plain_resnet(model),
         device=world.device,
         data=f"the test set, weights of {path}",
         syops=not args.no_syops,

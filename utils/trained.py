@@ -19,10 +19,11 @@ from full_spike.utils.errors import UsageError, UserError, as_usage_error, escap
 from full_spike.utils.options import Args, add_flags, natural, parse, positive_int, seed
 
 if TYPE_CHECKING:  # the arguments are read without waiting for torch
-    from full_spike.models import Pretrained
-    from full_spike.utils.data.dataset import Datasets
     from torch import Tensor, nn
     from torch.utils.data import DataLoader
+
+    from full_spike.models import Pretrained
+    from full_spike.utils.data.dataset import Datasets
 
 EVENTS_PER_PIXEL = 0.4  # in a random frame, per polarity
 
@@ -135,6 +136,7 @@ def build_network(args: argparse.Namespace) -> Any:
         UserError: the checkpoint cannot be used.
     """
     import torch
+
     from full_spike.models import create_model
     from full_spike.utils.distributed import named_device
 

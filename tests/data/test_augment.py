@@ -4,6 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.nn import functional as F
+from torchvision.transforms import v2
+
 from full_spike.cifar import data as cifar
 from full_spike.cifar.data import Digits
 from full_spike.imagenet import data as imagenet
@@ -11,8 +14,6 @@ from full_spike.utils.data.augment import changes, mixing
 from full_spike.utils.data.images import load_image
 from full_spike.utils.data.options import AUTO_AUGMENT, KNOWN
 from support.images import image_args, imagenet_tree
-from torch.nn import functional as F
-from torchvision.transforms import v2
 
 CIFAR10, IMAGENET = KNOWN["cifar10"], KNOWN["imagenet"]
 MEAN, STD = IMAGENET

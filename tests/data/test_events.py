@@ -8,6 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from spikingjelly import datasets
+from spikingjelly.datasets.utils import split_to_train_test_set
+
 from full_spike.cifar10dvs.data import CIFAR10DVS
 from full_spike.dvsgesture.data import GESTURE
 from full_spike.utils.data.digits import load_digits
@@ -16,8 +19,6 @@ from full_spike.utils.data.events_digits import CLASSES, digit_events
 from full_spike.utils.data.options import DIGITS
 from full_spike.utils.distributed import World
 from full_spike.utils.errors import UsageError, UserError
-from spikingjelly import datasets
-from spikingjelly.datasets.utils import split_to_train_test_set
 from support.events import classes, gestures, load, noise, tree, write_aedat2, write_gestures
 from support.processes import on_processes
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from full_spike.utils.data.events import EventFrames, time_first
 from full_spike.utils.data.events_augment import AUGMENTATIONS, make_augmentation
 from full_spike.utils.data.loading import SeededSamples

@@ -7,6 +7,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torchvision import datasets
+
 from full_spike.cifar import data as cifar
 from full_spike.imagenet import data as imagenet
 from full_spike.utils.data.images import (
@@ -21,10 +24,8 @@ from full_spike.utils.data.images import (
 )
 from full_spike.utils.distributed import World
 from full_spike.utils.errors import UsageError, UserError
-from PIL import Image
 from support.images import image_args, image_tree, imagenet_tree
 from support.processes import on_processes
-from torchvision import datasets
 
 
 @pytest.fixture(autouse=True)

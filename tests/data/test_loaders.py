@@ -4,6 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils.data import TensorDataset
+
 from full_spike.cifar import data as cifar
 from full_spike.imagenet import data as imagenet
 from full_spike.utils.data.augment import mixing
@@ -12,7 +14,6 @@ from full_spike.utils.distributed import World
 from full_spike.utils.errors import UserError
 from full_spike.utils.seed import drawing_from
 from support.images import image_args, image_tree, imagenet_tree
-from torch.utils.data import TensorDataset
 
 DATA_SETS = {
     "digits": ("cifar", None, "--image-size 8"),

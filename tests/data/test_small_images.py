@@ -5,12 +5,13 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
+from torchvision.datasets import CIFAR10
+
 from full_spike.cifar.data import Digits, load
 from full_spike.utils.distributed import World
 from full_spike.utils.errors import UsageError, UserError
 from support.images import image_args
-from torch.nn import functional as F
-from torchvision.datasets import CIFAR10
 
 
 def test_digits_are_split_alike_each_time_and_normalised_by_their_own_statistics():

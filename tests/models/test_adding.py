@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import yaml
+
 from full_spike.models import create_model
 from full_spike.models.connect import Join, JoinLayer
 from full_spike.utils.errors import UserError

@@ -3,10 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+
 from full_spike.models import create_model, detach_aap, from_published, load_published, to_published
 from full_spike.models.layers import halving_pool
 from support.fill import frames, published_state
-from torch import nn
 
 
 def small(name, **options):

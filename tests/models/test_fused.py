@@ -9,6 +9,9 @@ import warnings
 
 import pytest
 import torch
+from torch.nn.modules.module import register_module_forward_hook
+
+from benchmarks.common import reset, stock
 from full_spike.models import create_model, fused, use_fused
 from full_spike.models.connect import JoinLayer, get_join
 from full_spike.models.fused import compilation, kernels
@@ -19,9 +22,6 @@ from full_spike.utils.measure.hooks import hooked, watch_spikes
 from support import parity
 from support.command import TINY, only, succeed
 from support.neurons import STOCK, STOCK_SURROGATE, run
-from torch.nn.modules.module import register_module_forward_hook
-
-from benchmarks.common import reset, stock
 
 
 def make(name, **options):

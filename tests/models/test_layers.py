@@ -7,8 +7,9 @@ import sys
 
 import pytest
 import torch
-from full_spike.models.layers import HalvingDepthwise, TokenLinear, conv1x1, conv3x3
 from torch import nn
+
+from full_spike.models.layers import HalvingDepthwise, TokenLinear, conv1x1, conv3x3
 
 
 @pytest.mark.parametrize("size", [(8, 6), (7, 7), (1, 1), (2, 5)])

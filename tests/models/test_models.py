@@ -6,6 +6,9 @@ import warnings
 import pytest
 import torch
 import torchvision
+from spikingjelly.activation_based.neuron import BaseNode
+from torch import nn
+
 from full_spike.models import (
     BOOLEAN_FUNCTIONS,
     CONNECT_FUNCTIONS,
@@ -16,9 +19,7 @@ from full_spike.models import (
     register_model,
 )
 from full_spike.models.connect import JoinLayer
-from spikingjelly.activation_based.neuron import BaseNode
 from support.networks import DUAL, NAMES, ONE_OF_EACH, count, images, lively, small
-from torch import nn
 
 
 def test_all_families_and_depths_are_registered():

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from spikingjelly.activation_based import surrogate as stock_surrogate
+
 from full_spike.models.connect import BOOLEAN_FUNCTIONS, CONNECT_FUNCTIONS, JoinLayer, get_join
 from full_spike.models.neuron import NEURONS, SURROGATES, neuron_factory, use_fused
-from spikingjelly.activation_based import surrogate as stock_surrogate
 from support.neurons import STOCK, STOCK_SURROGATE, run
 
 

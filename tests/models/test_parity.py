@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+
 from full_spike.models import create_model, load_published, to_published
 from support.fill import GOLDENS, published_state
 from support.parity import COUNTS, FILES, PROJECTIONS, SPIKFORMERS, build, build_spikformer, check, check_spikformer

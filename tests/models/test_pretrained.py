@@ -4,6 +4,7 @@ import argparse
 
 import pytest
 import torch
+
 from full_spike.models import create_model, read_pretrained, save_pretrained, to_published
 from support.command import ROOT
 from support.networks import small

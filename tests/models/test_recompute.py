@@ -7,9 +7,10 @@ import sys
 
 import pytest
 import torch
+from torch import nn
+
 from full_spike.models import create_model, save_memory, use_fused
 from support.command import TINY, succeed
-from torch import nn
 
 
 def kept(step):

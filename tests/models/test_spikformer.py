@@ -4,13 +4,14 @@ import itertools
 
 import pytest
 import torch
+from spikingjelly.activation_based import functional
+from spikingjelly.activation_based.model.spikformer import Spikformer as Theirs
+
 from full_spike.models import CONNECT_FUNCTIONS, detach_aap, to_published
 from full_spike.models.layers import SpikeMatmul
 from full_spike.utils.measure.certificate import certify
 from full_spike.utils.measure.counter import ExactCounter
 from full_spike.utils.trained import random_loader
-from spikingjelly.activation_based import functional
-from spikingjelly.activation_based.model.spikformer import Spikformer as Theirs
 from support.networks import lively, small
 
 NAME = "ds_spikformer_4_384"

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from full_spike.utils import checkpoint
 
+from full_spike.utils import checkpoint
 from support.processes import run_module
 
 ROOT = Path(__file__).parent.parent.parent

@@ -4,9 +4,10 @@ import re
 import tracemalloc
 from pathlib import Path
 
-from full_spike.utils.errors import UserError
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+
+from full_spike.utils.errors import UserError
 
 EXTREMES = [b"\x00" * 4, b"\xff" * 4, b"\xff\xff\xff\x7f", b"\x00\x00\x00\x80", b"\xff" * 8, b"\n", b"9" * 20, b"["]
 bounded = settings(

@@ -4,6 +4,7 @@ import struct
 
 import numpy as np
 import torch
+
 from full_spike.cifar10dvs.data import CIFAR10DVS
 from full_spike.dvsgesture.data import GESTURE
 from full_spike.utils.data.events_digits import write_digits

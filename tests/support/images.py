@@ -3,6 +3,8 @@
 from argparse import Namespace
 
 import torch
+from PIL import Image
+
 from full_spike.utils.data.options import (
     add_augment_arguments,
     add_crop_arguments,
@@ -11,7 +13,6 @@ from full_spike.utils.data.options import (
     add_small_image_arguments,
 )
 from full_spike.utils.options import Parser
-from PIL import Image
 
 
 def image_tree(root, classes=("cat", "dog"), splits=("train", "test"), count=3, size=(8, 8), suffix="jpg"):

@@ -1,7 +1,6 @@
 """The run that tests of whole jobs kill, and how far it has come."""
 
 from full_spike.utils import checkpoint
-
 from support.command import TINY
 
 DIGITS = ("cifar.train", *TINY, "--epochs", "4", "--cos_lr_T", "4", "--checkpoint-every", "1", "--resume", "auto")

@@ -1,8 +1,9 @@
 """Small networks of every registered kind, and inputs for them."""
 
 import torch
-from full_spike.models import create_model, list_models, model_options
 from torch import nn
+
+from full_spike.models import create_model, list_models, model_options
 
 SMALL = {"num_classes": 5, "T": 2, "stem": "cifar", "width": 4}
 SMALL_SPIKFORMER = {"num_classes": 5, "T": 2, "width": 16, "heads": 2, "depth": 2}

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from full_spike.models import create_model, load_published, to_published
-from full_spike.utils.measure.hooks import hooked, watch_spikes
 from spikingjelly.activation_based.neuron import BaseNode
 
+from full_spike.models import create_model, load_published, to_published
+from full_spike.utils.measure.hooks import hooked, watch_spikes
 from support.fill import GOLDENS, filled, frames, images, probe, published_state, targets
 
 FILES = sorted(p.name for p in GOLDENS.glob("golden_*.json") if not {"syops", "spikformer"} & set(p.name.split("_")))

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import torch
 import torch.multiprocessing as mp
+
 from full_spike.utils import distributed
 
 # Imported from the root of the repository; what tests/ holds comes on top in each process, and takes no time.

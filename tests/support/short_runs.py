@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from full_spike.utils import checkpoint
 
+from full_spike.utils import checkpoint
 from support.command import succeed
 from support.events import gestures
 from support.images import image_tree, imagenet_tree

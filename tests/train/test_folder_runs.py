@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from PIL import Image
+
 from full_spike.cifar.data import Digits
 from full_spike.utils import checkpoint
-from PIL import Image
 from support.command import TINY, only, succeed
 from support.images import image_args, image_tree
 

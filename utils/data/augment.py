@@ -10,9 +10,10 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
 
-from full_spike.utils.data.options import MAGNITUDES
 from torch import Tensor
 from torchvision.transforms import v2
+
+from full_spike.utils.data.options import MAGNITUDES
 
 
 def changes(args: Namespace, *, flips: float, fill: Sequence[float]) -> list[v2.Transform]:

@@ -28,6 +28,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from spikingjelly.datasets.base import NeuromorphicDatasetFolder
+from spikingjelly.datasets.utils import integrate_events_by_fixed_frames_number
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.datasets.utils import check_integrity
+
 from full_spike.utils.data.dataset import Datasets
 from full_spike.utils.data.events_augment import make_augmentation
 from full_spike.utils.data.events_digits import CLASSES, SENSOR, Events, write_digits
@@ -36,11 +42,6 @@ from full_spike.utils.distributed import World
 from full_spike.utils.errors import UsageError, UserError
 from full_spike.utils.files import cache_home, replacing
 from full_spike.utils.log import RunLog
-from spikingjelly.datasets.base import NeuromorphicDatasetFolder
-from spikingjelly.datasets.utils import integrate_events_by_fixed_frames_number
-from torch import Tensor
-from torch.utils.data import Dataset
-from torchvision.datasets.utils import check_integrity
 
 Samples = list[tuple[Path, int]]  # (file below the folder of frames, class)
 Shape = tuple[int, int, int, int]  # (T, 2, H, W)

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from full_spike.utils.errors import UsageError
 from torch import Tensor
 from torchvision.transforms import v2
+
+from full_spike.utils.errors import UsageError
 
 ROLL = 5 / 48
 DEGREES = 30.0

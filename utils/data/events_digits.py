@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+
 from full_spike.utils.data.digits import load_digits
 
 # t in microseconds, x and y in pixels, p is 1 where it became brighter; all [events], in the order of time

@@ -18,15 +18,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image, UnidentifiedImageError
+from torch.utils.data import Dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.transforms import v2
+
 from full_spike.utils.data.options import KNOWN, MEASURED
 from full_spike.utils.distributed import World
 from full_spike.utils.errors import UsageError, UserError
 from full_spike.utils.files import cache_home, replacing
 from full_spike.utils.log import RunLog
-from PIL import Image, UnidentifiedImageError
-from torch.utils.data import Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS
-from torchvision.transforms import v2
 
 # what Pillow may take a file for, whatever its name; for others, such as EPS, it would start another program
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")

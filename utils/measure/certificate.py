@@ -1,6 +1,6 @@
 """The full-spike certificate: does every weighted layer past the stem read nothing but 0 and 1?
 
-A product of matrices (attention) is held to this as well: one of its inputs must be spikes, which say where the other,
+A product of matrices (attention) is held to this as well: its first input must be spikes, which say where the other,
 spikes or counts of spikes, is added.
 """
 
@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from full_spike.utils.measure.counter import ExactCounter, is_binary, is_whole
 from full_spike.utils.measure.energy import LayerCount
 from full_spike.utils.measure.hooks import hooked
-from full_spike.utils.measure.layers import WEIGHTED, evaluating, is_product
-from torch import Tensor, nn
+from full_spike.utils.measure.layers import evaluating
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,11 @@ class Certificate:
     images: how many were run (of frames: samples).
     stem: the first weighted layer. It reads values, or counts of events, and is outside the spike part by definition.
     body: the layers past the stem that must read spikes, in the order in which they ran.
-    accumulates: whether there is an AAP.
-    pathway: its projections, if it has any: they read sums, whatever values these happen to take.
+    pathway: the AAP's projections: they read sums, whatever values these happen to take.
     head: linear layers after the last neuron. They read mean rates and are outside the spike part by definition.
-    values: for each layer, the first value that was neither 0 nor 1.
-    products: products of matrices: the largest of the whole numbers that spikes add there, or None where these are not
+    accumulates: whether there is an AAP.
+    values: by layer, the first value that was neither 0 nor 1.
+    products: by product of matrices, the largest of the whole numbers that spikes add there; None where these are not
         whole numbers.
     unused: layers with weights that never ran.
     """
@@ -37,9 +38,9 @@ class Certificate:
     images: int
     stem: list[LayerCount]
     body: list[LayerCount]
-    accumulates: bool
     pathway: list[LayerCount]
     head: list[LayerCount]
+    accumulates: bool
     values: dict[str, float]
     products: dict[str, float | None]
     unused: list[str]
@@ -54,7 +55,7 @@ class Certificate:
         return bool(self.body) and self.offender is None and not self.accumulates
 
     def lines(self) -> list[str]:
-        """The certificate in words."""
+        """The certificate for people."""
         checked = f"{len(self.body) - len(self.products)} weighted layers past the stem, {self.images} images"
         if not self.body:
             lines = ["full-spike: no: no layer past the stem is followed by a spiking neuron"]
@@ -84,7 +85,7 @@ class Certificate:
             lines.append(f"no spike ever entered {', '.join(silent)}: their check says nothing")
         if self.unused:
             lines.append(f"never ran, so not checked: {', '.join(self.unused)}")
-        lines += [f"apart, by definition: {layer.stem_in_words()}" for layer in self.stem]
+        lines += [f"apart, by definition: {layer.describe_stem()}" for layer in self.stem]
         for layer in self.head:  # additions alone where its features happen to be 0 and 1
             operations = f"{layer.mac:g} MAC" if layer.mac else f"{layer.ac:g} AC"
             lines.append(f"apart, by definition: head {layer.name}, {operations} per image")
@@ -101,36 +102,30 @@ def certify(model: nn.Module, loader: Iterable[tuple[Tensor, Any]], device: torc
     values: dict[str, float] = {}
     products: dict[str, float | None] = {}
 
-    def watch_second(name: str) -> Any:
-        def keep_largest(_module: nn.Module, args: tuple) -> None:
-            most = products.get(name, 0.0)
-            whole = most is not None and bool(is_whole(args[1]))
-            products[name] = max(most, float(args[1].max())) if whole and most is not None else None
-
-        return keep_largest
-
-    def watch(name: str) -> Any:
-        def keep_first(_module: nn.Module, args: tuple) -> None:
-            if name not in values and not is_binary(args[0]):
-                x = args[0]
+    def check(name: str, kind: str) -> Any:
+        def see(_module: nn.Module, args: tuple) -> None:
+            x = args[0]
+            if name not in values and not is_binary(x):
                 values[name] = float(x[(x != 0) & (x != 1)][0])
+            if kind == "matmul":
+                largest = products.get(name, 0.0)
+                whole = largest is not None and bool(is_whole(args[1]))
+                products[name] = max(largest, float(args[1].max())) if whole and largest is not None else None
 
-        return keep_first
+        return see
 
     counter = ExactCounter(model)
-    modules = list(model.named_modules())
-    read = [(name, module) for name, module in modules if isinstance(module, WEIGHTED) or is_product(module)]
-    watches = [module.register_forward_pre_hook(watch(name)) for name, module in read]
-    watches += [m.register_forward_pre_hook(watch_second(name)) for name, m in modules if is_product(m)]
-    with hooked(watches), evaluating(model), counter:
+    weighted = [(name, module, kind) for name, module, kind in counter.layers if kind in ("conv", "linear", "matmul")]
+    checks = (module.register_forward_pre_hook(check(name, kind)) for name, module, kind in weighted)
+    with hooked(checks), evaluating(model), counter:
         for images, _ in loader:
             model(images.to(device))
     rows = counter.rows()
-    accumulates = any(row.kind == "accumulate" for row in rows)
     parts: dict[str, list[LayerCount]] = {"stem": [], "body": [], "pathway": [], "head": []}
     for row in rows:
         if row.kind in ("conv", "linear", "matmul"):
             parts[row.part].append(row)
+    accumulates = any(row.kind == "accumulate" for row in rows)
     return Certificate(
         counter.images, **parts, accumulates=accumulates, values=values, products=products, unused=counter.unused()
     )

@@ -12,34 +12,24 @@ a row of the second, m elements, for each 1. Only sums are kept: memory does not
 
 from __future__ import annotations
 
-import contextlib
 import math
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from full_spike.utils.errors import UserError
 from full_spike.utils.measure.energy import LayerCount
-from full_spike.utils.measure.hooks import hooked
-from full_spike.utils.measure.layers import (
-    CONVOLUTIONS,
-    FREE,
-    check_join_is_a_module,
-    is_join,
-    is_product,
-    join_field,
-    layer_kind,
-    layers,
-    spatial_dims,
-)
+from full_spike.utils.measure.layers import CONVOLUTIONS, FREE, count_images, layer_kind, layers, spatial_dims
 from full_spike.utils.measure.reach import reach
-from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 # what a layer of these kinds costs depends on what it reads, which may be another stream at each call
 SEVERAL_INPUTS = ("conv", "linear", "avg pool", "matmul")
+JOIN_COSTS = ("logic", "addition")  # of one element
 
 
 def is_binary(x: Tensor) -> Tensor:
@@ -80,9 +70,7 @@ class ExactCounter:
 
     Args:
         model: called with images [N, C, H, W] or frames [T, N, C, H, W] (N images either way). Layers inside may see
-            [N, ...], [T, N, ...] or [T * N, ...]. Its parts are known by class, subclasses included: convolutions,
-            linear layers, batch norms, pooling, ReLU and spikingjelly's neurons; joins and products by their attributes
-            (see `is_join` and `is_product`), and the accumulation pathway by the model's attribute `aap`.
+            [N, ...], [T, N, ...] or [T * N, ...]. They are known by class, see `layer_kind`.
 
     Raises:
         UserError: a layer has weights and is of no kind that is known here, a convolution pads with other values than
@@ -92,86 +80,48 @@ class ExactCounter:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.images = 0
+        self.layers: list[tuple[str, nn.Module, str]] = []  # (name, module, kind) of all that are counted
         self.uncounted: list[str] = []  # layers without weights of an unknown kind: "name (class)"
+        for name, module in layers(model):
+            kind = layer_kind(name, module)
+            if kind is not None and kind.startswith("join") and module.cost not in JOIN_COSTS:
+                raise UserError(
+                    f"{name} joins by {module.name!r}, whose cost {module.cost!r} is not known: "
+                    f"use one of {', '.join(JOIN_COSTS)}"
+                )
+            if kind is not None:
+                self.layers.append((name, module, kind))
+            elif next(module.children(), None) is None and not isinstance(module, FREE):
+                self.uncounted.append(f"{name} ({type(module).__name__})")
+        self.spiking = any(kind == "neuron" for _, _, kind in self.layers)
         self._clock = 0
         self._stem: str | None = None
         self._turns: dict[str, int] = {}  # layer -> how often it ran in this forward pass
         self._tallies: dict[tuple[str, int], _Tally] = {}
-        self._hooks = contextlib.ExitStack()
-        self._reaches: dict[tuple[str, torch.Size, torch.device], list[Tensor]] = {}
+        self._reaches: dict[tuple[nn.Module, torch.Size, torch.device], list[Tensor]] = {}
         self._last_output: Callable[[], Tensor | None] = lambda: None
-        self._plan = list(self._plan_hooks())
-        self._spiking = any(kind == "neuron" for _, _, kind, _ in self._plan)
-
-    def _plan_hooks(self) -> Iterator[tuple[nn.Module, str, str, Any]]:
-        """(module, name, kind, hook) for each layer; raises for a layer that cannot be counted."""
-        hooks = {
-            "conv": self._on_weighted,
-            "linear": self._on_weighted,
-            "batch norm": self._on_norm,
-            "neuron": self._on_neuron,
-            "max pool": self._on_max_pool,
-            "avg pool": self._on_avg_pool,
-            "relu": self._on_elements("logic"),
-        }
-        pathway = getattr(self.model, "aap", None)
-        for name, module in layers(self.model):
-            check_join_is_a_module(name, module)
-            kind = layer_kind(name, module)
-            if kind is not None:
-                yield module, name, kind, hooks[kind]
-            elif module is pathway:
-                yield module, name, "accumulate", self._on_elements("dense")
-            elif is_join(module):
-                field = join_field(name, module)
-                if field is not None:
-                    yield module, name, f"join {module.name}", self._on_elements(field)
-            elif is_product(module):
-                yield module, name, "matmul", self._on_product
-            elif next(module.children(), None) is None and not isinstance(module, FREE):
-                self.uncounted.append(f"{name} ({type(module).__name__})")
 
     def __enter__(self) -> ExactCounter:
-        def call(name: str, kind: str, hook: Any) -> Any:
-            def forward_hook(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-                hook(self._tally(name, kind), module, (*args, *kwargs.values()), output)
-
-            return forward_hook
-
-        def register() -> Iterator[RemovableHandle]:
-            yield self.model.register_forward_pre_hook(self._on_start, with_kwargs=True)
-            for module, name, kind, hook in self._plan:
-                yield module.register_forward_hook(call(name, kind, hook), with_kwargs=True)
-
-        self._hooks.enter_context(hooked(register()))
+        self._handles = [self.model.register_forward_pre_hook(self._on_start, with_kwargs=True)]
+        for name, module, kind in self.layers:
+            self._handles.append(module.register_forward_hook(partial(self._on_call, name, kind), with_kwargs=True))
         return self
 
-    def _tally(self, name: str, kind: str) -> _Tally:
-        self._clock += 1
-        turn = 1
-        if kind in SEVERAL_INPUTS:
-            turn = self._turns[name] = self._turns.get(name, 0) + 1
-        if (name, turn) not in self._tallies:
-            self._tallies[name, turn] = _Tally(name, turn, kind)
-        tally = self._tallies[name, turn]
-        tally.last_call = self._clock
-        return tally
-
     def __exit__(self, *_error: object) -> None:
-        self._hooks.close()
+        for handle in self._handles:
+            handle.remove()
         self._last_output = lambda: None
 
     def _on_start(self, _model: nn.Module, args: tuple, kwargs: dict) -> None:
-        x = next(iter((*args, *kwargs.values())))
-        self.images += x.shape[1] if x.ndim == 5 else x.shape[0]
+        self.images += count_images(next(iter((*args, *kwargs.values()))))
         self._clock = 0
         self._turns = {}
 
-    def _reaches_of(self, tally: _Tally, layer: nn.Module, x: Tensor, output: Tensor) -> list[Tensor]:
+    def _reaches_of(self, layer: nn.Module, x: Tensor, output: Tensor) -> list[Tensor]:
         """The layer's reach along its input's spatial axes, float64 on x's device; made once per input size."""
         dims = spatial_dims(layer)
         size = x.shape[x.ndim - dims :]
-        key = (tally.layer, size, x.device)
+        key = (layer, size, x.device)
         if key not in self._reaches:
             vectors = reach(layer, size, output.shape[output.ndim - dims :])
             self._reaches[key] = [vector.to(x.device, torch.float64) for vector in vectors]
@@ -189,52 +139,54 @@ class ExactCounter:
         tally.ac = tally.ac + reached.to(torch.int64) * outputs_each
         tally.binary = is_binary(x) & tally.binary
 
-    def _on_weighted(self, tally: _Tally, layer: Any, inputs: tuple, output: Tensor) -> None:
-        self._stem = self._stem or tally.layer
-        if tally.layer == self._stem:
-            tally.whole = is_whole(inputs[0]) & tally.whole
-        fan_in = layer.weight[0].numel()  # in_channels / groups * kernel positions
-        tally.dense += output.numel() * fan_in
-        outputs_each = layer.out_channels // layer.groups if isinstance(layer, CONVOLUTIONS) else layer.out_features
-        self._add_spikes(tally, inputs[0], self._reaches_of(tally, layer, inputs[0], output), outputs_each)
-        self._last_output = weakref.ref(output)
+    def _on_call(self, name: str, kind: str, layer: Any, args: tuple, kwargs: dict, output: Tensor) -> None:
+        self._clock += 1
+        turn = 1
+        if kind in SEVERAL_INPUTS:
+            turn = self._turns[name] = self._turns.get(name, 0) + 1
+        tally = self._tallies.setdefault((name, turn), _Tally(name, turn, kind))
+        tally.last_call = self._clock
+        x, *others = (*args, *kwargs.values())
+        match kind:
+            case "conv" | "linear":
+                self._stem = self._stem or name
+                if name == self._stem:
+                    tally.whole = is_whole(x) & tally.whole
+                tally.dense += output.numel() * layer.weight[0].numel()  # in_channels / groups * kernel positions
+                conv = isinstance(layer, CONVOLUTIONS)
+                outputs_each = layer.out_channels // layer.groups if conv else layer.out_features
+                self._add_spikes(tally, x, self._reaches_of(layer, x, output), outputs_each)
+                self._last_output = weakref.ref(output)
+            case "matmul":
+                tally.dense += output.numel() * x.shape[-1]
+                self._add_spikes(tally, x, [], others[0].shape[-1])
+            case "batch norm":
+                # written out, it normalises (one multiplication, one addition) and then scales and shifts (one each)
+                tally.norm += x.numel() * (2 if layer.affine else 1)
+                tally.folded = tally.folded and x is self._last_output()
+            case "neuron":
+                tally.updates += x.numel()
+                tally.elements += output.numel()
+                tally.ones = tally.ones + output.count_nonzero()
+            case "max pool":  # a window of n positions takes n - 1 ORs, or comparisons
+                tally.logic += self._positions_in_windows(layer, x, output) - output.numel()
+            case "avg pool":
+                tally.dense += self._positions_in_windows(layer, x, output)
+                self._add_spikes(tally, x, self._reaches_of(layer, x, output), 1)
+            case "relu":
+                tally.logic += output.numel()
+            case "accumulate":
+                tally.dense += output.numel()
+            case _ if layer.cost == "logic":  # a join of two bits
+                tally.logic += output.numel()
+            case _:  # a join that adds
+                tally.dense += output.numel()
 
-    def _on_product(self, tally: _Tally, _layer: nn.Module, inputs: tuple, output: Tensor) -> None:
-        tally.dense += output.numel() * inputs[0].shape[-1]
-        self._add_spikes(tally, inputs[0], [], inputs[1].shape[-1])
-
-    def _on_norm(self, tally: _Tally, layer: Any, inputs: tuple, _output: Tensor) -> None:
-        # written out, a batch norm normalises (one multiplication, one addition) and then scales and shifts (one each)
-        tally.norm += inputs[0].numel() * (2 if layer.affine else 1)
-        tally.folded = tally.folded and inputs[0] is self._last_output()
-
-    def _on_neuron(self, tally: _Tally, _layer: nn.Module, inputs: tuple, output: Tensor) -> None:
-        tally.updates += inputs[0].numel()
-        tally.elements += output.numel()
-        tally.ones = tally.ones + output.count_nonzero()
-
-    def _on_max_pool(self, tally: _Tally, layer: nn.Module, inputs: tuple, output: Tensor) -> None:
-        taps, outputs = self._window_sizes(tally, layer, inputs[0], output)
-        tally.logic += taps - outputs  # a window of n positions takes n - 1 ORs, or comparisons
-
-    def _on_avg_pool(self, tally: _Tally, layer: nn.Module, inputs: tuple, output: Tensor) -> None:
-        tally.dense += self._window_sizes(tally, layer, inputs[0], output)[0]
-        self._add_spikes(tally, inputs[0], self._reaches_of(tally, layer, inputs[0], output), 1)
-
-    def _window_sizes(self, tally: _Tally, layer: nn.Module, x: Tensor, output: Tensor) -> tuple[int, int]:
-        """(sum over all windows of the positions inside, number of windows)."""
-        reaches = self._reaches_of(tally, layer, x, output)
+    def _positions_in_windows(self, layer: nn.Module, x: Tensor, output: Tensor) -> int:
+        """The sum over all windows of the positions inside, which are fewer at a border."""
+        reaches = self._reaches_of(layer, x, output)
         planes = x.numel() // math.prod(len(vector) for vector in reaches)
-        return planes * math.prod(int(vector.sum()) for vector in reaches), output.numel()
-
-    @staticmethod
-    def _on_elements(field: str) -> Any:
-        """A hook that adds one to `field` for each element of the output."""
-
-        def hook(tally: _Tally, _module: nn.Module, _inputs: tuple, output: Tensor) -> None:
-            setattr(tally, field, getattr(tally, field) + output.numel())
-
-        return hook
+        return planes * math.prod(int(vector.sum()) for vector in reaches)
 
     def rows(self) -> list[LayerCount]:
         """Every layer's operations per image, in the order in which they ran.
@@ -260,14 +212,14 @@ class ExactCounter:
         spikes = rate = event_ac = None
         ac, mac, norm = tally.dense, 0, tally.norm
         if tally.kind in SEVERAL_INPUTS:
-            spikes = self._spiking and bool(tally.binary)
+            spikes = self.spiking and bool(tally.binary)
             if spikes and part in ("body", "head"):  # the image and the pathway are values, whatever they happen to be
                 ac = int(tally.ac)
             elif tally.kind != "avg pool":  # which only adds; the layer after it takes in its division
                 ac, mac = 0, tally.dense
         if not tally.folded:
             mac, norm = norm, 0
-        if part == "stem" and self._spiking and bool(tally.whole):
+        if part == "stem" and self.spiking and bool(tally.whole):
             event_ac = int(tally.ac) / self.images
         if tally.elements and (spikes or tally.kind == "neuron"):
             rate = int(tally.ones) / tally.elements
@@ -284,6 +236,4 @@ class ExactCounter:
 
     def unused(self) -> list[str]:
         """Layers with weights that never ran: they count zero, which the report says."""
-        return [
-            name for _, name, kind, _ in self._plan if kind in ("conv", "linear") and (name, 1) not in self._tallies
-        ]
+        return [name for name, _, kind in self.layers if kind in ("conv", "linear") and (name, 1) not in self._tallies]

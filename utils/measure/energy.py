@@ -1,11 +1,9 @@
-"""What operations cost: the 45 nm energy model, and an estimate of the memory traffic beside it."""
+"""What operations cost: the 45 nm energy model, and an estimate of memory traffic."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-
-from full_spike.utils.errors import UsageError
 
 PJ_TO_MJ = 1e-9
 
@@ -30,12 +28,6 @@ class EnergyModel:
     AC_ACCESSES = 3
     MAC_ACCESSES = 2
 
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not 0.0 <= value < float("inf"):
-                raise UsageError(f"--{field.name}-pj {value} is out of range: an energy in pJ must be 0 or more")
-
     def operations(self, ac: float, mac: float) -> float:
         """mJ of these ACs and MACs: the total that papers report."""
         return (ac * self.ac + mac * self.mac) * PJ_TO_MJ
@@ -51,10 +43,10 @@ class EnergyModel:
 
 @dataclass(frozen=True)
 class LayerCount:
-    """What one layer does for one image, all its time steps together (a mean over the images counted).
+    """What one layer does for one image, all time steps together (a mean over the images counted).
 
-    name: the module's name in the network, and which call of it in a forward pass if it runs more than once.
-    kind: what sort of layer it is, e.g. `conv`, `neuron`, `join OR`.
+    name: the module's name, and which call of it in a forward pass if it runs more than once.
+    kind: see `layers.layer_kind`.
     part: `stem` (the first weighted layer: it reads the image), `body`, `pathway` (the AAP's projections) or `head`
         (average pooling and linear layers after the last neuron).
     spikes: whether its input was exactly 0/1 in every batch (None where that means nothing).
@@ -63,8 +55,8 @@ class LayerCount:
     logic: one-bit gates of Boolean joins; gates (spikes) or comparisons (values) of max pooling and ReLU.
     updates: neuron updates, one per neuron and time step.
     norm_mac: MACs of a batch norm that are saved by folding it into the convolution before it.
-    event_ac: of a spiking network's stem whose input was whole numbers >= 0 in every batch, as event counts are: the
-        ACs that it takes if it is fed event by event. Beside its MACs, in no total.
+    event_ac: of a spiking network's stem that read event counts (whole numbers >= 0) in every batch: the ACs that it
+        takes if it is fed event by event. Beside its MACs, in no total.
     """
 
     name: str
@@ -79,8 +71,8 @@ class LayerCount:
     norm_mac: float = 0.0
     event_ac: float | None = None
 
-    def stem_in_words(self) -> str:
-        """How the stem's input, which is no spikes by construction, is counted."""
+    def describe_stem(self) -> str:
+        """How the stem, whose input is not spikes by construction, is counted."""
         if self.event_ac is None:
             return f"stem {self.name} reads values: {self.mac:,.0f} MAC per image"
         by_event = f"{self.event_ac:,.0f} AC if fed event by event"

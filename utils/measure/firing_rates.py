@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 
 import torch
-from full_spike.utils.distributed import World
-from full_spike.utils.measure.hooks import hooked, watch_spikes
 from spikingjelly.activation_based.neuron import BaseNode
 from torch import Tensor, nn
+
+from full_spike.utils.distributed import World
+from full_spike.utils.measure.hooks import watch_spikes
 
 
 class FiringRates:
@@ -19,15 +19,14 @@ class FiringRates:
         self.layers = {name: module for name, module in model.named_modules() if isinstance(module, BaseNode)}
         device = next(model.parameters()).device
         self.sums = torch.zeros(len(self.layers), 2, dtype=torch.float64, device=device)  # spikes, neurons x steps
-        self._hooks = contextlib.ExitStack()
 
     def __enter__(self) -> FiringRates:
-        modules = enumerate(self.layers.values())
-        self._hooks.enter_context(hooked(watch_spikes(module, self._count(row)) for row, module in modules))
+        self._handles = [watch_spikes(module, self._count(row)) for row, module in enumerate(self.layers.values())]
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._hooks.close()
+        for handle in self._handles:
+            handle.remove()
 
     def _count(self, row: int) -> Callable[[Tensor], None]:
         def count(spikes: Tensor) -> None:

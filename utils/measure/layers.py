@@ -1,4 +1,4 @@
-"""What the layers of a network are: recognised by class, subclasses included, and by a few attributes."""
+"""The layers that counters know, by class, subclasses included."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from full_spike.utils.errors import UserError
 from spikingjelly.activation_based.neuron import BaseNode
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from full_spike.models.accumulation import AccumulationPathway
+from full_spike.models.connect import JoinLayer
+from full_spike.models.layers import SpikeMatmul
+from full_spike.utils.errors import UserError
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 ADAPTIVE_POOLS = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 AVG_POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
-WEIGHTED = (*CONVOLUTIONS, nn.Linear)
 NORMS = _BatchNorm  # of any dimension, synchronised or not
-FREE = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.Flatten, nn.Sequential, nn.ModuleList, nn.ModuleDict)
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+FREE = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.Flatten, JoinLayer, *CONTAINERS)  # cost nothing
 
 _KINDS: list[tuple[Any, str]] = [
     (nn.Linear, "linear"),
@@ -27,19 +31,21 @@ _KINDS: list[tuple[Any, str]] = [
     (MAX_POOLS, "max pool"),
     ((*AVG_POOLS, *ADAPTIVE_POOLS), "avg pool"),
     (nn.ReLU, "relu"),
+    (SpikeMatmul, "matmul"),
+    (AccumulationPathway, "accumulate"),
 ]
-# what a join says of the cost of one element of its output -> where the counter adds it
-JOIN_COSTS = {"logic": "logic", "addition": "dense"}
 
 
 def layer_kind(name: str, module: nn.Module) -> str | None:
-    """The kind of a layer: conv, linear, batch norm, neuron, max pool, avg pool, relu, or None without weights.
+    """What a layer counts as: conv, linear, batch norm, neuron, max pool, avg pool, relu, matmul, accumulate, or join
+    with the name of its connect function. None for anything else without weights.
 
     Raises:
-        UserError: it has weights and is of no kind that is known here, or it is a convolution that pads with other
-            values than zeros.
+        UserError: it has weights and is of another kind, or it is a convolution that does not pad with zeros.
     """
     kind = next((kind for classes, kind in _KINDS if isinstance(module, classes)), None)
+    if isinstance(module, JoinLayer) and module.acts_on != "none":
+        kind = f"join {module.name}"
     if kind is None and next(module.parameters(recurse=False), None) is not None:
         raise UserError(
             f"layer {name} ({type(module).__name__}) has weights and is of a kind that cannot be counted: "
@@ -49,47 +55,6 @@ def layer_kind(name: str, module: nn.Module) -> str | None:
     if kind == "conv" and padding_mode != "zeros":
         raise UserError(f"layer {name} pads with padding_mode={padding_mode!r}: only zeros can be counted exactly")
     return kind
-
-
-def is_join(module: nn.Module) -> bool:
-    """Whether a module joins a block and its shortcut, known by its attributes.
-
-    name: for reports. acts_on: "spikes", "current" or "none" (there is no shortcut). cost: one of `JOIN_COSTS`.
-    """
-    return all(hasattr(module, attribute) for attribute in ("name", "acts_on", "cost"))
-
-
-def is_product(module: nn.Module) -> bool:
-    """Whether a module multiplies two inputs of which the first says, 1 by 1, what is added of the second.
-
-    Known by its attribute gated_by="first": [..., n, k] and [..., k, m] -> [..., n, m], without weights.
-    """
-    return getattr(module, "gated_by", None) == "first"
-
-
-def check_join_is_a_module(name: str, block: nn.Module) -> None:
-    """Raises UserError for a block whose join no hook can see: its operations would be missing in silence."""
-    join = getattr(block, "join", None)
-    if isinstance(getattr(join, "name", None), str) and not isinstance(join, nn.Module | tuple):
-        raise UserError(
-            f"the join of block {name} is no module, so it cannot be counted: make it one with the attributes "
-            "name, acts_on and cost"
-        )
-
-
-def join_field(name: str, join: Any) -> str | None:
-    """Where the counter adds what a join's output costs; None where there is no shortcut to join.
-
-    Raises:
-        UserError: its cost is not known.
-    """
-    if join.acts_on == "none":
-        return None
-    if join.cost not in JOIN_COSTS:
-        raise UserError(
-            f"{name} joins by {join.name!r}, whose cost {join.cost!r} is not known: use one of {', '.join(JOIN_COSTS)}"
-        )
-    return JOIN_COSTS[join.cost]
 
 
 def layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -102,11 +67,13 @@ def layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def spatial_dims(layer: nn.Module) -> int:
     """How many trailing axes of its input a layer slides over; 0 for a linear layer."""
-    for kinds in (CONVOLUTIONS, MAX_POOLS, ADAPTIVE_POOLS, AVG_POOLS):
-        for dims, kind in enumerate(kinds, start=1):
-            if isinstance(layer, kind):
-                return dims
-    return 0
+    by_dims = zip(CONVOLUTIONS, MAX_POOLS, ADAPTIVE_POOLS, AVG_POOLS, strict=True)
+    return next((dims for dims, kinds in enumerate(by_dims, start=1) if isinstance(layer, kinds)), 0)
+
+
+def count_images(inputs: Any) -> int:
+    """N of images [N, C, H, W] or frames [T, N, C, H, W]."""
+    return inputs.shape[1] if inputs.ndim == 5 else inputs.shape[0]
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """The true fan-out of every input position: how many outputs of a convolution or pooling read it.
 
 Fan-out separates by axis: an input at (h, w) reaches reach_h(h) * reach_w(w) outputs of each output channel that its
-group feeds, since a window covers it exactly when it does so along both axes. It is the transposed convolution of ones.
+group feeds, since a window covers it exactly when it does so along both axes.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from full_spike.utils.measure.layers import ADAPTIVE_POOLS
 from torch import Tensor
 
+from full_spike.utils.measure.layers import ADAPTIVE_POOLS
 
-def windows_over_axis(size: int, outputs: int, kernel: int, stride: int, padding: int, dilation: int = 1) -> Tensor:
-    """How many of `outputs` windows cover each of the `size` positions: int64 [size]. Padding is covered by nobody."""
+
+def _windows_over_axis(size: int, outputs: int, kernel: int, stride: int, padding: int, dilation: int) -> Tensor:
     positions = torch.arange(outputs)[:, None] * stride - padding + torch.arange(kernel) * dilation  # [outputs, kernel]
     inside = positions[(positions >= 0) & (positions < size)]
     return torch.bincount(inside, minlength=size)
@@ -28,38 +28,29 @@ def _adaptive_over_axis(size: int, outputs: int) -> Tensor:
     return reach
 
 
-def _per_axis(value: Any, dims: int) -> list[int]:
-    return [int(v) for v in value] if isinstance(value, tuple | list) else [int(value)] * dims
-
-
-def _left_padding(layer: Any, dims: int, kernel: list[int], dilation: list[int]) -> list[int]:
-    if layer.padding == "valid":
-        return [0] * dims
-    if layer.padding == "same":  # an odd total puts the extra zero on the right
-        return [d * (k - 1) // 2 for d, k in zip(dilation, kernel, strict=True)]
-    return _per_axis(layer.padding, dims)
-
-
 def reach(layer: Any, size: Sequence[int], outputs: Sequence[int]) -> list[Tensor]:
-    """Per spatial axis, how many windows of a convolution or pooling layer cover each input position.
+    """Per spatial axis, how many windows of a layer cover each input position; nothing for a linear layer.
 
     Args:
-        layer: nn.Conv*d, nn.MaxPool*d, nn.AvgPool*d or nn.AdaptiveAvgPool*d, or nn.Linear, which has no axes.
-        size: spatial shape of its input, e.g. (H, W).
-        outputs: spatial shape of its output; an adaptive pooling's own `output_size` goes before it.
+        layer: nn.Conv*d, nn.MaxPool*d, nn.AvgPool*d, nn.AdaptiveAvgPool*d or nn.Linear.
+        size, outputs: spatial shapes of its input and output, e.g. (H, W).
 
     Returns:
         One int64 vector per axis, as long as the input is along it.
     """
-    dims = len(size)
-    if dims == 0:
+    if not size:
         return []
+
+    def per_axis(value: Any) -> tuple[Any, ...]:
+        return tuple(value) if isinstance(value, tuple | list) else (value,) * len(size)
+
     if isinstance(layer, ADAPTIVE_POOLS):
-        wanted = layer.output_size if isinstance(layer.output_size, tuple | list) else [layer.output_size] * dims
-        return [_adaptive_over_axis(n, n if o is None else int(o)) for n, o in zip(size, wanted, strict=True)]
-    kernel = _per_axis(layer.kernel_size, dims)
-    stride = _per_axis(layer.stride, dims)
-    dilation = _per_axis(getattr(layer, "dilation", 1), dims)
-    padding = _left_padding(layer, dims, kernel, dilation)
-    axes = zip(size, outputs, kernel, stride, padding, dilation, strict=True)
-    return [windows_over_axis(*axis) for axis in axes]
+        wanted = per_axis(layer.output_size)  # and not the output's shape, which may be flattened
+        return [_adaptive_over_axis(n, n if o is None else o) for n, o in zip(size, wanted, strict=True)]
+    kernel, stride = per_axis(layer.kernel_size), per_axis(layer.stride)
+    dilation = per_axis(getattr(layer, "dilation", 1))
+    padding = layer.padding
+    if padding == "same":  # an odd total puts the extra zero on the right
+        padding = tuple(d * (k - 1) // 2 for d, k in zip(dilation, kernel, strict=True))
+    padding = per_axis(0 if padding == "valid" else padding)
+    return [_windows_over_axis(*axis) for axis in zip(size, outputs, kernel, stride, padding, dilation, strict=True)]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from full_spike.utils.measure.energy import EnergyModel, LayerCount, Totals
-from full_spike.utils.measure.syops import SyopsCount
+from full_spike.utils.measure.syops import SyopsCount, SyopsCounter
 
 PARTS = {"stem": "stem", "body": "body", "pathway": "AAP", "head": "head"}
 
@@ -21,7 +21,6 @@ _REASONS = {
     "max pool": "syops: one operation per input of max pooling, or per spike; exact: gates or comparisons, apart",
     "relu": "syops: one MAC per ReLU; exact: comparisons, apart",
     "avg pool": "syops: one MAC per input of average pooling, or one AC per spike; exact: additions",
-    "linear": _BIAS,
     "join": "syops: functional operations are not seen; exact: the joins' additions",
     "matmul": "syops: products of spikes are not seen; exact: additions",
     "accumulate": "syops: functional operations are not seen; exact: the AAP's additions",
@@ -39,68 +38,30 @@ class Difference:
     mac: float
 
 
-@dataclass(frozen=True)
-class SyopsReport:
-    """What syops counts, as it gives it: batch norm ignored, and batch norm counted."""
-
-    folded: SyopsCount
-    unfolded: SyopsCount
-    inputs: int
-    layers: dict[str, SyopsCount] = field(repr=False)
-
-
-def _reason(rows: list[LayerCount], syops: SyopsCount) -> str:
-    kind = rows[0].kind.split()[0] if rows[0].kind.startswith("join") else rows[0].kind
-    if kind in ("conv", "linear"):
-        exact_ac, exact_mac = sum(r.ac for r in rows), sum(r.mac for r in rows)
-        if exact_mac and not syops.mac:
-            return _TWO_VALUED
-        if exact_mac and (syops.ac or syops.mac < exact_mac):
-            return _SOME_BATCHES
-        return _MEAN_RATE if exact_ac or syops.ac else _BIAS
-    return _REASONS[kind]
-
-
-def differences(layers: Iterable[LayerCount], syops: SyopsReport, images: int) -> list[Difference]:
-    """Why syops (batch norm ignored) counts other ACs and MACs; the parts sum to the whole."""
-    by_layer: dict[str, list[LayerCount]] = defaultdict(list)
-    for row in layers:
-        by_layer[row.name.split(" (call")[0]].append(row)
-    per_image = syops.inputs / images
-    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-
-    def add(reason: str, ac: float, mac: float) -> None:
-        sums[reason][0] += ac
-        sums[reason][1] += mac
-
-    for name, rows in by_layer.items():
-        counted = syops.layers.get(name, SyopsCount(0.0, 0.0, 0.0))
-        if rows[0].kind == "batch norm":
-            counted = SyopsCount(0.0, 0.0, 0.0)
-        scaled = SyopsCount(counted.total * per_image, counted.ac * per_image, counted.mac * per_image)
-        add(_reason(rows, scaled), scaled.ac - sum(r.ac for r in rows), scaled.mac - sum(r.mac for r in rows))
-    add(_BATCH, syops.folded.ac * (1 - per_image), syops.folded.mac * (1 - per_image))
-    return [Difference(reason, ac, mac) for reason, (ac, mac) in sums.items() if abs(ac) >= 0.5 or abs(mac) >= 0.5]
+def _reason(kind: str, exact_ac: float, exact_mac: float, ac: float, mac: float) -> str:
+    if kind not in ("conv", "linear"):
+        return _REASONS["join" if kind.startswith("join") else kind]
+    if exact_mac and not mac:
+        return _TWO_VALUED
+    if exact_mac and (ac or mac < exact_mac):
+        return _SOME_BATCHES
+    return _MEAN_RATE if exact_ac or ac else _BIAS
 
 
 @dataclass(frozen=True)
 class NetworkReport:
-    """One network's counts, per image."""
+    """One network's counts, per image. `syops`: the package's counts of the same batches, if it was run."""
 
     title: str
     images: int
     layers: list[LayerCount]
     energy: EnergyModel
     notes: list[str]
-    syops: SyopsReport | None = None
+    syops: SyopsCounter | None = None
 
     @property
     def totals(self) -> Totals:
         return Totals.of(self.layers)
-
-    @property
-    def differences(self) -> list[Difference]:
-        return differences(self.layers, self.syops, self.images) if self.syops else []
 
     def part(self, name: str) -> Totals:
         """The totals of `stem`, `body`, `pathway` or `head`."""
@@ -115,6 +76,28 @@ class NetworkReport:
     def unfolded_energy_mj(self) -> float:
         """The same with batch norm as written."""
         return self.energy.operations(self.totals.ac, self.totals.mac + self.totals.norm_mac)
+
+    @property
+    def differences(self) -> list[Difference]:
+        """Why syops (batch norm ignored) counts other ACs and MACs; the parts sum to the whole."""
+        if self.syops is None:
+            return []
+        by_layer: dict[str, list[LayerCount]] = defaultdict(list)
+        for row in self.layers:
+            by_layer[row.name.split(" (call")[0]].append(row)
+        per_image = self.syops.inputs / self.images
+        sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        for name, rows in by_layer.items():
+            kind = rows[0].kind
+            counted = SyopsCount() if kind == "batch norm" else self.syops.layers.get(name, SyopsCount())
+            ac, mac = counted.ac * per_image, counted.mac * per_image
+            exact_ac, exact_mac = sum(row.ac for row in rows), sum(row.mac for row in rows)
+            reason = sums[_reason(kind, exact_ac, exact_mac, ac, mac)]
+            reason[0] += ac - exact_ac
+            reason[1] += mac - exact_mac
+        total = self.syops.count()
+        sums[_BATCH] = [total.ac * (1 - per_image), total.mac * (1 - per_image)]
+        return [Difference(reason, ac, mac) for reason, (ac, mac) in sums.items() if abs(ac) >= 0.5 or abs(mac) >= 0.5]
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, as JSON takes it."""
@@ -134,10 +117,22 @@ class NetworkReport:
             "layers": [{**vars(row), "energy_mj": self.energy.operations(row.ac, row.mac)} for row in self.layers],
         }
         if self.syops:
-            counts = {"batch_norm_ignored": self.syops.folded, "batch_norm_counted": self.syops.unfolded}
+            counts = {"batch_norm_ignored": self.syops.count(), "batch_norm_counted": self.syops.count(batch_norm=True)}
             report["syops"] = {
                 name: {**vars(count), "energy_mj": self.energy.operations(count.ac, count.mac)}
                 for name, count in counts.items()
             }
             report["syops_minus_exact"] = [vars(difference) for difference in self.differences]
         return report
+
+
+def columns(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[str]:
+    """The lines of a table, aligned to the right but for the columns `left`."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if i in left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

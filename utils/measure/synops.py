@@ -1,4 +1,4 @@
-"""Counting: networks side by side on the same data, as a table, synops.json, synops.csv and a page."""
+"""Counting: a network, the same without its AAP, and the plain ResNet of its depth, on the same data."""
 
 from __future__ import annotations
 
@@ -6,44 +6,28 @@ import contextlib
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from full_spike.utils.errors import UserError
-from full_spike.utils.files import write_file
-from full_spike.utils.measure.counter import ExactCounter
-from full_spike.utils.measure.energy import EnergyModel
-from full_spike.utils.measure.html import millijoules, quantity, render
-from full_spike.utils.measure.layers import evaluating
-from full_spike.utils.measure.report import PARTS, NetworkReport, SyopsReport
-from full_spike.utils.measure.syops import SyopsCounter
 from torch import Tensor, nn
 
-
-@dataclass
-class Network:
-    """A network to count, under a title; `prepare` makes its input from a batch of images."""
-
-    title: str
-    model: nn.Module
-    prepare: Callable[[Tensor], Tensor] = lambda images: images
-
-
-def _check_batch(images: Tensor, target: Any) -> None:
-    count = images.shape[1] if images.ndim == 5 else images.shape[0]
-    if hasattr(target, "__len__") and len(target) != count:
-        raise UserError(
-            f"a batch of shape {tuple(images.shape)} has {count} images and {len(target)} targets: "
-            "give images [N, C, H, W] or frames [T, N, C, H, W]"
-        )
+from full_spike.models import detach_aap
+from full_spike.utils.errors import UserError
+from full_spike.utils.files import write_file
+from full_spike.utils.measure.ann import plain_resnet
+from full_spike.utils.measure.counter import ExactCounter
+from full_spike.utils.measure.energy import EnergyModel
+from full_spike.utils.measure.layers import count_images, evaluating
+from full_spike.utils.measure.report import PARTS, NetworkReport, columns
+from full_spike.utils.measure.syops import SyopsCounter
+from full_spike.utils.measure.units import millijoules, quantity
 
 
 @torch.no_grad()
 def count(
-    networks: Sequence[Network],
+    networks: Mapping[str, nn.Module],
     loader: Iterable[tuple[Tensor, Any]],
     *,
     device: torch.device | str = "cpu",
@@ -53,59 +37,55 @@ def count(
     """Run every network on the same batches, once, and count.
 
     Args:
-        networks: put into eval mode while they are counted, and back.
+        networks: by title; put into eval mode while they are counted, and back. One without spiking neurons sees the
+            mean of frames.
         loader: batches (images [N, C, H, W] or frames [T, N, C, H, W], targets [N]).
         syops: count with the package as well. It is slow: it sorts every layer's input.
 
     Raises:
         UserError: the loader is empty, a batch is inconsistent or a network has a layer that cannot be counted.
     """
-    exact = [ExactCounter(network.model) for network in networks]
-    package = [SyopsCounter(network.model) for network in networks] if syops else []
+    exact = [ExactCounter(model) for model in networks.values()]
+    package = [SyopsCounter(model) for model in networks.values()] if syops else []
     with contextlib.ExitStack() as stack:
-        for network, *counters in zip(networks, exact, *([package] if package else []), strict=True):
-            stack.enter_context(evaluating(network.model.to(device)))
-            for counter in counters:
-                stack.enter_context(counter)
+        for model in networks.values():
+            stack.enter_context(evaluating(model.to(device)))
+        for counter in (*exact, *package):
+            stack.enter_context(counter)
         for images, target in loader:
-            _check_batch(images, target)
+            if len(target) != count_images(images):
+                raise UserError(
+                    f"a batch of shape {tuple(images.shape)} has {count_images(images)} images and {len(target)} "
+                    "targets: give images [N, C, H, W] or frames [T, N, C, H, W]"
+                )
             images = images.to(device)
-            for network in networks:
-                network.model(network.prepare(images))
+            for counter in exact:
+                counter.model(images.mean(0) if images.ndim == 5 and not counter.spiking else images)
     reports = []
-    for i, (network, counter) in enumerate(zip(networks, exact, strict=True)):
+    for i, (title, counter) in enumerate(zip(networks, exact, strict=True)):
         layers = counter.rows()
         notes = [f"layer {name} never ran" for name in counter.unused()]
-        notes += [row.stem_in_words() for row in layers if row.event_ac is not None]
+        notes += [row.describe_stem() for row in layers if row.event_ac is not None]
         notes += [f"layer {name} is of an unknown kind without weights: not counted" for name in counter.uncounted]
-        beside = None
-        if package:
-            p = package[i]
-            beside = SyopsReport(p.count(), p.count(batch_norm=True), p.inputs, p.layers)
-        reports.append(NetworkReport(network.title, counter.images, layers, energy or EnergyModel(), notes, beside))
+        beside = package[i] if package else None
+        reports.append(NetworkReport(title, counter.images, layers, energy or EnergyModel(), notes, beside))
     return reports
 
 
 def table(reports: Sequence[NetworkReport]) -> str:
-    """The headline table as text."""
-    head = ["network", "AC", "MAC", *(f"MAC {part}" for part in PARTS.values()), "mJ", "mJ, BN unfolded"]
-    if any(report.syops for report in reports):
-        head += ["syops: AC", "MAC", "mJ"]
-    rows = [head]
+    """The networks side by side, why syops counts differently, and notes."""
+    rows = [["network", "AC", "MAC", *(f"MAC {part}" for part in PARTS.values()), "mJ", "mJ, BN unfolded"]]
+    if reports[0].syops:
+        rows[0] += ["syops: AC", "MAC", "mJ"]
     for report in reports:
-        totals = report.totals
-        macs = [quantity(report.part(part).mac) for part in PARTS]
-        row = [report.title, quantity(totals.ac), quantity(totals.mac), *macs]
+        macs = [report.totals.mac, *(report.part(part).mac for part in PARTS)]
+        row = [report.title, quantity(report.totals.ac), *map(quantity, macs)]
         row += [millijoules(report.energy_mj), millijoules(report.unfolded_energy_mj)]
         if report.syops:
-            ac, mac = report.syops.folded.ac, report.syops.folded.mac
-            row += [quantity(ac), quantity(mac), millijoules(report.energy.operations(ac, mac))]
+            syops = report.syops.count()
+            row += [quantity(syops.ac), quantity(syops.mac), millijoules(report.energy.operations(syops.ac, syops.mac))]
         rows.append(row)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    lines = [
-        "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
-        for row in rows
-    ]
+    lines = columns(rows)
     for report in reports:
         if report.differences:
             lines.append(f"\nsyops minus exact, {report.title}:")
@@ -114,27 +94,18 @@ def table(reports: Sequence[NetworkReport]) -> str:
     return "\n".join(lines)
 
 
-def save(reports: Sequence[NetworkReport], output_dir: Path | str, *, data: str, rates_are_real: bool) -> Path:
-    """Write synops.json, synops.csv and synops.html; returns the page's path."""
-    output_dir = Path(output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
+def _save(reports: Sequence[NetworkReport], folder: Path, *, data: str, rates_are_real: bool) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     networks = [report.as_dict() for report in reports]
-    document = {
-        "data": data,
-        "rates_are_real": rates_are_real,
-        "energy_pj": vars(reports[0].energy),
-        "networks": networks,
-    }
+    energy = vars(reports[0].energy)
+    document = {"data": data, "rates_are_real": rates_are_real, "energy_pj": energy, "networks": networks}
     rows = io.StringIO(newline="")
     writer = csv.DictWriter(rows, ["network", *networks[0]["layers"][0]])
     writer.writeheader()
     for network in networks:
         writer.writerows({"network": network["network"], **layer} for layer in network["layers"])
-    page = output_dir / "synops.html"
-    write_file(output_dir / "synops.json", (json.dumps(document, indent=1) + "\n").encode())
-    write_file(output_dir / "synops.csv", rows.getvalue().encode())
-    write_file(page, render(reports, data=data, rates_are_real=rates_are_real).encode())
-    return page
+    write_file(folder / "synops.json", (json.dumps(document, indent=1) + "\n").encode())
+    write_file(folder / "synops.csv", rows.getvalue().encode())
 
 
 def _name(model: nn.Module) -> str:
@@ -142,49 +113,42 @@ def _name(model: nn.Module) -> str:
     return " ".join(filter(None, [config.get("model", type(model).__name__), config.get("connect_f")]))
 
 
-def _mean_frame(images: Tensor) -> Tensor:
-    """[T, N, C, H, W] -> [N, C, H, W]: a network without time sees the mean frame."""
-    return images.mean(0) if images.ndim == 5 else images
-
-
 def write_report(
     model: nn.Module,
     loader: Iterable[tuple[Tensor, Any]],
     output_dir: Path | str,
     *,
-    detached: nn.Module | None = None,
-    ann: nn.Module | None = None,
     device: torch.device | str = "cpu",
     energy: EnergyModel | None = None,
     syops: bool = True,
     data: str = "data set",
     rates_are_real: bool = True,
 ) -> list[NetworkReport]:
-    """Count a network over a data set, print the table and save synops.json, synops.csv and synops.html.
+    """Count a network over a data set, print the table and save synops.json and synops.csv (layer by layer).
+
+    Counted beside it are the network without its AAP, if it has one, and `plain_resnet(model)`, if there is one.
 
     Args:
-        model: with `aap` if it has one; not wrapped for distributed training.
+        model: not wrapped for distributed training.
         loader: batches (images [N, C, H, W] or frames [T, N, C, H, W], targets [N]).
         output_dir: made if it is not there.
-        detached: the same model without its pathway (`detach_aap(model)`).
-        ann: the plain network to compare with (`measure.ann.plain_resnet(model)`); of frames it sees their mean. None
-            where there is none, which the report says.
-        data: what the loader holds, in words, for the report.
-        rates_are_real: False for random weights or images: the report then says so.
+        data: a description of what the loader holds.
+        rates_are_real: False for random weights or images, which synops.json says.
 
     Raises:
         UserError: see `count`.
     """
-    name = _name(model)
-    networks = [Network(f"{name}, AAP kept" if detached is not None else name, model)]
-    if detached is not None:
-        networks.append(Network(f"{name}, AAP detached", detached))
+    name, ann = _name(model), plain_resnet(model)
+    networks = {name: model}
+    if getattr(model, "aap", None) is not None:
+        networks = {f"{name}, AAP kept": model, f"{name}, AAP detached": detach_aap(model)}
     if ann is not None:
-        networks.append(Network(f"ANN {_name(ann)}", ann, _mean_frame))
+        networks[f"ANN {_name(ann)}"] = ann
     reports = count(networks, loader, device=device, energy=energy, syops=syops)
     if ann is None:
         reports[0].notes.append("no ANN beside it: there is no plain network of this shape to compare with")
-    page = save(reports, output_dir, data=data, rates_are_real=rates_are_real)
+    folder = Path(output_dir)
+    _save(reports, folder, data=data, rates_are_real=rates_are_real)
     print(table(reports))
-    print(f"saved {page} (and .json, .csv beside it)")
+    print(f"saved {folder / 'synops.json'} and {folder / 'synops.csv'}")
     return reports

@@ -1,78 +1,30 @@
-"""The package syops 0.0.5, as it is, beside spikingjelly 2: numbers that can be set beside published ones.
+"""The package syops 0.0.5, unchanged, under spikingjelly 2: numbers that can be set beside published ones.
 
 syops was written for spikingjelly 0.0.0.0.12. Three things stand between it and a network of today:
 
-- it imports `MultiStepIFNode`, `MultiStepLIFNode` and `MultiStepParametricLIFNode`, which spikingjelly 2 no longer has,
-  and `progress`, which it does not declare. Stand-ins are there while it is imported and gone afterwards: it only uses
-  the classes as keys of a table, and the progress bar only for show;
-- it looks a layer up by its exact class, so that every subclass counts zero. Each of the network's classes is
-  registered with the hook of its nearest base class that syops knows, and every spikingjelly neuron with syops' hook
-  for integrate-and-fire (its hooks for IF, LIF and PLIF count alike);
+- it imports neuron classes that spikingjelly 2 no longer has. Stand-ins are there while it is imported: it only uses
+  them as keys of a table;
+- it looks a layer up by its exact class, so that every subclass counts zero. Each class is registered with the hook of
+  its nearest base class that syops knows, and every neuron with the one of IF (LIF and PLIF count alike);
 - it leaves methods and counters on the model. They are taken off again.
 
-Nothing installed is edited, and what it counts is left as it is; `docs/ENERGY.md` says where that differs from an
-exact count.
+What it counts is left as it is; `docs/ENERGY.md` says where that differs from an exact count.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import sys
-import types
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from full_spike.utils.errors import UserError
-from full_spike.utils.measure.layers import NORMS
 from spikingjelly.activation_based import neuron as sj_neuron
 from torch import nn
 
+from full_spike.utils.errors import UserError
+from full_spike.utils.measure.layers import NORMS
+
 _GONE = ("MultiStepIFNode", "MultiStepLIFNode", "MultiStepParametricLIFNode")
-_LEFT_BEHIND = (
-    "start_syops_count",
-    "stop_syops_count",
-    "reset_syops_count",
-    "compute_average_syops_cost",
-    "__batch_counter__",
-    "__times_counter__",
-)
-
-
-class _SilentBar:
-    """Stands in for progress.bar.Bar."""
-
-    def __init__(self, *_args: object, **_kwargs: object) -> None:
-        self.suffix = ""
-
-    def next(self) -> None:
-        pass
-
-    def finish(self) -> None:
-        pass
-
-
-@contextlib.contextmanager
-def _stand_ins() -> Iterator[None]:
-    gone = [name for name in _GONE if not hasattr(sj_neuron, name)]
-    bar: Any = types.ModuleType("progress.bar")
-    bar.Bar = _SilentBar
-    modules = {"progress": types.ModuleType("progress"), "progress.bar": bar}
-    installed = {name: sys.modules.get(name) for name in modules}
-    for name in gone:
-        setattr(sj_neuron, name, type(name, (nn.Module,), {}))
-    sys.modules.update(modules)
-    try:
-        yield
-    finally:
-        for name in gone:
-            delattr(sj_neuron, name)
-        for name, module in installed.items():
-            if module is None:
-                del sys.modules[name]
-            else:
-                sys.modules[name] = module
 
 
 def load_syops() -> Any:
@@ -81,27 +33,29 @@ def load_syops() -> Any:
     Raises:
         UserError: it is not installed.
     """
-    with _stand_ins():
-        try:
-            return importlib.import_module("syops")
-        except ModuleNotFoundError as error:
-            if error.name != "syops":
-                raise
-            raise UserError("the package syops is not installed: pip install syops==0.0.5") from None
+    for name in _GONE:
+        setattr(sj_neuron, name, type(name, (nn.Module,), {}))
+    try:
+        return importlib.import_module("syops")
+    except ModuleNotFoundError as error:
+        if error.name not in ("syops", "progress"):
+            raise
+        raise UserError("the package syops is not installed: pip install syops==0.0.5 progress") from None
+    finally:
+        for name in _GONE:
+            delattr(sj_neuron, name)
 
 
 def hooks_for(model: nn.Module) -> dict[type, Any]:
     """syops' counting hook for each class in the model that it does not know itself, but knows a base class of."""
     load_syops()
     ops = importlib.import_module("syops.ops")
+    known = {**ops.MODULES_MAPPING, sj_neuron.BaseNode: ops.IF_syops_counter_hook}
     hooks = {}
     for kind in {type(module) for module in model.modules()} - set(ops.MODULES_MAPPING):
-        if issubclass(kind, sj_neuron.BaseNode):
-            hooks[kind] = ops.IF_syops_counter_hook
-            continue
-        base = next((base for base in kind.__mro__ if base in ops.MODULES_MAPPING), None)
+        base = next((base for base in kind.__mro__ if base in known), None)
         if base is not None:
-            hooks[kind] = ops.MODULES_MAPPING[base]
+            hooks[kind] = known[base]
     return hooks
 
 
@@ -109,9 +63,9 @@ def hooks_for(model: nn.Module) -> dict[type, Any]:
 class SyopsCount:
     """What syops counts per unit of the model's first input dimension (its notion of an image), and its firing rate."""
 
-    total: float
-    ac: float
-    mac: float
+    total: float = 0.0
+    ac: float = 0.0
+    mac: float = 0.0
     rate: float | None = None
 
 
@@ -131,6 +85,7 @@ class SyopsCounter:
         self.layers: dict[str, SyopsCount] = {}
 
     def __enter__(self) -> SyopsCounter:
+        self._before = set(vars(self.model))
         self._mapping = self._engine.CUSTOM_MODULES_MAPPING
         self._engine.CUSTOM_MODULES_MAPPING = {**self._mapping, **self._hooks}  # counters may nest
         self._engine.add_syops_counting_methods(self.model)
@@ -147,7 +102,7 @@ class SyopsCounter:
                     rate = float(counted[3]) / 100 / self.model.__times_counter__
                     self.layers[name] = SyopsCount(total, ac, mac, rate)
         self.model.stop_syops_count()
-        for name in _LEFT_BEHIND:
+        for name in vars(self.model).keys() - self._before:
             delattr(self.model, name)
         self._engine.CUSTOM_MODULES_MAPPING = self._mapping
 

@@ -1,0 +1,53 @@
+"""docs/RESULTS.md: its tables and figures made from the CSV files, or compared with them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from full_spike.utils.errors import UserError
+from full_spike.utils.files import write_file
+from studies.figures import FIGURES, draw
+from studies.gathering import RESULTS
+from studies.results import fit_table, read_results, table
+
+ROOT = Path(__file__).parent.parent
+PAGE, FIGS = ROOT / "docs/RESULTS.md", ROOT / "figs"
+PLACE = re.compile(r"(<!-- (study|fit): (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)  # of what is generated
+
+
+def _digest(names: Iterable[str], folder: Path) -> str:
+    """Of the CSV files that a figure is drawn from; the figure keeps it."""
+    files = [folder / f"{name}{part}.csv" for name in names for part in ("", "_blocks")]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files if path.exists())).hexdigest()
+
+
+def make(page: Path = PAGE, folder: Path = RESULTS, figs: Path = FIGS, *, write: bool) -> list[str]:
+    """Tables and figures that are not what the CSV files give; `write` makes them so.
+
+    Raises:
+        UserError: the page has a place for a study that there is not.
+    """
+    results, different = read_results(folder), []
+
+    def table_of(match: re.Match[str]) -> str:
+        kind, name = match[2], match[3]
+        if name not in results:
+            raise UserError(f"{page} names the {kind} {name}, which there is not: choose from {', '.join(results)}")
+        text = table(results[name]) if kind == "study" else fit_table(results)
+        if text != match[4]:
+            different.append(f"the {kind} {name}")
+        return f"{match[1]}{text}{match[5]}"
+
+    text = PLACE.sub(table_of, page.read_text())
+    if write:
+        write_file(page, text.encode())
+    for name, (_, studies) in FIGURES.items():
+        path, digest = figs / f"results_{name}.svg", _digest(studies, folder)
+        if write or not path.exists() or digest not in path.read_text():
+            different.append(str(path))
+        if write:
+            draw(name, results, path, digest)
+    return different

@@ -1,1 +1,0 @@
-"""Pictures: event frames, spikes, learning curves."""
