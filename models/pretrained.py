@@ -131,9 +131,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(
-            f"there is no {path}, which says what network it is: use a folder of save_pretrained"
-        ) from None
+        raise ValueError(f"there is no {path}, which names the network: use a folder of save_pretrained") from None
     except ValueError:
         raise ValueError(f"{path} is no JSON: fetch it again") from None
     if not isinstance(config, dict) or not isinstance(config.get("model"), str):

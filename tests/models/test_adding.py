@@ -126,7 +126,7 @@ def test_a_network(project):
     code = """
 import torch
 from full_spike.models import create_model, detach_aap, fold_batchnorm, use_fused
-from full_spike.utils.export.graph import exact, quantize
+from full_spike.utils.export import exact, quantize
 from full_spike.utils.measure.certificate import certify
 torch.manual_seed(0)
 model = create_model("ds_vgg", width=4, num_classes=5, T=2)
