@@ -39,7 +39,7 @@ setup(
         "completion": ["argcomplete>=3"],
         "synops": ["syops==0.0.5", "progress>=1.6"],
         "export": ["onnx>=1.19", "onnxruntime>=1.23"],
-        "nir": ["nir>=1.0.8"],
+        "nir": ["nir>=1.0.8", "nirtorch>=2.6"],
         "test": ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6.100"],
         "lint": ["ruff", "mypy"],
     },

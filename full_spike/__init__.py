@@ -17,7 +17,7 @@ _HOMES = {
         "create_model", "detach_aap", "fold_batchnorm", "list_models", "list_pretrained", "load_published",
         "model_options", "register_model", "save_memory", "save_pretrained", "to_published", "use_fused",
     ),
-    "full_spike.utils.export.graph": ("Stream", "exact", "quantize"),
+    "full_spike.utils.export": ("Stream", "exact", "quantize"),
 }  # fmt: skip
 __all__ = sorted(name for names in _HOMES.values() for name in names)
 

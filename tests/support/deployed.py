@@ -4,10 +4,12 @@ import functools
 
 import torch
 import torch.nn.functional as F
-
-from full_spike.models import create_model, model_options
-from full_spike.utils.data.digits import load_digits
+from full_spike.models import create_model, fold_batchnorm, model_options
 from full_spike.utils.trained import set_norms
+from full_spike.utils.data.digits import load_digits
+from full_spike.utils.export.compare import model_spikes
+from full_spike.utils.export.graph import SPIKING, Fire
+from torch import nn
 
 SIZE = 14  # pixels: some maps of odd sides on the way
 
@@ -43,3 +45,23 @@ def network(name, connect_f, **options):
 
 def inputs(model, count):
     return moving_digits(count) if model.event_frames else digits(count)
+
+
+def spikes_of(model, runner, x):
+    """(spikes by layer, logits) of a network, of the layers that its description has."""
+    return model_spikes(model, [node.name for node in runner.graph.of(*SPIKING)], x)
+
+
+def in_floats(model, runner):
+    """An integer network of IF as one of spikingjelly's neurons in float64, whole numbers in place of weights."""
+    plain = fold_batchnorm(model).double()
+    modules = dict(plain.named_modules())
+    for node in runner.graph.of(Fire):
+        assert node.fraction == 0
+        conv = modules[node.inputs[0]]
+        conv.weight.data = runner.graph.node(node.inputs[0]).weight.double()
+        conv.bias = nn.Parameter(node.bias.double())
+        modules[node.name].v_threshold = node.threshold.double()[:, None, None]
+    head = modules[runner.graph.head.name]
+    head.weight.data, head.bias.data = runner.graph.head.weight.double(), runner.graph.head.bias.double()
+    return plain

@@ -1,7 +1,7 @@
 """Write a trained network for another runtime, and show that it fires the same spikes there.
 
-    python -m utils.export --checkpoint runs/.../checkpoint_max_test_acc1.pth --to onnx --output exported
-    python -m utils.export --checkpoint ... --to c --output exported --bits 4 --finetune 2
+    python -m full_spike.utils.export --checkpoint runs/.../checkpoint_max_test_acc1.pth --to onnx --output exported
+    python -m full_spike.utils.export --checkpoint ... --to c --output exported --bits 4 --finetune 2
 
 The pathway is taken off and batch norms are folded. What was written is run beside PyTorch on the data set's test
 images, and compared layer by layer; the comparison is saved with it. --to: integer (a network of whole numbers, run by
@@ -11,12 +11,16 @@ torch), onnx (of floats, or with --bits of integers), nir (of floats), c (of int
 from __future__ import annotations
 
 import argparse
+import copy
+import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from full_spike.utils.errors import UsageError, run_command
-from full_spike.utils.files import check_output_folder
+from full_spike.utils.errors import UsageError, UserError, run_command
+from full_spike.utils.files import check_output_folder, replacing
 from full_spike.utils.options import Parser, above, natural, positive_int
 from full_spike.utils.trained import add_data_set_arguments, add_network_arguments
 
@@ -25,7 +29,7 @@ FORMATS = ("integer", "onnx", "nir", "c")
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command's arguments; UsageError if they are wrong."""
-    parser = Parser(__doc__, prog="python -m utils.export")
+    parser = Parser(__doc__, prog="python -m full_spike.utils.export")
     parser.add_argument("--to", required=True, choices=FORMATS, help="what to write")
     parser.add_argument("--output", type=Path, required=True, help="folder to make, with all that is written")
     parser.add_argument("--bits", type=int, choices=(8, 4), help="of integer weights (default: 8; onnx: floats)")
@@ -47,7 +51,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         raise UsageError(f"--device {args.device}: exports are made and compared on the CPU; leave it out")
     if args.to == "nir" and args.bits:
         raise UsageError(f"--bits {args.bits}: NIR holds floats; leave it out, or use --to integer, onnx or c")
-    if args.finetune and not (args.bits or args.to in ("integer", "c")):
+    if args.to in ("integer", "c"):
+        args.bits = args.bits or 8
+    if args.finetune and not args.bits:
         raise UsageError(f"--finetune {args.finetune} is for integer weights: give --bits as well")
     if args.output.exists():
         raise UsageError(f"--output {args.output} is there already: name a new folder, or remove it")
@@ -55,14 +61,76 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def _batches(data: Any, collate: Any, batch_size: int, count: int | None) -> Any:
+    """Batches of a data set in its order, or of `count` samples spread evenly over it."""
+    from torch.utils.data import DataLoader, Subset
+
+    count = len(data) if count is None else min(count, len(data))
+    chosen = [i * len(data) // count for i in range(count)]
+    return DataLoader(Subset(data, chosen), batch_size, collate_fn=collate)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
+    """Write, run, compare; the folder appears whole or not at all."""
     args = parse(argv)
     import torch  # it and all else takes seconds to import
 
-    from full_spike.utils.cli.exporting import export
+    from full_spike.models import detach_aap
+    from full_spike.utils.export import c, nir, onnx, saved
+    from full_spike.utils.export.compare import compare
+    from full_spike.utils.export.floats import exact
+    from full_spike.utils.export.graph import Fire
+    from full_spike.utils.export.integers import finetune, quantize
+    from full_spike.utils.trained import build_network, load_data_set
+
+    require, write, open_runtime = {
+        "integer": (lambda: None, saved.write_integer, saved.IntegerRuntime),
+        "onnx": (onnx.import_onnx, onnx.write_onnx, onnx.OnnxRuntime),
+        "nir": (nir.import_nir, nir.write_nir, nir.NirRuntime),
+        "c": (c.compiler, c.write_c, c.CRuntime),
+    }[args.to]
+    require()
+
+    def detached(model: Any) -> Any:
+        return detach_aap(model).eval() if getattr(model, "aap", None) is not None else model.eval()
 
     torch.manual_seed(args.seed)
-    export(args)
+    model: Any = build_network(args)
+    data, _ = load_data_set(args, model)
+    original = detached(copy.deepcopy(model))
+    if args.finetune:
+        model = finetune(
+            model, data, bits=args.bits, epochs=args.finetune, lr=args.lr, batch_size=args.batch_size, seed=args.seed
+        )
+    with replacing(args.output) as folder:
+        folder.mkdir(parents=True)
+        try:
+            if args.bits:
+                torch.manual_seed(args.seed)  # of the training images' augmentation
+                images = [x for x, _ in _batches(data.train, data.collate, args.batch_size, args.calibrate)]
+                runner: Any = quantize(detached(model), images, args.bits)
+            else:
+                runner = exact(detached(model), data.test[0][0].shape[-2:])
+            write(runner.graph, folder)
+        except ValueError as error:  # the network cannot become that
+            raise UserError(str(error)) from None
+        runtime: Any = open_runtime(folder, runner.graph)
+        found = compare(original, runner, runtime, _batches(data.test, data.collate, args.batch_size, args.images))
+        files = [file.name for file in sorted(folder.iterdir())]
+        found.facts = {name: f"{(folder / name).stat().st_size:,} bytes" for name in files}
+        if args.bits:
+            fractions = sorted({str(fire.fraction) for fire in runner.graph.of(Fire)})
+            found.facts["weights"] = f"{args.bits} bits; membranes with {', '.join(fractions)} fraction bits"
+        if args.to == "c":
+            found.facts["flash"], found.facts["RAM"] = (f"{size:,} bytes" for size in runtime.memory())
+        if not found.same:
+            print(found.table(runtime.name))
+            raise UserError(f"{runtime.name} does not give what PyTorch gives here: nothing was written")
+        (folder / "comparison.json").write_text(
+            json.dumps({**asdict(found), "same": found.same}, indent=1) + "\n", encoding="utf-8"
+        )
+    print(found.table(runtime.name))
+    print(f"saved {', '.join(str(args.output / name) for name in files)} and comparison.json beside it")
     return 0
 
 

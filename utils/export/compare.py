@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from full_spike.utils.export.runtimes import Spikes, spiking_nodes
+from full_spike.utils.export.graph import SPIKING
+from full_spike.utils.export.run import Runner
 from full_spike.utils.measure.hooks import hooked
 
 
@@ -30,10 +31,10 @@ class LayerDifference:
 
 @dataclass
 class Comparison:
-    """Three networks at the same images: the trained one and the exported one in PyTorch, and that on its runtime.
+    """Three networks on the same images: the trained and the exported one in PyTorch, and the latter on its runtime.
 
-    images: how many. classes_*: how many images are of another class on the runtime. logits_*: the largest difference,
-    in the trained network's units. accuracy_*: in %. speed_*: images a second.
+    classes_*: images of another class on the runtime. logits_*: the largest difference, in the trained network's units.
+    right_*: images classified correctly. facts: sizes and the like, for people.
     """
 
     layers: list[LayerDifference]
@@ -51,47 +52,43 @@ class Comparison:
 
     @property
     def same(self) -> bool:
-        """Whether the runtime does what PyTorch does; sums of whole numbers have no excuse."""
+        """Whether the runtime does what PyTorch does; integer logits must be equal, too."""
         if self.classes_exported or (self.integer and self.logits_exported):
             return False
         return not any(layer.exported for layer in self.layers)
 
-    def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "same": self.same}
-
-    def lines(self, runtime: str) -> list[str]:
-        """The comparison as a table."""
+    def table(self, runtime: str) -> str:
         width = max(len(layer.name) for layer in self.layers)
         lines = [f"{'layer':{width}}  {'spikes at most':>14}  {'fired':>7}  {'differ from the trained one':>28}  "
                  f"{'from PyTorch':>12}"]  # fmt: skip
         for layer in self.layers:
-            share = f"{layer.original:,} ({100 * layer.original / max(1, layer.neurons):.4f} %)"
-            rate = f"{100 * layer.fired / max(1, layer.neurons):.1f} %"
+            share = f"{layer.original:,} ({100 * layer.original / layer.neurons:.4f} %)"
+            rate = f"{100 * layer.fired / layer.neurons:.1f} %"
             lines.append(f"{layer.name:{width}}  {layer.neurons:>14,}  {rate:>7}  {share:>28}  {layer.exported:>12,}")
-        n = max(1, self.images)
+        n = self.images
         right = [f"{100 * count / n:.2f} %" for count in (self.right_original, self.right_runtime)]
         lines += [
-            f"{self.images:,} images; classes that differ from the trained network's: {self.classes_original}, "
+            f"{n:,} images; classes that differ from the trained network's: {self.classes_original}, "
             f"from the exported one's in PyTorch: {self.classes_exported}",
             f"logits differ by at most {self.logits_original:.3g} from the trained network's, "
             f"{self.logits_exported:.3g} from the exported one's in PyTorch",
             f"accuracy {right[0]} in PyTorch, {right[1]} on {runtime}",
-            f"images a second: {n / max(1e-9, self.seconds_original):,.1f} in PyTorch, "
-            f"{n / max(1e-9, self.seconds_runtime):,.1f} on {runtime}",
+            f"images a second: {n / self.seconds_original:,.1f} in PyTorch, "
+            f"{n / self.seconds_runtime:,.1f} on {runtime}",
         ]
-        return lines + [f"{name}: {value}" for name, value in self.facts.items()]
+        return "\n".join([*lines, *(f"{name}: {value}" for name, value in self.facts.items())])
 
 
 @torch.no_grad()
-def model_spikes(model: nn.Module, names: list[str], x: Tensor) -> tuple[Spikes, Tensor]:
+def model_spikes(model: nn.Module, names: Iterable[str], x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """(spikes by module, logits) of a network in PyTorch."""
-    seen: Spikes = {}
-    modules = dict(model.named_modules())
-
-    def keep(name: str) -> Callable[..., None]:
-        return lambda _module, _args, output: seen.__setitem__(name, output)
-
-    with hooked(modules[name].register_forward_hook(keep(name)) for name in names):
+    seen: dict[str, Tensor] = {}
+    with hooked(
+        model.get_submodule(name).register_forward_hook(
+            lambda _module, _args, output, name=name: seen.update({name: output})
+        )
+        for name in names
+    ):
         logits = model(x)
     return seen, logits
 
@@ -103,21 +100,22 @@ def _timed(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[float, Tens
 
 
 @torch.no_grad()
-def compare(original: nn.Module, exported: Any, runtime: Any, batches: Iterable[tuple[Tensor, Tensor]]) -> Comparison:
+def compare(
+    original: nn.Module, exported: Runner, runtime: Any, batches: Iterable[tuple[Tensor, Tensor]]
+) -> Comparison:
     """Run all three on the same batches.
 
     Args:
         original: the trained network, its pathway taken off, in eval mode on the CPU.
-        exported: the `Runner` of what was exported.
-        runtime: where that runs.
+        exported: what was exported, in PyTorch.
+        runtime: where it runs, with `spikes(x)` like the runner's and `logits(x)`, as fast as it can be.
         batches: (images [N, C, H, W] or frames [T, N, C, H, W], classes [N]).
     """
     graph = exported.graph
-    names = [node.name for node in spiking_nodes(graph)]
-    result = Comparison([LayerDifference(name) for name in names], integer=graph.integer)
+    result = Comparison([LayerDifference(node.name) for node in graph.of(*SPIKING)], integer=graph.integer)
     scale = graph.logit_scale if graph.integer else 1.0
     for batch, (x, target) in enumerate(batches):
-        ours, our_logits = model_spikes(original, names, x)
+        ours, our_logits = model_spikes(original, [layer.name for layer in result.layers], x)
         same, same_logits = exported.spikes(x)
         theirs, their_logits = runtime.spikes(x)
         for layer in result.layers:
@@ -137,7 +135,7 @@ def compare(original: nn.Module, exported: Any, runtime: Any, batches: Iterable[
         if not batch:  # the first call of each finds its memory and its kernels
             original(x), runtime.logits(x)
         result.seconds_original += _timed(original, x)[0]
-        seconds, unwatched = _timed(runtime.logits, x)  # where nobody asks for spikes it may take another way
+        seconds, unwatched = _timed(runtime.logits, x)  # which may take another way than `spikes`
         result.seconds_runtime += seconds
         for logits in (their_logits, unwatched):
             difference = float((logits.double() - same_logits.double()).abs().max()) * scale

@@ -26,11 +26,7 @@ def network(name, dtype, **options):
 
 @pytest.mark.parametrize(("dtype", "relative"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 @pytest.mark.parametrize(
-    "name",
-    [
-        *("dsnn18", "dsnn50", "sew_resnet18", "spiking_resnet18", "dsnn_wide7b", "sew_7b", "spiking_7b"),
-        *("ds_spikformer_4_384", "spikformer_8_512"),
-    ],
+    "name", ["dsnn18", "dsnn50", "spiking_resnet18", "dsnn_wide7b", "sew_7b", "ds_spikformer_4_384"]
 )
 @torch.no_grad()
 def test_logits_stay(name, dtype, relative):
@@ -69,9 +65,7 @@ def test_the_model_given_stays_and_a_folded_one_is_refused():
     model = network("sew_resnet18", torch.float32).train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     folded = fold_batchnorm(model)
-    assert model.training
-    assert not folded.training
-    assert before.keys() == model.state_dict().keys()
+    assert (model.training, folded.training) == (True, False)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     with pytest.raises(ValueError, match="no batch norm to fold"):
         fold_batchnorm(folded)

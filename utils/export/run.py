@@ -1,0 +1,257 @@
+"""A description run in PyTorch: what every other runtime must agree with, spike by spike."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from full_spike.utils.export.graph import INPUT, SPIKING, Add, Attention, Conv, Fire, Gate, Graph, Pool
+
+INPUT_BITS = 20  # inputs of float networks are rounded to multiples of 2^-20
+EXACT_FLOAT32 = 1 << 24  # below which float32 sums of whole numbers are exact; float64 ones are below 2^53
+LARGEST_INT = 2**31 - 1
+
+
+def round_input(x: Tensor) -> Tensor:
+    """To multiples of 2^-20, float32."""
+    return (x.float() * 2.0**INPUT_BITS).round() * 2.0**-INPUT_BITS
+
+
+def to_bytes(graph: Graph, x: Tensor) -> Tensor:
+    """What an integer network reads, uint8, of floats; bytes stay as they are."""
+    if x.dtype == torch.uint8:
+        return x
+    return (x.float() / graph.scale).round().add(graph.zero).clamp(0, 255).to(torch.uint8)
+
+
+def _charge(node: Fire, v: Tensor, x: Tensor) -> Tensor:
+    """h from v and x; for floats operation by operation as spikingjelly has it."""
+    if node.leak:
+        d = x - v
+        for sign, shift in node.leak:
+            v = v + sign * (d >> shift)
+        return v
+    if node.time is None:
+        return v + x
+    return v + ((x - v) / node.time if node.neuron == "LIF" else (x - v) * node.time)
+
+
+def apply_gate(node: Gate, identity: Tensor, residual: Tensor) -> Tensor:
+    """The gate's value for two tensors of 0 and 1, in their type."""
+    i, r = identity.bool(), residual.bool()
+    result = torch.zeros_like(i)
+    for bit, a, b in zip(node.table, (~i, ~i, i, i), (~r, r, ~r, r), strict=True):
+        if bit:
+            result = result | (a & b)
+    return result.to(identity.dtype)
+
+
+def attend(node: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Q K^T V of spikes [T, N, C, H, W], whole numbers below 2^24 in the same shape; exact in either order."""
+    q, k, v = (x.flatten(3).unflatten(2, (node.heads, -1)) for x in (q, k, v))  # [T, N, heads, d, L]
+    product = (v @ k.mT) @ q if node.channels_first else v @ (k.mT @ q)
+    return product.flatten(2, 3).unflatten(3, node.shape[-2:])
+
+
+def max_pool(node: Pool, x: Tensor) -> Tensor:
+    """The maximum over windows of spikes [M, C, H, W], in their type and layout."""
+    (height, width), (kh, kw), (sh, sw), (top, left) = node.shape[1:], node.kernel, node.stride, node.padding
+    bottom, right = node.end_padding(x.shape[-2:])
+    padded = F.pad(x, (left, right, top, bottom))  # a zero is never more than a spike
+    parts = [
+        padded[:, :, i : i + (height - 1) * sh + 1 : sh, j : j + (width - 1) * sw + 1 : sw]
+        for i in range(kh)
+        for j in range(kw)
+    ]
+    return functools.reduce(torch.maximum, parts)
+
+
+class Runner(nn.Module):
+    """A network from its description.
+
+    Input: images [N, C, H, W], shown T times, or frames [T', N, C, H, W]; floats, which an integer network turns into
+    bytes first, or those bytes. Returns logits [N, classes], int32 for an integer network.
+
+    Raises:
+        ValueError: the input is of another size, or an integer could overflow after so many time steps.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self.graph = graph
+        self.max_steps = max_steps(graph) if graph.integer else None
+        self._last_use = graph.last_use
+        self._largest_sums = {conv.name: largest_sum(graph, conv) for conv in graph.of(Conv) if graph.integer}
+
+    def _check_size(self, x: Tensor) -> None:
+        if x.ndim not in (4, 5) or tuple(x.shape[-3:]) != self.graph.input_shape:
+            raise ValueError(f"an input of shape {tuple(x.shape)} does not end in {self.graph.input_shape}")
+
+    def check_steps(self, steps: int) -> None:
+        if self.max_steps is not None and steps > self.max_steps:
+            raise ValueError(
+                f"after {steps} time steps a membrane or logit could overflow: show at most {self.max_steps}"
+            )
+
+    def _conv(self, node: Conv, x: Tensor) -> Tensor:
+        """Currents [T, N, O, H', W'] of x [T, N, C, H, W]."""
+        graph, flat = self.graph, x.flatten(0, 1)
+        geometry = node.stride, node.padding, 1, node.groups
+        if graph.integer:
+            # in floats, exactly; devices other than the CPU may sum float32 in pieces of lower precision
+            small = x.is_cpu and self._largest_sums[node.name] < EXACT_FLOAT32
+            dtype = torch.float32 if small else torch.float64
+            values = flat.to(dtype) - graph.zero if node is graph.stem and graph.zero else flat.to(dtype)
+            y = F.conv2d(values, node.weight.to(x.device, dtype), None, *geometry).round().to(torch.int32)
+        else:
+            dtype = torch.float64 if node is graph.stem else torch.float32  # see floats.py
+            weight, bias = (value.to(x.device, dtype) for value in (node.weight, node.bias))
+            y = F.conv2d(flat.to(dtype), weight, bias, *geometry).float()
+        return y.unflatten(0, x.shape[:2])
+
+    def _fire(self, node: Fire, x: Tensor, steps: int, state: dict[str, Tensor] | None) -> Tensor:
+        """Spikes [T, N, C, H, W] of currents [T, N, C, H, W], or of [1, N, C, H, W] that every step sees."""
+        threshold: Any = node.threshold
+        if node.gain != 1.0:
+            x = x * node.gain
+        if node.bias is not None:
+            threshold = threshold.to(x.device)[:, None, None]
+            x = (x << node.fraction) + node.bias.to(x.device)[:, None, None]
+        v = torch.zeros_like(x[0]) if state is None or node.name not in state else state[node.name]
+        spikes = []
+        for t in range(steps):
+            h = _charge(node, v, x[min(t, len(x) - 1)])
+            fired = h >= threshold
+            spikes.append(fired)
+            v = torch.where(fired, torch.zeros_like(h), h)
+        if state is not None:
+            state[node.name] = v
+        return torch.stack(spikes).to(torch.uint8 if self.graph.integer else torch.float32)
+
+    def _output(self, node: Any, inputs: list[Tensor], steps: int, state: dict[str, Tensor] | None) -> Tensor:
+        match node:
+            case Conv():
+                return self._conv(node, inputs[0])
+            case Fire():
+                return self._fire(node, inputs[0], steps, state)
+            case Gate():
+                return apply_gate(node, *inputs)
+            case Add():
+                return inputs[0] + inputs[1]
+            case Attention():
+                return attend(node, *inputs)
+            case _:
+                return max_pool(node, inputs[0].flatten(0, 1)).unflatten(0, inputs[0].shape[:2])
+
+    def logits(self, counts: Tensor, steps: int) -> Tensor:
+        """Of the sums over time, height and width [N, C]."""
+        head = self.graph.head
+        weight, bias = head.weight.to(counts.device), head.bias.to(counts.device)
+        if self.graph.integer:
+            return (counts.double() @ weight.double().T).to(torch.int32) + steps * bias  # exact below 2^53
+        height, width = self.graph.shape_of(head.inputs[0])[-2:]
+        return F.linear(counts / (height * width * steps), weight, bias)
+
+    def run(
+        self, x: Tensor, state: dict[str, Tensor] | None = None, see: Callable[[str, Tensor], None] | None = None
+    ) -> tuple[Tensor, int]:
+        """(the last spikes' sums over time, height and width [N, C], time steps) of an input.
+
+        Args:
+            state: membranes by layer, from which the next call goes on.
+            see: called with the name and the output [T, N, C, H, W] of every layer.
+        """
+        graph = self.graph
+        self._check_size(x)
+        x = to_bytes(graph, x) if graph.integer else round_input(x)
+        steps = x.shape[0] if x.ndim == 5 else graph.T
+        self.check_steps(steps)
+        values = {INPUT: x if x.ndim == 5 else x.unsqueeze(0)}
+        for i, node in enumerate(graph.nodes[:-1]):
+            values[node.name] = self._output(node, [values[name] for name in node.inputs], steps, state)
+            if see is not None:
+                see(node.name, values[node.name])
+            for name in node.inputs:
+                if self._last_use[name] <= i:
+                    values.pop(name, None)
+        last = values[graph.head.inputs[0]]
+        return last.sum(dim=(0, 3, 4), dtype=torch.int32 if graph.integer else torch.float32), steps
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits(*self.run(x))
+
+    @torch.no_grad()
+    def spikes(self, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """(spikes [T, N, C, H, W] of every neuron, gate and pooling, logits [N, classes])."""
+        seen: dict[str, Tensor] = {}
+        names = {node.name for node in self.graph.of(*SPIKING)}
+        counts, steps = self.run(x, see=lambda name, output: seen.update({name: output} if name in names else {}))
+        return seen, self.logits(counts, steps)
+
+
+class Stream:
+    """A network fed one time step at a time; its spikes and logits are those of the whole sequence, up to here.
+
+    A network of static images is shown the picture at each step. Keeps the membranes, and nothing else of the past.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin at rest."""
+        self._state: dict[str, Tensor] = {}
+        self._counts: Tensor | None = None
+        self.steps = 0
+
+    @torch.no_grad()
+    def step(self, frame: Tensor, see: Callable[[str, Tensor], None] | None = None) -> Tensor:
+        """Logits [N, classes] after one more frame [N, C, H, W]; `see` as in `Runner.run`.
+
+        Raises:
+            ValueError: see `Runner`.
+        """
+        self.runner.check_steps(self.steps + 1)
+        counts, _ = self.runner.run(frame.unsqueeze(0), self._state, see)
+        self._counts = counts if self._counts is None else self._counts + counts
+        self.steps += 1
+        return self.runner.logits(self._counts, self.steps)
+
+
+def largest_sum(graph: Graph, conv: Conv) -> int:
+    """The largest sum that an integer convolution can make."""
+    largest_input = 255 if conv is graph.stem else 1
+    return int(conv.weight.to(torch.int64).abs().flatten(1).sum(1).max()) * largest_input
+
+
+def max_steps(graph: Graph) -> int:
+    """How many time steps an integer network can be shown before a membrane or a logit of 32 bits could overflow.
+
+    Raises:
+        ValueError: not even one.
+    """
+    most = LARGEST_INT
+    for fire in graph.of(Fire):
+        conv = graph.node(fire.inputs[0])
+        largest = max(graph.zero, 255 - graph.zero) if conv is graph.stem else 1
+        bias, threshold = (value.to(torch.int64).abs() for value in (fire.bias, fire.threshold))
+        current = (conv.weight.to(torch.int64).abs().flatten(1).sum(1) * largest << fire.fraction) + bias
+        reached = int((current + threshold).max())
+        if not fire.leak:
+            most = min(most, LARGEST_INT // max(1, reached) - 1)
+        elif 2 * reached > LARGEST_INT // 2:  # it stays between the currents' extremes; differences are twice as large
+            raise ValueError(f"{fire.name} needs more than 32 bits: use fewer fraction bits")
+    head = graph.head  # whose logits are summed over time
+    height, width = graph.shape_of(head.inputs[0])[-2:]
+    reached = int((head.weight.to(torch.int64).abs().sum(1) * height * width + head.bias.to(torch.int64).abs()).max())
+    most = min(most, LARGEST_INT // max(1, reached))
+    if most < 1:
+        raise ValueError(f"a membrane or logit of {graph.name} needs more than 32 bits")
+    return most
