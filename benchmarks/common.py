@@ -1,20 +1,16 @@
-"""What the benchmarks share: options, the stock network, interleaved timing and the table."""
+"""What the benchmarks share: options, the stock network, the bound, timing in turn and the table."""
 
 from __future__ import annotations
 
 import argparse
 import copy
 import platform
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from spikingjelly.activation_based import functional
 from spikingjelly.activation_based.model.spikformer import Spikformer as SpikingjellysSpikformer
 from torch import nn
@@ -23,15 +19,17 @@ from full_spike.models import create_model, use_fused
 from full_spike.models.layers import SpikeMatmul
 from full_spike.models.neuron import FromRest
 from full_spike.utils.allocator import keep_freed_memory
-from studies.gathering import read_csv, write_csv
+from full_spike.utils.losses import DualStreamLoss
 
 ALONE = "convolutions and products alone"
+Side = Callable[[], Any]  # runs once what is timed
+Sides = dict[str, tuple[Side, bool]]  # name -> (side, whether freed memory is kept meanwhile)
 
 
-def _bfloat16_in_hardware() -> bool:
-    """Whether this CPU multiplies bfloat16 by instructions of its own."""
-    cpu = torch.cpu
-    return any(getattr(cpu, f"_is_{name}_supported", lambda: False)() for name in ("avx512_bf16", "amx_tile"))
+def bfloat16_in_hardware() -> bool:
+    """Whether this CPU multiplies bfloat16 by instructions of its own, or there is a GPU."""
+    names = ("avx512_bf16", "amx_tile")
+    return torch.cuda.is_available() or any(getattr(torch.cpu, f"_is_{n}_supported", lambda: False)() for n in names)
 
 
 def parser(description: str | None, **defaults: Any) -> argparse.ArgumentParser:
@@ -49,12 +47,26 @@ def parser(description: str | None, **defaults: Any) -> argparse.ArgumentParser:
     made.add_argument(
         "--bf16",
         action=argparse.BooleanOptionalAction,
-        default=torch.cuda.is_available() or _bfloat16_in_hardware(),
+        default=bfloat16_in_hardware(),
         help="ours in bfloat16 as well; default: where the hardware has it",
     )
-    made.add_argument("--csv", type=Path, metavar="FILE", help="keep the times there, in place of former ones")
     made.set_defaults(**defaults)
     return made
+
+
+def network(args: argparse.Namespace) -> tuple[Any, torch.Tensor]:
+    """The network that the options name, and random images [N, 3, H, W] for it."""
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    options = {"width": args.width, "stem": args.stem} | ({"connect_f": "OR"} if args.model[:2] in ("ds", "fs") else {})
+    model = create_model(args.model, T=args.T, **{k: v for k, v in options.items() if v is not None}).to(args.device)
+    return model, torch.randn(args.batch_size, 3, args.size, args.size, device=args.device)
+
+
+def ours(model: nn.Module, images: torch.Tensor) -> tuple[Any, torch.Tensor]:
+    """A fused copy of the network, and the images, channels last."""
+    last: Any = torch.channels_last
+    return use_fused(copy.deepcopy(model)).to(memory_format=last), images.to(memory_format=last)
 
 
 def stock(model: nn.Module) -> nn.Module:
@@ -71,11 +83,29 @@ def stock(model: nn.Module) -> nn.Module:
 reset = functional.reset_net
 
 
+def spikingjellys(model: Any) -> Any:
+    """spikingjelly's own Spikformer of a network's size, without a pathway; None for networks that it does not have."""
+    config = model.config
+    if "spikformer" not in config["model"]:
+        return None
+    theirs = SpikingjellysSpikformer(
+        T=config["T"],
+        in_channels=config["in_channels"],
+        patch_size=config["patch"],
+        num_classes=config["num_classes"],
+        embed_dims=config["width"],
+        num_heads=config["heads"],
+        depths=config["depth"],
+    )
+    theirs.classifier = theirs.head  # as ours call it
+    return theirs
+
+
 def products(
     model: nn.Module, images: torch.Tensor, *, backward: bool, dtype: torch.dtype = torch.float32
-) -> tuple[Callable[[], None], float]:
-    """(all convolutions and products of matrices of a network on inputs of the same shapes and nothing else, channels
-    last; GFLOP they take).
+) -> tuple[Side, float]:
+    """(all convolutions and products of matrices of a network, on inputs of the same shapes and nothing else, channels
+    last; the GFLOP that they take).
 
     What no fusing can avoid: the bound of this machine in this precision.
     """
@@ -116,46 +146,24 @@ def products(
     return side, flop / 1e9
 
 
-def bound_line(images: int, gflop: float, seconds: float) -> str:
-    rate, speed = gflop / seconds, images / seconds
-    return f"bound {gflop:.1f} GFLOP of convolutions and products at {rate:.0f} GFLOP/s: {speed:.2f} images/s"
-
-
-def training_step(model: nn.Module, images: torch.Tensor, classes: int, **autocast: Any) -> Callable[[], None]:
-    """Forward and backward pass and SGD, over both streams where there are two."""
-    target = torch.randint(classes, (len(images),), device=images.device)
+def training_step(model: Any, images: torch.Tensor, half: bool = False) -> Side:
+    """Forward and backward pass and SGD, over both streams where there are two; half: under autocast to bfloat16."""
+    target = torch.randint(model.classifier.out_features, (len(images),), device=images.device)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
+    criterion = DualStreamLoss()
 
     def step() -> None:
-        with torch.autocast(images.device.type, **{"enabled": False, **autocast}):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
             outputs = model(images)
-            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-            outputs = tuple(x.mean(0) if x.ndim == 3 else x for x in outputs)  # spikingjelly's has one for each step
-            loss = torch.stack([F.cross_entropy(logits, target) for logits in outputs]).sum()
+            if isinstance(outputs, torch.Tensor) and outputs.ndim == 3:
+                outputs = outputs.mean(0)  # spikingjelly's Spikformer has logits for each time step
+            loss = criterion(outputs, target)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         reset(model)
 
     return step
-
-
-def spikingjellys(model: nn.Module) -> nn.Module | None:
-    """spikingjelly's own Spikformer of a network's size, without a pathway; None for networks that it does not have."""
-    config = model.config
-    if "spikformer" not in config["model"]:
-        return None
-    theirs = SpikingjellysSpikformer(
-        T=config["T"],
-        in_channels=config["in_channels"],
-        patch_size=config["patch"],
-        num_classes=config["num_classes"],
-        embed_dims=config["width"],
-        num_heads=config["heads"],
-        depths=config["depth"],
-    )
-    theirs.classifier = theirs.head  # as ours call it
-    return theirs
 
 
 def kept_bytes(model: nn.Module, images: torch.Tensor) -> int:
@@ -180,83 +188,46 @@ def kept_bytes(model: nn.Module, images: torch.Tensor) -> int:
     return sum(storages.values())
 
 
-def ours(model: nn.Module, images: torch.Tensor) -> tuple[nn.Module, torch.Tensor]:
-    """A fused copy of the network, and the images, channels last."""
-    last: Any = torch.channels_last
-    return use_fused(copy.deepcopy(model)).to(memory_format=last), images.to(memory_format=last)
-
-
-def network(args: argparse.Namespace) -> tuple[nn.Module, torch.Tensor]:
-    """The network that the options name, and random images [N, 3, H, W] for it."""
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
-    options: dict[str, Any] = {"connect_f": "OR"} if args.model.startswith(("ds", "fs")) else {}
-    if args.width:
-        options["width"] = args.width
-    if args.stem:
-        options["stem"] = args.stem
-    model = create_model(args.model, T=args.T, **options).to(args.device)
-    return model, torch.randn(args.batch_size, 3, args.size, args.size, device=args.device)
-
-
-def _seconds(side: Callable[[], Any], device: torch.device) -> float:
-    if device.type == "cuda":
-        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        began.record()
-        side()
-        ended.record()
-        torch.cuda.synchronize()
-        return began.elapsed_time(ended) / 1000
+def seconds(side: Side, device: torch.device) -> float:
+    """How long a side takes once."""
     start = time.perf_counter()
     side()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
     return time.perf_counter() - start
-
-
-Sides = dict[str, tuple[Callable[[], Any], bool]]
 
 
 def compare(sides: Sides, title: str, args: argparse.Namespace) -> dict[str, float]:
     """Time the sides in turn, print a table, and return each one's median in seconds.
 
-    Args:
-        sides: name -> (what to time, whether freed memory is kept meanwhile). The first call of each is not timed
-            with the others: it compiles.
-        title: what is timed, for people.
-        args: of `parser`: --repeats, --device, --csv.
+    The first call of each is not timed with the others: it compiles.
     """
-    repeats, device = args.repeats, torch.device(args.device)
+    device = torch.device(args.device)
     print(title)
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, {device}, torch {torch.__version__}")
     times: dict[str, list[float]] = {name: [] for name in sides}
     first = {}
-    for round_ in range(-1, repeats):
+    for round_ in range(-1, args.repeats):
         for name, (side, keep) in sides.items():
             if device.type == "cpu":
                 keep_freed_memory(keep)
                 if keep and round_ >= 0:
                     side()  # the other sides may have given memory back: fault it in again untimed
-            elapsed = _seconds(side, device)
             if round_ < 0:
-                first[name] = elapsed
+                first[name] = seconds(side, device)
             else:
-                times[name].append(elapsed)
+                times[name].append(seconds(side, device))
     medians = {name: statistics.median(values) for name, values in times.items()}
     print(f"{'':32}{'median':>10}{'min':>10}{'max':>10}{'first':>10}   ms")
     for name, values in times.items():
         figures = (medians[name], min(values), max(values), first[name])
         print(f"{name:32}" + "".join(f"{1000 * figure:10.1f}" for figure in figures))
-    if args.csv is not None:
-        _keep(args.csv, title, args.device, times)
     return medians
 
 
-def _keep(path: Path, title: str, device: str, times: dict[str, list[float]]) -> None:
-    """Write the sides' times in ms into a CSV that keeps what it says of other titles."""
-    versions = {"machine": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
-    lines = [
-        {"title": title, "side": name, "device": device}
-        | {f"{which.__name__}_ms": round(1000 * which(values), 2) for which in (statistics.median, min, max)}
-        | {"rounds": len(values), **versions, "command": shlex.join(["python", *sys.orig_argv[1:]])}
-        for name, values in times.items()
-    ]
-    write_csv(path, [*(line for line in read_csv(path) if line["title"] != title), *lines])
+def report_bound(args: argparse.Namespace, medians: dict[str, float], gflop: float, best: str, stock: str) -> None:
+    """Print the bound in GFLOP/s and images/s, and the speeds of ours and of stock."""
+    bound, images = medians[ALONE], args.batch_size
+    rate = f"at {gflop / bound:.0f} GFLOP/s: {images / bound:.2f} images/s"
+    print(f"bound {gflop:.1f} GFLOP of convolutions and products {rate}")
+    print(f"ours ({best}) {images / medians[best]:.2f} images/s, stock {images / medians[stock]:.2f}")

@@ -1,278 +1,207 @@
-"""Kill jobs at random moments, and count the bits in which they end differently from a run that nothing disturbed.
+"""Kill training runs at random moments; they must end bit for bit as a run that nothing disturbed.
 
-    python -m benchmarks.faults --kills 100 --writes 20 --folder faults
+    python -m benchmarks.faults --kills 20
 
-Real jobs of torchrun on this machine's CPU: one agent with one process, one with two, and two agents (as on two
-machines) with two processes each. SIGKILL hits any agent or worker, at any moment from its start on, or the main worker
-while it writes a checkpoint. Workers are restarted by torchrun, agents by this program, as a cluster would. Finished
-jobs are kept in the folder: the same command goes on where it was interrupted.
+Small runs on the CPU in three modes: one process; two workers under torchrun, where SIGKILL hits a worker or the agent;
+and two torchrun agents of one worker each, as on two machines. torchrun restarts workers; this program, as a cluster
+would, restarts agents. A run that was killed eight times may come through; then the next one begins.
 """
+
+from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
-import itertools
-import json
 import os
-import platform
 import random
-import select
-import shutil
 import signal
-import struct
+import subprocess
 import sys
+import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+import uuid
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
+import torch.distributed as dist
 
-from benchmarks.jobs import OWN_STORES, Jobs, children, wait_for
 from full_spike.utils import checkpoint
 
 TRAIN = (
-    "cifar.train --dataset digits --width 4 --T 2 --image-size 8 -j 1 --device cpu --epochs 4 --cos_lr_T 4 "
-    "--ema-decay 0.9 --checkpoint-every 1 --print-freq 5 --resume auto"
+    "cifar.train --dataset digits --width 4 --T 2 --image-size 8 -j 1 --device cpu --epochs 3 --cos_lr_T 3 "
+    "--ema-decay 0.9 --checkpoint-every 1 --resume auto"
 ).split()
-SETTINGS = ((1, 1), (1, 2), (2, 2))  # agents, processes of each
-KILLS_A_JOB = 8  # then it may come through, and is compared
-PARTS = ("weights", "optimizer", "averaged weights", "metrics", "rest")
+MODES = {
+    "one process": (1, 0),
+    "one agent, two workers": (1, 2),
+    "two agents, one worker each": (2, 1),
+}  # agents, workers
+KILLS_A_RUN = 8
+LIMIT = 600.0  # seconds from the last kill to the end of a run
+MARK = "FULL_SPIKE_FAULTS"  # in the environment of everything that is started here
+ROOT = Path(__file__).parent.parent
 
 
-@dataclass
-class Job:
-    """What happened to a job, and how it ended: differing bits by part."""
+class Run:
+    """One training run: its agents (or the one process), whatever became of them, until it is through."""
 
-    agents: int
-    processes: int
-    agents_killed: int = 0
-    workers_killed: int = 0
-    in_writes: int = 0
-    gave_up: int = 0  # agents that ended by themselves, for torchrun's reasons
-    left_over: int = 0  # workers and loading processes that were there a minute after the job's end
-    differing: dict[str, int] = field(default_factory=dict)
+    def __init__(self, folder: Path, agents: int, workers: int) -> None:
+        self.folder, self.mark = folder, uuid.uuid4().hex
+        self.restarts = 0
+        self.started: list[subprocess.Popen] = []
+        # a store outside of the agents, so that either of them can be lost
+        self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) if agents > 1 else None
+        meeting = ["--standalone"]
+        if self.store is not None:
+            meeting = [f"--nnodes={agents}", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{self.store.port}"]
+            meeting += [f"--rdzv-id={self.mark}", "--local-addr=127.0.0.1"]
+            # an agent that sends no sign of life for 12 s counts as lost
+            meeting += ["--rdzv-conf=is_host=0,keep_alive_interval=2,keep_alive_max_attempt=6"]
+        torchrun = ["torch.distributed.run", *meeting, f"--nproc-per-node={workers}", "--max-restarts=1000", "-m"]
+        batch = 64 // max(1, agents * workers)
+        self.command = [*(torchrun if workers else []), *TRAIN, "-b", str(batch), "--output-dir", str(folder / "out")]
+        self.agents = [self._start() for _ in range(agents)]
 
+    def _start(self) -> subprocess.Popen:
+        # TORCH_DISABLE...: else a new agent cannot take the place of a lost one, see scripts/train_imagenet_nodes.sh
+        env = {
+            MARK: self.mark,
+            "OMP_NUM_THREADS": "1",
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": str(int(bool(self.store))),
+        }
+        with open(self.folder / f"output{len(self.started)}.txt", "w") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *self.command], cwd=ROOT, env={**os.environ, **env},
+                stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+        self.started.append(process)
+        return process
 
-class Runner:
-    """One job, from its start until it is through.
-
-    Args:
-        record: of the job; what happens is noted in it.
-        folder: for its output folder and what its processes print.
-    """
-
-    def __init__(self, record: Job, folder: Path) -> None:
-        self.record = record
-        self.out = folder / "out"
-        self.jobs = Jobs(folder)
-        batch = 32 // (record.agents * record.processes)
-        self.command = (*TRAIN, "-b", batch, "--output-dir", self.out)
-        self.agents = self._start()
-
-    def _start(self):
-        if self.record.agents == 1:
-            return [self.jobs.standalone(*self.command, processes=self.record.processes, restarts=1000)]
-        return self.jobs.agents(
-            self.record.agents, *self.command, per_agent=self.record.processes, env=OWN_STORES, restarts=1000
-        )
-
-    def _replace(self, index: int) -> None:
-        self.agents[index] = self._start()[0] if self.record.agents == 1 else self.jobs.another_agent()
+    def _restart(self, index: int) -> None:
+        self.restarts += 1
+        self.agents[index] = self._start()
 
     def through(self) -> bool:
-        """Whether the run is done; an agent that ended otherwise is started again."""
-        if any("done in" in self.jobs.printed(agent) for agent in self.jobs.started):
+        """Whether it has trained to its end; an agent that gave up is started again."""
+        if any("done in" in path.read_text() for path in self.folder.glob("output*.txt")):
             return True
         for index, agent in enumerate(self.agents):
-            if agent.poll() is not None and agent.returncode > 0:
-                self.record.gave_up += 1
-                self._replace(index)
+            if agent.poll() is not None:
+                self._restart(index)
         return False
 
-    def kill_anything(self, chance: random.Random, moment: float) -> None:
-        """SIGKILL to an agent or a worker, `moment` seconds from now."""
-        end = time.monotonic() + moment
-        while time.monotonic() < end:
-            if self.through():
-                return
+    def wait(self, seconds: float) -> bool:
+        """Whether it came through within that time."""
+        end = time.monotonic() + seconds
+        while not (through := self.through()) and time.monotonic() < end:
             time.sleep(0.05)
-        workers = [worker for agent in self.agents for worker in children(agent.pid)]
-        target = chance.choice([*range(len(self.agents)), *workers])
+        return through
+
+    def kill(self, chance: random.Random) -> None:
+        """SIGKILL to a worker or an agent, which is started again at once, beside workers that may not know yet."""
+        workers = [pid for agent in self.agents for pid in children(agent.pid)] if "torch" in self.command[0] else []
+        target = chance.choice([*workers, *range(len(self.agents))])
         if target in workers:
-            os.kill(target, signal.SIGKILL)
-            self.record.workers_killed += 1
-            return
-        self.agents[target].kill()
-        self.agents[target].wait()
-        self.record.agents_killed += 1
-        self._replace(target)  # at once, beside workers that may not have noticed yet
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(target, signal.SIGKILL)
+        else:
+            self.agents[target].kill()
+            self.agents[target].wait()
+            self._restart(target)
 
-    def kill_in_write(self, chance: random.Random) -> None:
-        """SIGKILL to the main worker soon after it began to write a checkpoint; counted if it left a partial file."""
-        folder = next(self.out.glob("*/"), None)
-        if folder is None or self.through():
-            time.sleep(0.05)
-            return
-        partial = f"{checkpoint.LATEST}.partial"
-        if not created(folder, partial, timeout=1.0):
-            return
-        time.sleep(chance.uniform(0.0, 0.01))
-        for worker in [worker for agent in self.agents for worker in children(agent.pid)]:
-            if b"RANK=0" in Path(f"/proc/{worker}/environ").read_bytes().split(b"\0"):
-                os.kill(worker, signal.SIGKILL)
-                wait_for(lambda pid=worker: not running(pid), "the worker's end")
-                self.record.in_writes += (folder / partial).exists()
-
-    def finish(self) -> None:
-        """Wait until the run is through and its processes are gone."""
-        wait_for(self.through, f"a job of {self.record.agents} x {self.record.processes}", limit=600)
-        self.record.left_over = len(surviving(self._workers_and_below))
+    def left_over(self) -> int:
+        """Processes that outlive the run: agents have two minutes to end, as one whose peer was killed at the very end
+        waits for another, and what they started has half a minute more."""
+        end = time.monotonic() + 120
+        for agent in self.started:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                agent.wait(max(0.0, end - time.monotonic()))
+            agent.kill()
+            agent.wait()
+        end = time.monotonic() + 30
+        while (left := list(marked(self.mark))) and time.monotonic() < end:
+            time.sleep(0.1)
+        return len(left)
 
     def close(self) -> None:
-        """End what is left, also an agent whose peer was killed at the very end, for which it waits some minutes."""
-        self.jobs.close()
-
-    def _workers_and_below(self) -> list[int]:
-        agents = {agent.pid for agent in self.jobs.started}
-        return [pid for pid in self.jobs.living() if pid not in agents]
-
-
-def running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
+        """End everything that was started."""
+        for pid in marked(self.mark):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for process in self.started:
+            process.wait(60)
 
 
-def surviving(living, seconds: float = 60.0):
-    """What living() still lists after some time, or nothing as soon as it lists nothing."""
-    end = time.monotonic() + seconds
-    while (found := living()) and time.monotonic() < end:
-        time.sleep(0.02)
-    return found
+def children(pid: int) -> list[int]:
+    with contextlib.suppress(OSError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
 
 
-def created(folder: Path, name: str, timeout: float) -> bool:
-    """Wait until a file of this name is created in the folder (inotify), or some seconds."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    watch = libc.inotify_init()
-    try:
-        libc.inotify_add_watch(watch, os.fsencode(folder), 0x100)  # IN_CREATE
-        end = time.monotonic() + timeout
-        while (left := end - time.monotonic()) > 0:
-            if select.select([watch], [], [], left)[0] and os.fsencode(name) + b"\0" in os.read(watch, 65536):
-                return True
-        return False
-    finally:
-        os.close(watch)
+def marked(mark: str) -> Iterator[int]:
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"{MARK}={mark}".encode() in (entry / "environ").read_bytes():
+                yield int(entry.name)
 
 
-def differing_bits(ours, theirs) -> int:
-    """In how many bits two values differ; 64 for each that only one has, or that is of another kind."""
-    if isinstance(ours, torch.Tensor) and isinstance(theirs, torch.Tensor) and ours.shape == theirs.shape:
-        a, b = (np.frombuffer(t.contiguous().reshape(-1).view(torch.uint8).numpy(), np.uint8) for t in (ours, theirs))
-        return int(np.bitwise_count(a ^ b).sum()) if len(a) == len(b) else 8 * max(len(a), len(b))
-    if isinstance(ours, dict) and isinstance(theirs, dict):
+def differing_bits(ours: Any, theirs: Any) -> int:
+    """In how many bits two checkpoints differ; 64 for each value but tensors that is another one."""
+    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
         return sum(differing_bits(ours.get(name), theirs.get(name)) for name in {**ours, **theirs})
-    if isinstance(ours, (list, tuple)) and isinstance(theirs, (list, tuple)):
-        return sum(differing_bits(*pair) for pair in itertools.zip_longest(ours, theirs))
-    if isinstance(ours, float) and isinstance(theirs, float):
-        a, b = (int.from_bytes(struct.pack("d", value)) for value in (ours, theirs))
-        return (a ^ b).bit_count()
+    if isinstance(ours, list | tuple) and isinstance(theirs, list | tuple) and len(ours) == len(theirs):
+        return sum(differing_bits(*pair) for pair in zip(ours, theirs, strict=True))
+    if isinstance(ours, torch.Tensor) and isinstance(theirs, torch.Tensor):
+        if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+            return 64 * max(ours.numel(), theirs.numel())
+        a, b = (x.contiguous().reshape(-1).view(torch.uint8).to(torch.int64) for x in (ours, theirs))
+        return int(sum((((a ^ b) >> bit) & 1).sum() for bit in range(8)))
     return 0 if type(ours) is type(theirs) and ours == theirs else 64
 
 
-def outcome(out: Path) -> dict:
-    """What a run ended with, by part."""
-    (folder,) = out.glob("*/")
-    state = checkpoint.read(folder / checkpoint.LATEST)
-    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    for entry in metrics:
-        del entry["images_per_second"]
-    rest = ("epoch", "step", "max_test_acc1", "test_acc5_at_max_test_acc1", "lr_scheduler", "meter", "random_states")
-    found = {"weights": state["model"], "optimizer": state["optimizer"], "averaged weights": state["ema"]}
-    return {**found, "metrics": metrics, "rest": {name: state[name] for name in rest}}
+def outcome(folder: Path) -> dict[str, Any]:
+    (path,) = folder.glob(f"out/*/{checkpoint.LATEST}")
+    return checkpoint.read(path)
 
 
-def quiet_run(folder: Path, agents: int, processes: int) -> tuple[dict, float]:
-    """What a run that nothing disturbs ends with, and how many seconds it takes."""
-    took = folder / "seconds"
-    if not took.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        began = time.monotonic()
-        with contextlib.closing(Runner(Job(agents, processes), folder)) as runner:
-            runner.finish()
-        took.write_text(str(time.monotonic() - began))
-    return outcome(folder / "out"), float(took.read_text())
-
-
-def disturbed_run(folder: Path, record: Job, kills: int, writes: int, seed: str, seconds: float, expected) -> None:
-    """A run that is killed so often, and compared with what was expected of it."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    chance = random.Random(seed)
-    with contextlib.closing(Runner(record, folder)) as runner:
-        while not runner.through():
-            killed = record.agents_killed + record.workers_killed
-            left = {"kills": kills - killed, "writes": writes - record.in_writes}
-            if left["kills"] <= 0 and left["writes"] <= 0:
-                break
-            if chance.random() * sum(max(n, 0) for n in left.values()) < left["writes"]:
-                runner.kill_in_write(chance)
+def campaign(mode: str, kills: int, chance: random.Random) -> str:
+    """A row of the table: what became of the runs of one mode."""
+    began, killed, restarts, bits, left, runs = time.monotonic(), 0, 0, 0, 0, 0
+    expected, lasts = None, 0.0
+    while expected is None or killed < kills:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+            run, start, target = Run(Path(name), *MODES[mode]), time.monotonic(), min(kills, killed + KILLS_A_RUN)
+            try:
+                while expected is not None and killed < target and not run.wait(chance.uniform(0, lasts)):
+                    run.kill(chance)
+                    killed += 1
+                if not run.wait(LIMIT):
+                    last = run.folder / f"output{len(run.started) - 1}.txt"
+                    sys.exit(f"{mode}: not through {LIMIT:.0f} s after its last kill\n{last.read_text()[-2000:]}")
+                left += run.left_over()
+                restarts, runs = restarts + run.restarts, runs + 1
+                found = outcome(run.folder)
+            finally:
+                run.close()
+            if expected is None:
+                expected, lasts = found, time.monotonic() - start
             else:
-                runner.kill_anything(chance, chance.uniform(0.0, seconds))
-        runner.finish()
-    found = outcome(runner.out)
-    record.differing = {part: differing_bits(found[part], expected[part]) for part in PARTS}
-
-
-def table(jobs: list[Job]) -> str:
-    """A row for each setting, in Markdown."""
-    columns = (
-        "agents x processes", "jobs", "agents killed", "workers killed", "killed in writes",
-        *(f"differing bits: {part}" for part in PARTS), "left over", "agents that gave up",
-    )  # fmt: skip
-    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
-    for agents, processes in SETTINGS:
-        mine = [job for job in jobs if (job.agents, job.processes) == (agents, processes)]
-        counts = [sum(getattr(j, name) for j in mine) for name in ("agents_killed", "workers_killed", "in_writes")]
-        bits = [sum(job.differing[part] for job in mine) for part in PARTS]
-        ends = [sum(getattr(job, name) for job in mine) for name in ("left_over", "gave_up")]
-        lines.append(f"| {agents} x {processes} | {' | '.join(map(str, [len(mine), *counts, *bits, *ends]))} |")
-    return "\n".join(lines)
+                bits += differing_bits(found, expected)
+    seconds = time.monotonic() - began
+    return f"{mode:29}{runs - 1:6}{killed:7}{restarts:10}{bits:16}{left:17}{seconds:9.0f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=100, help="at random moments")
-    parser.add_argument("--writes", type=int, default=20, help="inside checkpoint writes")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, default=Path("faults"), help="where it works and keeps finished jobs")
+    parser.add_argument("--kills", type=int, default=20, help="in each mode (default: 20)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments and the victims (default: 0)")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and so end what was started
-    args.folder.mkdir(parents=True, exist_ok=True)
-    results = args.folder / f"jobs_seed{args.seed}.json"
-    jobs = [Job(**entry) for entry in json.loads(results.read_text())] if results.exists() else []
-    for index, setting in enumerate(SETTINGS):
-        expected, seconds = quiet_run(args.folder / "quiet_{}x{}".format(*setting), *setting)
-        shares = [(count + len(SETTINGS) - 1 - index) // len(SETTINGS) for count in (args.kills, args.writes)]
-        while True:
-            mine = [job for job in jobs if (job.agents, job.processes) == setting]
-            kills = shares[0] - sum(job.agents_killed + job.workers_killed for job in mine)
-            writes = shares[1] - sum(job.in_writes for job in mine)
-            if kills <= 0 and writes <= 0:
-                break
-            record, began = Job(*setting), time.monotonic()
-            seed = f"{args.seed} {setting} {len(mine)}"
-            wanted = min(max(kills, 0), KILLS_A_JOB), min(max(writes, 0), KILLS_A_JOB)
-            disturbed_run(args.folder / "job", record, *wanted, seed, seconds, expected)
-            jobs.append(record)
-            results.write_text(json.dumps([asdict(job) for job in jobs], indent=1))
-            print(f"{time.monotonic() - began:.0f} s: {asdict(record)}", flush=True)
-    print(f"\nPython {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} cores\n")
-    print(table(jobs))
+    print(f"{'':29}{'runs':>6}{'kills':>7}{'restarts':>10}{'bits different':>16}{'processes left':>17}{'seconds':>9}")
+    for mode in args.modes:
+        print(campaign(mode, args.kills, random.Random(f"{args.seed} {mode}")), flush=True)
 
 
 if __name__ == "__main__":

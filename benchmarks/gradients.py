@@ -9,22 +9,13 @@ import argparse
 from typing import Any
 
 import torch
-from torch import nn
 
-from full_spike.cifar.data import Digits, ImageOptions
+from full_spike.cifar.data import Digits
+from full_spike.cifar.train import make_parser
 from full_spike.models import BOOLEAN_FUNCTIONS, create_model, detach_aap, use_fused
-from full_spike.utils.losses import streams_loss
+from full_spike.utils.losses import DualStreamLoss, readouts
+from full_spike.utils.options import parse
 from studies.blocks import by_block
-
-
-def accuracy(model: nn.Module, images: torch.Tensor, classes: torch.Tensor) -> float:
-    """Top-1 of the trunk, in percent."""
-    model.eval()
-    with torch.no_grad():
-        outputs = model(images)
-    model.train()
-    logits = outputs[0] if isinstance(outputs, tuple) else outputs
-    return 100.0 * logits.argmax(1).eq(classes).double().mean().item()
 
 
 def main() -> None:
@@ -37,9 +28,10 @@ def main() -> None:
     parser.add_argument("--fused", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args()
     heads = {"heads": args.heads} if "spikformer" in args.model else {}
-    options = ImageOptions(image_size=args.size)
+    options = parse(make_parser(), ["--image-size", str(args.size)])
     train, test = (Digits(options, train=split) for split in (True, False))
-    images, classes = (torch.stack(x) for x in zip(*((i, torch.tensor(c)) for i, c in test), strict=True))
+    images, classes = torch.stack([image for image, _ in test]), test.classes
+    criterion = DualStreamLoss()
     print(f"{args.model}, width {args.width}, digits of {args.size} pixels, AdamW, lr 0.002, {args.steps} steps of 64")
     for connect_f in sorted(BOOLEAN_FUNCTIONS):
         for pathway in (True, False):
@@ -54,7 +46,7 @@ def main() -> None:
             generator = torch.Generator().manual_seed(0)
             for _ in range(args.steps):
                 batch = [train[i] for i in torch.randint(len(train), (64,), generator=generator).tolist()]
-                loss = streams_loss(model(torch.stack([x for x, _ in batch])), torch.tensor([y for _, y in batch]))
+                loss = criterion(model(torch.stack([x for x, _ in batch])), torch.tensor([y for _, y in batch]))
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
@@ -62,7 +54,10 @@ def main() -> None:
             what = f"{connect_f:5}{'with' if pathway else 'without':8}"
             for when, norms in (("start", start), ("end", end)):
                 print(f"{what}{when:6}" + "".join(f"{entry['gradient_norm']:9.2e} " for entry in norms))
-            print(f"{what}test accuracy of the trunk {accuracy(model, images, classes):.1f} %", flush=True)
+            with torch.no_grad():
+                trunk = next(iter(readouts(model.eval()(images)).values()))
+            accuracy = 100.0 * trunk.argmax(1).eq(classes).double().mean()
+            print(f"{what}test accuracy of the trunk {accuracy:.1f} %", flush=True)
 
 
 if __name__ == "__main__":

@@ -14,33 +14,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from full_spike.models import save_memory
 from full_spike.utils.allocator import keep_freed_memory, return_freed_memory
 
-from .common import compare, kept_bytes, network, ours, parser, spikingjellys, stock, training_step
+from .common import Side, compare, kept_bytes, network, ours, parser, spikingjellys, stock, training_step
 
 STOCK, OURS, SAVING = "stock", "fused", "fused, saving memory"
 HALF, HALF_SAVING = "fused, bf16", "fused, bf16, saving memory"
 
 
-def side(name: str, args: argparse.Namespace) -> tuple[nn.Module, torch.Tensor]:
+def build(name: str, args: argparse.Namespace) -> tuple[Any, torch.Tensor, bool]:
+    """(network, images, whether in bfloat16) of a side."""
     model, images = network(args)
     if name == STOCK:
-        return spikingjellys(model) or stock(model), images
+        return spikingjellys(model) or stock(model), images, False
     fused, last = ours(model, images)
-    return save_memory(fused, name in (SAVING, HALF_SAVING)), last
+    return save_memory(fused, name in (SAVING, HALF_SAVING)), last, name in (HALF, HALF_SAVING)
 
 
-def precision(name: str) -> dict[str, Any]:
-    """For autocast."""
-    return {"enabled": name in (HALF, HALF_SAVING), "dtype": torch.bfloat16}
-
-
-def step_of(name: str, args: argparse.Namespace) -> Callable[[], None]:
-    model, images = side(name, args)
-    return training_step(model, images, model.classifier.out_features, **precision(name))  # type: ignore[union-attr, arg-type]
+def step_of(name: str, args: argparse.Namespace) -> Side:
+    return training_step(*build(name, args))
 
 
 def _resident(field: str) -> float:
@@ -57,10 +51,7 @@ def _begin() -> float:
     return _resident("VmRSS")
 
 
-StepOf = Callable[[str, argparse.Namespace], Callable[[], None]]
-
-
-def _peak(make: StepOf, name: str, keep: bool, args: argparse.Namespace, answer: multiprocessing.Queue) -> None:
+def _peak(make: Callable, name: str, keep: bool, args: argparse.Namespace, answer: multiprocessing.Queue) -> None:
     cuda = args.device.startswith("cuda")
     if not cuda:
         keep_freed_memory(keep)  # as the training scripts do
@@ -76,7 +67,7 @@ def _peak(make: StepOf, name: str, keep: bool, args: argparse.Namespace, answer:
     answer.put((torch.cuda.max_memory_allocated() / 2**20 if cuda else _resident("VmHWM")) - before)
 
 
-def peak(make: StepOf, name: str, keep: bool, args: argparse.Namespace) -> float:
+def peak(make: Callable[[str, argparse.Namespace], Side], name: str, keep: bool, args: argparse.Namespace) -> float:
     """MiB that steps hold at most beyond what the process held before, in a process of its own.
 
     Args:
@@ -96,23 +87,21 @@ def main() -> None:
     args = parser(__doc__, repeats=3).parse_args()
     names = [STOCK, OURS, SAVING, *([HALF, HALF_SAVING] if args.bf16 else [])]
     title = f"{args.model}, {args.batch_size} x 3 x {args.size} x {args.size}, T = {args.T}, one training step"
-    steps = {name: (step_of(name, args), name != STOCK) for name in names}
-    seconds = compare(steps, title, args)  # type: ignore[arg-type]
+    seconds = compare({name: (step_of(name, args), name != STOCK) for name in names}, title, args)
     kept = {}
     for name in names:
-        model, images = side(name, args)
-        with torch.autocast(images.device.type, **precision(name)):
+        model, images, half = build(name, args)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
             kept[name] = kept_bytes(model, images) / 2**20
     peaks = {name: peak(step_of, name, name != STOCK, args) for name in names}
     print(f"{'':32}{'kept for backward':>20}{'peak':>10}   MiB")
     for name in names:
         print(f"{name:32}{kept[name]:20.1f}{peaks[name]:10.1f}")
     best, saving = (HALF, HALF_SAVING) if args.bf16 else (OURS, SAVING)
-    words = [f"peak ours/stock {peaks[best] / peaks[STOCK]:.2f} fused/stock {peaks[OURS] / peaks[STOCK]:.2f}"]
-    words += [
+    print(
+        f"ratio memory peak ours/stock {peaks[best] / peaks[STOCK]:.2f} fused/stock {peaks[OURS] / peaks[STOCK]:.2f} "
         f"kept saving/ours {kept[saving] / kept[best]:.2f} time saving/ours {seconds[saving] / seconds[best]:.2f}"
-    ]
-    print(f"ratio memory {' '.join(words)}")
+    )
 
 
 if __name__ == "__main__":

@@ -15,13 +15,12 @@ from .common import compare, parser, reset, stock
 
 def measure(args: argparse.Namespace, dtype: torch.dtype) -> str:
     """Time one dtype, print the table, and return the ratios in words."""
-    device = torch.device(args.device)
     torch.manual_seed(0)
     shape = (args.T, args.batch_size, args.channels, args.size, args.size)
-    x = torch.randn(shape, device=device).to(dtype).requires_grad_()
-    gradient = torch.randn(shape, device=device).to(dtype)
+    x = torch.randn(shape, device=args.device).to(dtype).requires_grad_()
+    gradient = torch.randn(shape, device=args.device).to(dtype)
     values, spikes, grad_x = x.detach(), torch.empty_like(gradient), torch.empty_like(gradient)
-    ours = use_fused(neuron_factory(args.neuron)()).to(device)
+    ours = use_fused(neuron_factory(args.neuron)()).to(args.device)
     theirs = stock(ours)
 
     def run(node: nn.Module) -> None:
@@ -36,10 +35,8 @@ def measure(args: argparse.Namespace, dtype: torch.dtype) -> str:
     title = f"{args.neuron}, {' x '.join(map(str, shape))}, {dtype}, forward and backward"
     sides = {"stock": (lambda: run(theirs), True), "fused": (lambda: run(ours), True), "traffic": (traffic, True)}
     medians = compare(sides, title, args)
-    bound = medians["fused"] / medians["traffic"]
-    print(f"bound {bound:.2f} x the time of moving the bytes that it has to")
-    name = str(dtype).removeprefix("torch.")
-    return f"{name} stock/fused {medians['stock'] / medians['fused']:.2f} fused/bound {bound:.2f}"
+    speedup, bound = medians["stock"] / medians["fused"], medians["fused"] / medians["traffic"]
+    return f"{str(dtype).removeprefix('torch.')} stock/fused {speedup:.2f} fused/bound {bound:.2f}"
 
 
 def main() -> None:

@@ -66,10 +66,8 @@ class Digits(Dataset):
         changes = [*crops(args), *augment.changes(args, flips=flips(args), fill=[0.0])] if train else []
         if train and args.auto_augment is not None:
             changes = [v2.ToDtype(torch.uint8, scale=True), *changes, v2.ToDtype(torch.float32, scale=True)]
-        self.transforms = [*changes, self.normalise, *(augment.erasing(args) if train else [])]
-
-    def normalise(self, image: Tensor) -> Tensor:
-        return (image - self.mean) / self.std
+        erasing = augment.erasing(args) if train else []
+        self.transform = v2.Compose([*changes, v2.Normalize([self.mean], [self.std]), *erasing])
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -79,10 +77,7 @@ class Digits(Dataset):
         return f"digit {index}"
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image = self.images[index]
-        for transform in self.transforms:
-            image = transform(image)
-        return image, int(self.classes[index])
+        return self.transform(self.images[index]), int(self.classes[index])
 
 
 def picture(args: Namespace, channels: int) -> v2.Compose:
@@ -113,19 +108,17 @@ def load(args: Namespace, world: World) -> Datasets:
 
     of_folder: dict[str, Any] = {}
     if args.dataset == "digits":
-        train, test = (Digits(args, train=part) for part in (True, False))
-        classes: tuple[str, ...] = tuple(map(str, range(10)))
-        mean, std = (Digits.mean,), (Digits.std,)
+        train, test = Digits(args, train=True), Digits(args, train=False)
+        mean, std, classes = (Digits.mean,), (Digits.std,), tuple(map(str, range(10)))
     elif args.dataset == "folder":
         train, test, mean, std = load_folder(args, world, tests=("test", "val"), default="cifar10")
         train.transform, test.transform = transforms(args, mean, std, resize=True)
         classes = train.classes
         of_folder = {"files": train.fingerprint(), "mean": list(mean), "std": list(std)}
     else:
+        train, test = _load_cifar(args, world)
         mean, std = KNOWN[args.dataset]
-        train, test = _load_cifar(args, mean, std, world)
         classes = tuple(train.classes)
-
     size = args.image_size
     return Datasets(
         train,
@@ -146,18 +139,17 @@ def load(args: Namespace, world: World) -> Datasets:
     )
 
 
-def _load_cifar(args: Namespace, mean: Sequence[float], std: Sequence[float], world: World) -> tuple[Any, Any]:
+def _load_cifar(args: Namespace, world: World) -> tuple[Any, Any]:
     kind = datasets.CIFAR100 if args.dataset == "cifar100" else datasets.CIFAR10
     root = str(args.data_path)
-    if args.download:
-        with world.main_only(f"downloading {args.dataset}") as main:
-            if main:
-                try:
-                    kind(root, download=True)  # both parts are in one archive
-                except (OSError, RuntimeError) as error:
-                    reason = str(error).splitlines()[0]
-                    raise UserError(f"cannot download to {root} ({reason}): put the data set there by hand") from None
-    of_train, of_test = transforms(args, mean, std, resize=args.image_size != 32)
+    with world.main_only(f"downloading {args.dataset}") as main:
+        try:
+            if main and args.download:
+                kind(root, download=True)  # both parts are in one archive
+        except (OSError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"cannot download to {root} ({reason}): put the data set there by hand") from None
+    of_train, of_test = transforms(args, *KNOWN[args.dataset], resize=args.image_size != 32)
     try:
         return kind(root, train=True, transform=of_train), kind(root, train=False, transform=of_test)
     except RuntimeError:

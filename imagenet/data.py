@@ -8,11 +8,12 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Sequence
 
+import torch
 from torchvision.transforms import v2
 
 from full_spike.utils.data import augment
 from full_spike.utils.data.dataset import Datasets
-from full_spike.utils.data.images import evaluation_transform, given_numbers, load_folder, normalise
+from full_spike.utils.data.images import given_numbers, load_folder
 from full_spike.utils.data.options import KNOWN
 from full_spike.utils.distributed import World
 from full_spike.utils.errors import UsageError
@@ -26,17 +27,16 @@ def flips(args: Namespace) -> float:
 def transforms(args: Namespace, mean: Sequence[float], std: Sequence[float]) -> tuple[v2.Compose, v2.Compose]:
     """Training: a random crop of random size and shape, and random changes. Test: the shorter side resized, the centre.
 
-    Both: PIL image -> float32 [C, crop, crop], normalised (see `normalise`).
+    Both: PIL image -> float32 [C, crop, crop], normalised; one channel if there is one mean.
     """
-    crop = v2.RandomResizedCrop(
-        args.train_crop_size,
-        scale=(args.train_crop_scale, 1.0),
-        interpolation=v2.InterpolationMode(args.interpolation),
-    )
+    how = v2.InterpolationMode(args.interpolation)
+    crop = v2.RandomResizedCrop(args.train_crop_size, scale=(args.train_crop_scale, 1.0), interpolation=how)
     changes = augment.changes(args, flips=flips(args), fill=mean if len(mean) == 3 else [*mean] * 3)
-    train = v2.Compose([crop, *changes, *normalise(mean, std), *augment.erasing(args)])
-    test = evaluation_transform(args.val_resize_size, args.val_crop_size, mean, std, args.interpolation)
-    return train, test
+    grey = [v2.Grayscale()] if len(mean) == 1 else []
+    normalised = [*grey, v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
+    train = v2.Compose([crop, *changes, *normalised, *augment.erasing(args)])
+    fit = [v2.Resize(args.val_resize_size, how), v2.CenterCrop(args.val_crop_size)]
+    return train, v2.Compose([*fit, *normalised])
 
 
 def picture(args: Namespace, channels: int) -> v2.Compose:

@@ -1,16 +1,13 @@
 """Training that keeps less for the backward pass must be the same training."""
 
 import copy
-import json
 import subprocess
 import sys
 
 import pytest
 import torch
-from torch import nn
-
 from full_spike.models import create_model, save_memory, use_fused
-from support.command import TINY, succeed
+from torch import nn
 
 
 def kept(step):
@@ -161,27 +158,3 @@ def test_statistics_of_several_processes_are_recomputed(tmp_path):
 def test_only_networks_of_ours():
     with pytest.raises(ValueError, match="Linear has no blocks"):
         save_memory(nn.Linear(2, 2))
-
-
-def test_the_training_flags(tmp_path):
-    weights, losses = [], []
-    for i, flags in enumerate(([], ["--memory-saving"], ["--memory-saving", "--channels-last"])):
-        succeed("cifar.train", *TINY, "--epochs", 1, "--output-dir", tmp_path / str(i), *flags)
-        (file,) = (tmp_path / str(i)).rglob("checkpoint_latest.pth")
-        weights.append(torch.load(file, weights_only=True)["model"])
-        losses.append(json.loads((file.parent / "metrics.jsonl").read_text())["train_loss"])
-    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
-    assert weights[2]["conv1.weight"].is_contiguous(memory_format=torch.channels_last)
-    assert losses[2] == pytest.approx(losses[0], rel=0.01)
-
-
-def test_fused_and_recomputed_runs_resume_exactly(tmp_path):
-    flags = (*TINY, "--fused", "--memory-saving", "--checkpoint-every", 1)
-    weights = []
-    for name, pieces in (("whole", [2]), ("again", [2]), ("pieces", [1, 2])):
-        for epochs in pieces:
-            succeed("cifar.train", *flags, "--cos_lr_T", 2, "--epochs", epochs, "--output-dir", tmp_path / name,
-                    "--resume", "auto")  # fmt: skip
-        (file,) = (tmp_path / name).rglob("checkpoint_latest.pth")
-        weights.append(torch.load(file, weights_only=True)["model"])
-    assert all(torch.equal(weights[0][k], other[k]) for other in weights[1:] for k in other)

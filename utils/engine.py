@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from full_spike.models import Pretrained, save_memory, use_fused
+from full_spike.models import Pretrained, model_options, save_memory, use_fused
 from full_spike.utils import checkpoint, distributed, interrupts, run_folder
 from full_spike.utils.allocator import keep_freed_memory
 from full_spike.utils.data.dataset import Datasets
@@ -88,7 +89,11 @@ def find_weights(args: Args, world: World) -> Pretrained | None:
     found = None
     with world.main_only("reading the weights") as main:
         if main:
-            found = checkpoint.read_trained(wanted, args.model, averaged=args.ema and args.test_only)
+            try:
+                found = checkpoint.read_trained(wanted, args.model, averaged=args.ema and args.test_only)
+            except UserError:
+                if args.test_only or not args.resume:  # a run that goes on has weights of its own
+                    raise
     return world.share(found and found._replace(content={}))
 
 
@@ -97,9 +102,13 @@ def options_of(weights: Pretrained | None, args: Args) -> dict[str, Any]:
     if weights is None:
         return {}
     said = {k: v for k, v in weights.config.items() if k not in ("num_classes", "in_channels")}
-    recipe = weights.metadata.get("recipe")
-    if args.test_only and isinstance(recipe, dict) and recipe.get("dataset", args.dataset) == args.dataset:
-        said |= {k: v for k, v in recipe.items() if k in args.of("data") and k not in ("batch_size", "data_path")}
+    if args.model not in (args.default("model"), said.get("model")):  # such as the trunk of a dual-stream network
+        said = {k: v for k, v in said.items() if k in model_options(args.model)}
+    recipe, data = weights.metadata.get("recipe"), args.of("data")
+    if args.test_only and isinstance(recipe, dict):
+        named = data.get("dataset")  # on other data, what the checkpoint says of its own does not count
+        if named in (args.default("dataset"), recipe.get("dataset")):
+            said |= {k: v for k, v in recipe.items() if k in data and k not in ("batch_size", "data_path")}
     return said
 
 
@@ -145,14 +154,14 @@ class Run:
         # the hooks run after steps that the optimizer made: the loss scaler leaves some out
         if args.sched_on_updates:
             self.optimizer.register_step_post_hook(lambda *_: self.schedule.step())
-        self.ema: AveragedModel | None = None
-        if args.ema_decay is not None:
-            ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(args.ema_decay), use_buffers=True)
-            self.optimizer.register_step_post_hook(lambda *_: ema.update_parameters(self.model))
-            self.ema = ema
         self.network: Any = torch.compile(self.model) if args.compile else self.model
         if world.size > 1:
             self.network = distributed.data_parallel(self.network, world)
+        self.ema: AveragedModel | None = None
+        if args.ema_decay is not None:  # of the weights that all processes have from here on
+            ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(args.ema_decay), use_buffers=True)
+            self.optimizer.register_step_post_hook(lambda *_: ema.update_parameters(self.model))
+            self.ema = ema
         self.compiles = args.fused or args.compile  # the first step does
         self.meter = Meter(readout_names(self.model), world.device)
         self.interrupts = Interrupts(world, args.checkpoint_every)
@@ -184,7 +193,9 @@ class Run:
 def place(model: Any, args: Args, world: World) -> Any:
     """A network on its device, in its memory format, with compiled layers and recomputation as the options say."""
     layout: Any = torch.channels_last if args.channels_last else torch.preserve_format
-    model = save_memory(use_fused(model.to(world.device, memory_format=layout), args.fused), args.memory_saving)
+    model = use_fused(model.to(world.device, memory_format=layout), args.fused)
+    if args.memory_saving:
+        model = save_memory(model)
     if args.sync_bn and not args.test_only:
         if world.device.type != "cuda":
             raise UsageError("--sync-bn needs GPUs (torch has it for CUDA alone): leave it out with --device cpu")
@@ -213,7 +224,7 @@ def fit(
     with run_folder.locked(run.folder, world) as run.still_ours:
         run_folder.prepare(run.folder, args, world)
         if args.resume:
-            resume(run)
+            resume(run, weights)
         checkpoint.require_alike(_starting_point(run), world)
         options = run_folder.keep_config(run.folder, args, world)
         run.log.forget_from(run.epoch)
@@ -347,7 +358,9 @@ def end_epoch(run: Run, speed: float) -> None:
             run.ema.module, run.loaders.test, run.world, run.log, title="ema", after_batch=stop_if_asked
         )
     if not args.sched_on_updates:
-        run.schedule.step()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, that no optimizer step was made before: none is left on resuming
+            run.schedule.step()
     result = EpochResult(
         epoch, loss, train, test, averaged, rates.read(run.world) if rates else {}, lr, speed, run.clock.left(epoch + 1)
     )
@@ -493,7 +506,7 @@ def _starting_point(run: Run) -> dict[str, Any]:
     }
 
 
-def resume(run: Run) -> None:
+def resume(run: Run, weights: Pretrained | None) -> None:
     """Go on from the checkpoint that --resume names, bit for bit where the run stopped; from the start without one.
 
     Raises:
@@ -508,6 +521,8 @@ def resume(run: Run) -> None:
             found = Path(args.resume), checkpoint.read(Path(args.resume))
     found = world.share(found)
     if found is None:
+        if args.initial_checkpoint and weights is None:
+            checkpoint.read_trained(args.initial_checkpoint, args.model)  # raises what is wrong with it
         say(f"no checkpoint in {run.folder} yet: beginning at epoch {run.epoch + 1}{run_folder.other_runs(run.folder)}")
         return
     path, state = found
@@ -516,8 +531,9 @@ def resume(run: Run) -> None:
     now = {**run.recipe(), "world_size": world.size}
     # what an older checkpoint does not know of was not an option then
     changed = {k: f"{k} {then[k]} -> {now[k]}" for k in now if k not in MAY_CHANGE and k in then and then[k] != now[k]}
-    if changed.keys() & COURSE:
-        what = "; ".join(changed[k] for k in sorted(changed.keys() & COURSE))
+    parts = {k for k in ("warmup_epochs", "cooldown_epochs") if k in changed and 0 in (then[k], now[k])}
+    if course := changed.keys() & COURSE | parts:
+        what = "; ".join(changed[k] for k in sorted(course))
         raise UsageError(f"{path} has an optimizer and a schedule for other options ({what}): use the same")
     if state["step"] and changed.keys() & DEALING:
         what = "; ".join(changed[k] for k in sorted(changed.keys() & DEALING))

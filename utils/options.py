@@ -406,6 +406,8 @@ def _as_typed(parser: Parser, values: Mapping[str, Any]) -> list[str]:
     actions = {action.dest: action for action in reversed(parser._actions)}
     typed = []
     for name, value in values.items():
+        if value is None:  # not given
+            continue
         flag = next(flag for flag in actions[name].option_strings if flag.startswith("--"))
         if isinstance(value, bool) or actions[name].nargs == 0:
             if value not in (True, False):
@@ -414,7 +416,7 @@ def _as_typed(parser: Parser, values: Mapping[str, Any]) -> list[str]:
             typed += [flag] if value else [negative] if negative in actions[name].option_strings else []
         elif isinstance(value, dict):
             raise UsageError(f"{name}: a mapping is no value")
-        elif value is not None:
+        else:
             typed.append(f"{flag}={','.join(map(str, value)) if isinstance(value, list | tuple) else value}")
     return typed
 

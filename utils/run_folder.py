@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from full_spike.models import model_options
 from full_spike.utils import checkpoint
 from full_spike.utils.distributed import World
 from full_spike.utils.errors import UsageError, UserError
@@ -33,7 +34,8 @@ _RELEASED = {
     "step_size", "gamma", "optimizer", "weight_decay", "amp", "amp_dtype",
 }  # fmt: skip
 # what the data's own name says, and how they are read
-_READING = {"dataset", "data_path", "workers", "cache_dataset", "download"}
+_DATA = {"dataset", "image_size", "frame_size", "T_train", "augment"}
+_READING = {"data_path", "workers", "cache_dataset", "download"}
 _LONGEST = 200  # bytes of a name, of the 255 that file systems take
 
 
@@ -58,10 +60,12 @@ def run_name(args: Args, network: Mapping[str, Any], prefix: str = "") -> str:
         name += f"_cnf_{network['connect_f']}"
     if args.lr_scheduler == "cosine-timm":
         name += "_cosine-timm"
+    usual = model_options(args.model)  # of a network's option that the script leaves to it
     for option, value in args.of("data", "network", "recipe").items():
-        if option not in _RELEASED | _READING and value is not None and value != args.default(option):
+        default = usual.get(option) if args.default(option) is None else args.default(option)
+        if option not in _RELEASED | _DATA | _READING and value is not None and value != default:
             text = "-".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
-            text = "" if value in (True, False) else re.sub(r"[^\w.+=-]", "-", text)
+            text = "" if isinstance(value, bool) else re.sub(r"[^\w.+=-]", "-", text)
             name += f"_{'no' if value is False else ''}{option.replace('_', '')}{text}"
     name = prefix + name
     if len(name.encode()) > _LONGEST:
@@ -93,6 +97,8 @@ def locked(folder: Path, world: World) -> Iterator[Callable[[], None]]:
     finally:
         if world.is_main and _owner(path) == owner:
             path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # of a run that was refused: nothing is in it
 
 
 def _this_job() -> dict[str, Any]:

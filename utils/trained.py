@@ -242,10 +242,10 @@ def build_loader(args: argparse.Namespace, model: Any) -> tuple[Iterable[tuple[T
     """
     loader: Iterable[tuple[Tensor, Tensor]]
     if args.data:
-        from full_spike.utils.data.images import ImageFolder, list_images
+        from full_spike.utils.data.images import ImageFolder
 
         folder = next((below for name in ("val", "test") if (below := args.data / name).is_dir()), args.data)
-        images = ImageFolder(folder, list_images(folder), _reader(args, model))
+        images = ImageFolder(folder, transform=_reader(args, model))
         loader = batches(images, None, args.batch_size, args.images, args.workers)
         words = f"images of {args.data}"
     else:

@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 from full_spike.cifar import data as cifar
 from full_spike.cifar.data import Digits
 from full_spike.imagenet import data as imagenet
-from full_spike.utils.data.augment import changes, mixing
+from full_spike.utils.data.augment import mixing
 from full_spike.utils.data.images import load_image
 from full_spike.utils.data.options import AUTO_AUGMENT, KNOWN
 from support.images import image_args, imagenet_tree
@@ -64,32 +64,18 @@ def test_digits_are_flipped_only_when_asked(flips):
 def test_automatic_augmentation_of_photographs_and_digits(image, name):
     options = image_args("cifar", auto_augment=name, crop=False, hflip=0.0, image_size=8)
     photographs, _ = cifar.transforms(options, *CIFAR10)
-    digits, plain = Digits(options, train=True), Digits(image_args("cifar", crop=False), train=False)
-    of_files, _ = imagenet.transforms(
-        image_args("imagenet", auto_augment=name, train_crop_scale=1.0, hflip=0.0), *IMAGENET
-    )
-    for draw, mean, std in (
-        (lambda: photographs(image), *(torch.tensor(x) for x in CIFAR10)),
-        (lambda: digits[3][0], torch.tensor([plain.mean]), torch.tensor([plain.std])),
-        (lambda: of_files(image), torch.tensor(MEAN), torch.tensor(STD)),
+    digits = Digits(options, train=True)
+    of_files, _ = imagenet.transforms(image_args("imagenet", auto_augment=name, hflip=0.0), *IMAGENET)
+    for draw, (mean, std) in (
+        (lambda: photographs(image), CIFAR10),
+        (lambda: digits[3][0], ([digits.mean], [digits.std])),
+        (lambda: of_files(image), IMAGENET),
     ):
         found = torch.stack(draws(draw))
-        again = torch.stack(draws(draw))
-        assert torch.equal(found, again)
         assert len({x.numpy().tobytes() for x in found}) > 10
-        values = found * std[:, None, None] + mean[:, None, None]
-        assert values.min() > -1e-5
-        assert values.max() < 1 + 1e-5
-        torch.testing.assert_close(255 * values, (255 * values).round(), rtol=0, atol=1e-3)  # of 8 bits
-
-
-def test_the_strength_of_randaugment_is_torchvisions(image):
-    """At 0 it leaves the shape of an image alone and at 27 it turns it by 27 degrees, nine tenths of the most."""
-    turned = v2.functional.rotate(image, 27.0, v2.InterpolationMode.BILINEAR, fill=[round(255 * x) for x in MEAN])
-    options = image_args("cifar", auto_augment="randaugment", ra_ops=1, ra_magnitude=27)
-    (change,) = changes(options, flips=0.0, fill=MEAN)
-    found = {v2.functional.pil_to_tensor(x).numpy().tobytes() for x in draws(lambda: change(image), 200)}
-    assert v2.functional.pil_to_tensor(turned).numpy().tobytes() in found
+        values = 255 * (found * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None])
+        assert -1e-3 < values.min() < values.max() < 255.001
+        torch.testing.assert_close(values, values.round(), rtol=0, atol=1e-3)  # of 8 bits
 
 
 def test_erasing_sets_a_rectangle_to_the_mean_colour(image):
@@ -106,23 +92,12 @@ def test_erasing_sets_a_rectangle_to_the_mean_colour(image):
 
 
 @pytest.mark.parametrize("how", ["bilinear", "bicubic"])
-def test_whole_images_and_how_they_are_resized(image, how):
-    """A least share of 1 leaves no crop, but for a pixel where sides are rounded: images are squeezed to a square."""
-    options = image_args(
-        "imagenet",
-        train_crop_size=16,
-        train_crop_scale=1.0,
-        val_resize_size=16,
-        val_crop_size=16,
-        interpolation=how,
-        hflip=0.0,
-    )
-    train, test = imagenet.transforms(options, *IMAGENET)
-    square = image.crop((0, 0, 20, 20))
+def test_how_images_are_resized(image, how):
+    options = f"--val-resize-size 16 --val-crop-size 16 --train-crop-size 16 --hflip 0 --interpolation {how}"
+    train, test = imagenet.transforms(image_args("imagenet", options, train_crop_scale=1.0), *IMAGENET)
+    square = image.crop((0, 0, 20, 20))  # a least share of 1 leaves nothing to crop
     for found in draws(lambda: train(square), 20):
         torch.testing.assert_close(found, pixels(square, MEAN, STD, [16, 16], how))
-    squeezed = pixels(image, MEAN, STD, [16, 16], how)
-    assert sum(torch.allclose(found, squeezed, atol=1e-5) for found in draws(lambda: train(image))) > 30
     expected = pixels(v2.functional.resize(image, 16, v2.InterpolationMode(how)), MEAN, STD)
     torch.testing.assert_close(test(image), v2.functional.center_crop(expected, [16, 16]))
 
@@ -160,17 +135,6 @@ def test_mixup_is_its_formula():
         shares.append(share)
     assert len(set(shares)) == 40
     assert min(shares) < 0.2 < 0.8 < max(shares)
-
-
-def test_cutmix_is_its_definition():
-    """Each pixel is an image's own or its partner's, and the targets say how many are."""
-    images, classes = batch()
-    mix = mix_of(cutmix=1.0)
-    for mixed, targets in draws(lambda: mix(images, classes, 0)):
-        own, other = (mixed == images).all(dim=1), (mixed == images.roll(1, 0)).all(dim=1)  # [N, H, W]
-        assert (own | other).all()
-        assert torch.equal(own, own[:1].expand_as(own))
-        assert own_share(targets, classes) == pytest.approx(own[0].float().mean().item(), abs=1e-5)
 
 
 def test_with_both_each_has_half_of_the_batches():

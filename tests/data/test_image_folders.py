@@ -13,10 +13,8 @@ from torchvision import datasets
 from full_spike.cifar import data as cifar
 from full_spike.imagenet import data as imagenet
 from full_spike.utils.data.images import (
-    FORMATS,
     ImageFolder,
     are_grey,
-    cache_path,
     list_images,
     list_images_once,
     load_folder,
@@ -24,7 +22,8 @@ from full_spike.utils.data.images import (
 )
 from full_spike.utils.distributed import World
 from full_spike.utils.errors import UsageError, UserError
-from support.images import image_args, image_tree, imagenet_tree
+from full_spike.utils.files import cache_home
+from support.images import image_args, image_tree
 from support.processes import on_processes
 
 
@@ -97,7 +96,7 @@ CHANGES = {
     "add a class": lambda root: shutil.copytree(root / "cat", root / "eel"),
     "remove a class": lambda root: shutil.rmtree(root / "dog"),
     "fill a folder": lambda root: (root / "cat/more/0.png").touch(),
-    "damage the list": lambda root: os.truncate(cache_path(root, "list"), 200),
+    "damage the list": lambda root: [os.truncate(path, 200) for path in cache_home().glob("list-*.npz")],
 }
 
 
@@ -178,15 +177,12 @@ def test_grey_images_have_one_channel(grey):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_means_and_deviations_are_measured_on_all_pixels_once(images, capsys, channels):
+def test_means_and_deviations_are_measured_on_all_pixels(images, channels):
     data = folder(images, f"--mean measured --channels {channels}")
-    assert "measured" in capsys.readouterr().out
     files = [Image.open(path).convert("L" if channels == 1 else "RGB") for path in images.glob("train/*/*")]
     pixels = np.stack([np.asarray(file).reshape(-1, channels) for file in files]) / 255.0
     assert data.inputs["mean"] == pytest.approx(pixels.mean(axis=(0, 1)), abs=1e-6)
     assert data.inputs["std"] == pytest.approx(pixels.std(axis=(0, 1)), abs=1e-6)
-    assert folder(images, f"--mean measured --channels {channels}").inputs == data.inputs
-    assert "measured" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -232,12 +228,9 @@ def test_grey_of_16_bits_keeps_its_range(tmp_path, suffix):
 
 
 def test_grey_and_cmyk_jpegs_are_images_like_others(tmp_path):
-    root = imagenet_tree(tmp_path / "data")
-    Image.new("L", (30, 20), 90).save(root / "train/n01440764/0.JPEG")
-    Image.new("CMYK", (20, 30), (10, 20, 30, 40)).save(root / "train/n01440764/1.JPEG")
-    args = image_args("imagenet", "--train-crop-size 16 --aa randaugment", data_path=str(root))
-    data = imagenet.load(args, World())
-    assert [data.train[i][0].shape for i in range(3)] == [(3, 16, 16)] * 3
+    for mode, colour in (("L", 90), ("CMYK", (10, 20, 30, 40))):
+        Image.new(mode, (30, 20), colour).save(tmp_path / "a.JPEG")
+        assert np.asarray(load_image(tmp_path / "a.JPEG")).shape == (20, 30, 3)
 
 
 # Wrong turns
@@ -248,11 +241,11 @@ def test_grey_and_cmyk_jpegs_are_images_like_others(tmp_path):
     [
         ("--mean 0.5", "--mean 0.5 and --std None: give one name, or numbers for both"),
         ("--mean cifar10 --std imagenet", "give one name, or numbers for both"),
-        ("--mean grey --std 0.5", "neither numbers"),
-        ("--mean 0.5,0.5 --std 0.5", "neither one finite number nor three"),
-        ("--mean nan --std 0.5", "neither one finite number nor three"),
+        ("--mean grey --std 0.5", "'grey' is neither one finite number, nor three, nor one of imagenet, cifar10"),
+        ("--mean 0.5,0.5 --std 0.5", "neither one finite number, nor three"),
+        ("--mean nan --std 0.5", "nan is not finite"),
         ("--mean 0.5 --std 0", "is not above 0"),
-        ("--mean 0.5,0.5,0.5 --std 0.5 --channels 1", "--mean has 3 numbers and the images 1 channels"),
+        ("--mean 0.5,0.5,0.5 --std 0.5 --channels 1", "give one number for each of 1 channels"),
         ("--split 1", "is outside [0, 1)"),
         ("--split 0.1", "has test/ to test on: leave one out"),
     ],
@@ -285,10 +278,10 @@ WRONG = {
     ),
     "no test": (remove("test"), "no folder {root}/test or {root}/val to test on: make one, or give --split 0.1"),
     "no classes": (remove("train/*"), "there is no class folder in {root}/train: images are expected"),
-    "an empty class": (remove("test/dog/*"), "no image in the classes dog: images are expected as {root}/test/<class>"),
+    "an empty class": (remove("test/dog/*"), "no image in the class dog: images are expected as {root}/test/<class>"),
     "other classes": (
         lambda root: (root / "test/dog").rename(root / "test/wolf"),
-        "only in {root}/train: dog; only in {root}/test: wolf",
+        "only one of {root}/train and {root}/test holds dog, wolf: make the classes the same",
     ),
     "one class": (remove("*/dog"), "{root}/train holds one class alone, cat: add another to tell it from"),
     "one level": (one_level, "the images of {root}/train are all of one level"),
@@ -311,14 +304,9 @@ def cut(path):
 
 
 UNREADABLE = {
-    "text": (lambda path: path.write_text("no image"), f"no {', '.join(FORMATS)}"),
-    "EPS, which would start Ghostscript": (lambda path: Image.new("RGB", (8, 8)).save(path, "EPS"), "no JPEG, PNG"),
+    "text": (lambda path: path.write_text("no image"), "cannot identify image file"),
     "cut off": (cut, "runcated"),
     "floats": (lambda path: Image.fromarray(np.eye(8, dtype=np.float32)).save(path, "TIFF"), "of an unknown range"),
-    "32 bits": (
-        lambda path: Image.fromarray(np.full((8, 8), 1 << 20, np.int32)).save(path, "TIFF"),
-        "of an unknown range",
-    ),
 }
 
 
@@ -336,7 +324,5 @@ def test_imagenet_says_what_it_needs(images):
     with pytest.raises(UsageError, match="ImageNet needs --data-path"):
         imagenet.load(image_args("imagenet"), World())
     args = image_args("imagenet", "--val-resize-size 18 --val-crop-size 20", data_path=str(images))
-    with pytest.raises(
-        UsageError, match="--val-crop-size 20 is above --val-resize-size 18: resize to as much at least"
-    ):
+    with pytest.raises(UsageError, match="--val-crop-size 20 is above --val-resize-size 18"):
         imagenet.load(args, World())

@@ -9,7 +9,7 @@ from torch.utils.data import TensorDataset
 from full_spike.cifar import data as cifar
 from full_spike.imagenet import data as imagenet
 from full_spike.utils.data.augment import mixing
-from full_spike.utils.data.loading import EpochSampler, EvaluationSampler, SeededSamples, make_loaders
+from full_spike.utils.data.loading import EpochSampler, EvaluationSampler, make_loaders
 from full_spike.utils.distributed import World
 from full_spike.utils.errors import UserError
 from full_spike.utils.seed import drawing_from
@@ -98,17 +98,6 @@ def test_batches_depend_on_seed_epoch_and_samples_alone(mix):
     assert not same(batches(epoch=2, seed=8, mix=mix), whole)
     ranks = [batches(epoch=2, world=World(rank=rank, size=2), mix=mix) for rank in range(2)]
     assert not any(same([a], [b]) for a, b in zip(*ranks, strict=True))
-
-
-def test_each_batch_of_each_epoch_and_seed_is_mixed_by_a_share_of_its_own():
-    mix = mixing(SimpleNamespace(mixup=1.0, cutmix=0.0, mixup_off_epoch=0), 5)
-
-    def targets(seed, epoch, first):  # of samples whose classes are the same for every `first`
-        keys = [(epoch, index) for index in range(first, first + 8)]
-        return tuple(SeededSamples(Samples(), seed, mix=mix).__getitems__(keys)[1].flatten().tolist())
-
-    assert len({targets(seed, epoch, first) for seed in (0, 1) for epoch in (0, 1) for first in (0, 5)}) == 8
-    assert targets(0, 1, 5) == targets(0, 1, 5)
 
 
 def test_loading_leaves_the_stream_of_the_process_alone():

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import json
 import re
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from support.processes import run_module
 ROOT = Path(__file__).parent.parent.parent
 TORCHRUN = ("torch.distributed.run", "--standalone")
 
-# A network and schedule that take a second an epoch.
+# A network that takes a second an epoch on the digits.
 TINY = ("--width", "4", "--T", "2", "--image-size", "8", "-b", "256", "-j", "0", "--device", "cpu")
 
 
@@ -30,24 +31,31 @@ def call(module, *args):
     return SimpleNamespace(returncode=status, stdout=out.getvalue(), stderr=err.getvalue())
 
 
-def run(module, *args, timeout=300, env=None):
+def run(module, *args, timeout=120, env=None):
     """`python -m module args` in a process of its own, but for the interpreter's start."""
     (done,) = run_module(module, *args, envs=[env or {}], timeout=timeout)
     return done
 
 
-def run_together(module, *args, processes=2, timeout=300):
+def run_together(module, *args, processes=2, timeout=120):
     """The same in several processes of one run, as torchrun would start them: what each printed, by rank."""
+    return run_ranks(module, *[args] * processes, timeout=timeout)
+
+
+def run_ranks(module, *commands, folders=None, timeout=120):
+    """The same with a command line of its own for each process, and perhaps a folder to work in."""
     with tempfile.TemporaryDirectory() as folder:
-        envs = [{"RANK": str(i), "LOCAL_RANK": str(i), "WORLD_SIZE": str(processes)} for i in range(processes)]
-        return run_module(module, *args, "--dist-url", f"file://{folder}/meeting_place", envs=envs, timeout=timeout)
+        envs = [{"RANK": str(i), "LOCAL_RANK": str(i), "WORLD_SIZE": str(len(commands))} for i in range(len(commands))]
+        commands = [(*command, "--dist-url", f"file://{folder}/meeting_place") for command in commands]
+        return run_module(module, commands=commands, envs=envs, folders=folders, timeout=timeout)
 
 
 def succeed(module, *args, how=call, **kwargs):
-    """Standard output of a run that must end well."""
+    """Standard output of a run that must end well; of the main process, where there are several."""
     done = how(module, *args, **kwargs)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    for process in done if isinstance(done, list) else [done]:
+        assert process.returncode == 0, process.stdout + process.stderr
+    return (done[0] if isinstance(done, list) else done).stdout
 
 
 def refused(module, *args, status, how=call, **kwargs):
@@ -72,11 +80,32 @@ def only(folder, pattern="*"):
     return found
 
 
+def newest(out):
+    """What the newest checkpoint of the one run in an output folder holds."""
+    return checkpoint.read(only(out, f"*/{checkpoint.LATEST}"))
+
+
+def entries(folder):
+    """The lines of a run's metrics.jsonl, without how fast they came."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{**json.loads(line), "images_per_second": None} for line in lines]
+
+
+def row(text, readout):
+    """The numbers that --test-only prints of a readout."""
+    return next(line.split()[1:] for line in text.splitlines() if line.startswith(f"{readout} "))
+
+
 def assert_same_run(a, b):
-    """Two runs' newest checkpoints hold the same weights, optimizer and results."""
+    """Two runs' newest checkpoints hold the same bits, and both have reported the same."""
     ours, theirs = (checkpoint.read(folder / checkpoint.LATEST) for folder in (a, b))
-    assert all(torch.equal(ours["model"][key], theirs["model"][key]) for key in ours["model"])
+    for part in ("model", "ema"):
+        if ours[part] is not None:
+            assert ours[part].keys() == theirs[part].keys()
+            assert all(torch.equal(value, theirs[part][key]) for key, value in ours[part].items()), part
     for key, state in ours["optimizer"]["state"].items():
         assert all(torch.equal(state[name], theirs["optimizer"]["state"][key][name]) for name in state)
-    for name in ("epoch", "step", "max_test_acc1"):
-        assert ours[name] == theirs[name]
+    for name in ("epoch", "step", "max_test_acc1", "test_acc5_at_max_test_acc1", "lr_scheduler", "scaler"):
+        assert ours[name] == theirs[name], name
+    assert all(torch.equal(x, y) for x, y in zip(ours["random_states"], theirs["random_states"], strict=True))
+    assert entries(a) == entries(b)

@@ -4,12 +4,13 @@ import functools
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+
 from full_spike.models import create_model, fold_batchnorm, model_options
-from full_spike.utils.trained import set_norms
 from full_spike.utils.data.digits import load_digits
 from full_spike.utils.export.compare import model_spikes
 from full_spike.utils.export.graph import SPIKING, Fire
-from torch import nn
+from full_spike.utils.trained import set_norms
 
 SIZE = 14  # pixels: some maps of odd sides on the way
 

@@ -13,7 +13,6 @@ import torch.multiprocessing as mp
 
 from full_spike.utils import distributed
 
-# Imported from the root of the repository; what tests/ holds comes on top in each process, and takes no time.
 context = multiprocessing.get_context("forkserver")
 DATA_SETS = (
     "full_spike.cifar.data",
@@ -21,9 +20,7 @@ DATA_SETS = (
     "full_spike.dvsgesture.data",
     "full_spike.imagenet.data",
 )
-context.set_forkserver_preload(
-    ["pytest", *DATA_SETS, "full_spike.models", "full_spike.utils.cli.job", "spikingjelly.datasets.utils"]
-)
+context.set_forkserver_preload(["pytest", *DATA_SETS, "full_spike.utils.testing", "torch.utils.tensorboard"])
 
 
 def _exit_with(function, args, outputs, env):
@@ -53,19 +50,27 @@ def start(function, *args, log, errors=None, env=None):
     return process
 
 
-def _run_module(module, args):
+def _run_module(module, args, folder):
+    if folder is not None:
+        os.chdir(folder)
     sys.argv = [module, *args]
     sys.modules.pop(module, None)
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-def run_module(module, *args, envs=({},), timeout=300):
-    """`python -m module args` in a process for each of `envs`: what each printed, and the status that it ended with."""
+def run_module(module, *args, commands=None, envs=({},), folders=None, timeout=120):
+    """`python -m module args` in a process for each of `envs`: what each printed, and the status that it ended with.
+
+    Args:
+        commands: instead of `args`, those of each process.
+        folders: that each process works in.
+    """
+    commands, folders = commands or [args] * len(envs), folders or [None] * len(envs)
     with tempfile.TemporaryDirectory() as folder:
         files = [(os.path.join(folder, f"out{i}"), os.path.join(folder, f"err{i}")) for i in range(len(envs))]
         started = [
-            start(_run_module, module, [str(arg) for arg in args], log=out, errors=err, env=env)
-            for (out, err), env in zip(files, envs, strict=True)
+            start(_run_module, module, [str(arg) for arg in command], place, log=out, errors=err, env=env)
+            for command, place, (out, err), env in zip(commands, folders, files, envs, strict=True)
         ]
         try:
             for process in started:

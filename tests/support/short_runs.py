@@ -1,17 +1,16 @@
 """Short runs of the training scripts, for what their options change."""
 
-import json
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from full_spike.utils import checkpoint
-from support.command import succeed
+from support.command import entries, succeed
 from support.events import gestures
 from support.images import image_tree, imagenet_tree
 
-FOLDER, EVENTS, IMAGENET = "cifar.train", "dvsgesture.train", "imagenet.train"
+FOLDER, EVENTS, IMAGENET = "full_spike.cifar.train", "full_spike.dvsgesture.train", "full_spike.imagenet.train"
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +41,7 @@ def short_run(tmp_path_factory):
             outcome = SimpleNamespace(text=text, out=folder, command=(*command.split(), "--output-dir", folder))
             (outcome.folder,) = (path for path in folder.iterdir() if not path.name.endswith("_logs"))
             outcome.state = checkpoint.read(outcome.folder / checkpoint.LATEST)
-            lines = (outcome.folder / "metrics.jsonl").read_text().splitlines()
-            outcome.entries = [{**json.loads(line), "images_per_second": None} for line in lines]
+            outcome.entries = entries(outcome.folder)
             if fresh or out is not None:
                 return outcome
             done[script, command] = outcome

@@ -24,19 +24,15 @@ def changes(args: Namespace, *, flips: float, fill: Sequence[float]) -> list[v2.
         fill: the colour of what is outside of an image that was shifted or turned, in [0, 1].
     """
     found: list[v2.Transform] = [v2.RandomHorizontalFlip(flips)] if flips else []
-    if args.auto_augment is not None:
-        found.append(_auto_augment(args, [round(255 * x) for x in fill]))
-    return found
-
-
-def _auto_augment(args: Namespace, fill: list[int]) -> v2.Transform:
-    how: dict[str, Any] = {"fill": fill, "interpolation": v2.InterpolationMode.BILINEAR}
+    how: dict[str, Any] = {"fill": [round(255 * x) for x in fill], "interpolation": v2.InterpolationMode.BILINEAR}
     if args.auto_augment == "randaugment":  # arXiv:1909.13719
-        return v2.RandAugment(args.ra_ops, args.ra_magnitude, MAGNITUDES, **how)
-    if args.auto_augment == "trivialaugment":  # arXiv:2103.10158
-        return v2.TrivialAugmentWide(**how)
-    policy = args.auto_augment.removeprefix("autoaugment-")  # arXiv:1805.09501
-    return v2.AutoAugment(v2.AutoAugmentPolicy(policy), **how)
+        found.append(v2.RandAugment(args.ra_ops, args.ra_magnitude, MAGNITUDES, **how))
+    elif args.auto_augment == "trivialaugment":  # arXiv:2103.10158
+        found.append(v2.TrivialAugmentWide(**how))
+    elif args.auto_augment is not None:  # arXiv:1805.09501
+        policy = v2.AutoAugmentPolicy(args.auto_augment.removeprefix("autoaugment-"))
+        found.append(v2.AutoAugment(policy, **how))
+    return found
 
 
 def erasing(args: Namespace) -> list[v2.Transform]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
+import errno
 import hashlib
 import math
 import os
@@ -86,10 +86,11 @@ def integrate(events: Events, T: int, sensor: tuple[int, int], pooled: int = 1) 
     return frames.astype(np.min_scalar_type(int(frames.max())))
 
 
+@dataclass
 class EventFrames(Dataset):
     """Samples as float32 frames [T, 2, H, W] of event counts, with their classes.
 
-    Args:
+    Attributes:
         folder: of frames.
         samples: their files below the folder, and their classes.
         shape: (T, 2, H, W). Frames of a multiple of this size are pooled by summing.
@@ -97,19 +98,11 @@ class EventFrames(Dataset):
         augment: of the frames, afterwards.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        samples: Samples,
-        shape: Shape,
-        T_train: int | None = None,
-        augment: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
-        self.folder = folder
-        self.samples = samples
-        self.shape = shape
-        self.T_train = T_train
-        self.augment = augment
+    folder: Path
+    samples: Samples
+    shape: Shape
+    T_train: int | None = None
+    augment: Callable[[Tensor], Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -181,7 +174,7 @@ class EventDataset:
         root, chosen = Path(args.data_path or cache_home()), self
         if args.dataset == DIGITS:
             root = root / DIGITS / self.name
-            chosen = replace(self, classes=CLASSES, folders=CLASSES, count=None, sensor=(SENSOR, SENSOR))
+            chosen = replace(self, classes=CLASSES, folders=None, count=None, sensor=(SENSOR, SENSOR))
         height, width = chosen.sensor
         pooled = height // args.frame_size  # pixels on each side that are summed to one
         if height % args.frame_size or width % pooled:
@@ -193,16 +186,18 @@ class EventDataset:
         shape = (args.T, 2, args.frame_size, width // pooled)
         folder = chosen._prepare(root, args.dataset, shape, world)
         train, test = chosen.divide(folder)
-        parts = [args.dataset]  # of the run's folder's name: the data set, and what is done to it
-        parts += [f"{args.frame_size}px"] if args.frame_size != height else []
-        parts += [f"Ttrain{T_train}"] if T_train != args.T else []
-        parts += [args.augment.replace(",", "+").replace(" ", "")] if args.augment else []
+        changed = {
+            f"{args.frame_size}px": args.frame_size != height,
+            f"Ttrain{T_train}": T_train != args.T,
+            args.augment.replace(",", "+").replace(" ", ""): args.augment,
+        }
+        name = "_".join([args.dataset, *(part for part, there in changed.items() if there)])
         return Datasets(
             EventFrames(folder, train, shape, T_train if T_train != args.T else None, augment),
             EventFrames(folder, test, shape),
             len(chosen.classes),
             in_channels=2,
-            name="_".join(parts) + "_",
+            name=f"{name}_",
             collate=time_first,
             unit="samples",
             classes=chosen.classes,
@@ -226,17 +221,19 @@ class EventDataset:
         test: Samples = []
         for label, name in enumerate(self.folders or self.classes):
             if self.train_share is None:
-                parts = [sorted((folder / part / name).glob("*.npz")) for part in ("train", "test")]
+                first, rest = (sorted((folder / part / name).glob("*.npz")) for part in ("train", "test"))
             else:  # spikingjelly's `split_to_train_test_set`, which reads every sample to divide them
                 files = sorted((folder / name).glob("*.npz"))
-                first = math.ceil(self.train_share * len(files))
-                parts = [files[:first], files[first:]]
-            for samples, files in zip((train, test), parts, strict=True):
-                samples += [(path.relative_to(folder), label) for path in files]
+                count = math.ceil(self.train_share * len(files))
+                first, rest = files[:count], files[count:]
+            train += [(path.relative_to(folder), label) for path in first]
+            test += [(path.relative_to(folder), label) for path in rest]
         found = len(train) + len(test)
         if found == 0 or found != (self.count or found):
-            expected = f"{self.count} samples" if self.count else "samples"
-            raise UserError(f"{folder} holds {found} instead of {expected} of {self.name}: delete it; it is made again")
+            raise UserError(
+                f"{folder} holds {found} instead of {self.count or 'the'} samples of {self.name}: delete it; "
+                "it is made again"
+            )
         return train, test
 
     def _prepare(self, root: Path, dataset: str, shape: Shape, world: World) -> Path:
@@ -247,11 +244,9 @@ class EventDataset:
         folder = next((folder for folder in (small, whole) if folder.is_dir()), small)
         with world.main_only(f"preparing {dataset}") as main:
             if main and not folder.is_dir():
-                with _alone_in(root):
-                    if not folder.is_dir():  # another run may have made it meanwhile
-                        log = RunLog(world)
-                        log.say(f"preparing {dataset} in {root}")
-                        self._make_frames(self._events(root, dataset), folder, T, self.sensor[0] // height, log)
+                RunLog(world).say(f"preparing {dataset} in {root}")
+                self._make_events(root, dataset)
+                self._make_frames(root / "events_np", folder, T, self.sensor[0] // height, RunLog(world))
         if not folder.is_dir():
             raise UserError(f"there is no {folder} on this machine: choose a --data-path that all of them share")
         _check_finished(folder)
@@ -261,25 +256,29 @@ class EventDataset:
     # before 2.0, to be taken for the whole), and its constructors delete archives with a wrong checksum. So its steps
     # are called one by one, each in a folder that is renamed when it is complete.
 
-    def _events(self, root: Path, dataset: str) -> Path:
-        events = root / "events_np"
+    def _make_events(self, root: Path, dataset: str) -> None:
+        download, extract, events = root / "download", root / "extract", root / "events_np"
         _check_finished(events)
         if events.is_dir():
-            return events
+            return
         if dataset == DIGITS:
-            with replacing(events) as partial:
+            with _making(events) as partial:
                 write_digits(partial, divided=self.train_share is None)
-        else:
-            extract = self._extract(root)
-            with replacing(events) as partial, _explained(f"{extract} cannot be converted"):
-                partial.mkdir()
+            return
+        try:
+            if not extract.is_dir():
+                self._check_archives(download)
+                with _making(extract) as partial:
+                    self.source.extract_downloaded_files(download, partial)
+            with _making(events) as partial:
                 self.source.create_raw_from_extracted(extract, partial)
-        return events
+        except (RuntimeError, ValueError, LookupError, EOFError, struct.error) as error:
+            raise UserError(
+                f"{extract} cannot be converted ({error}): delete what is damaged or not part of the data set, "
+                "fetch it again"
+            ) from error
 
-    def _extract(self, root: Path) -> Path:
-        extract, download = root / "extract", root / "download"
-        if extract.is_dir():
-            return extract
+    def _check_archives(self, download: Path) -> None:
         for name, url, md5 in self.source.resource_url_md5():
             if not name.endswith((".zip", ".gz")):
                 continue  # a readme or licence
@@ -287,10 +286,6 @@ class EventDataset:
                 raise UserError(f"there is no {download / name}: fetch it from {url} (see {self.name}/README.md)")
             if not check_integrity(download / name, md5):
                 raise UserError(f"{download / name} is incomplete: its MD5 is not {md5}; fetch it again")
-        with replacing(extract) as partial, _explained(f"{download} cannot be unpacked"):
-            partial.mkdir()
-            self.source.extract_downloaded_files(download, partial)
-        return extract
 
     def _make_frames(self, events: Path, target: Path, T: int, pooled: int, log: RunLog) -> None:
         """spikingjelly's frames, in the smallest type of whole numbers, where spikingjelly writes float64."""
@@ -308,19 +303,22 @@ class EventDataset:
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             np.savez_compressed(partial / name, frames=frames)
 
-        with replacing(target) as partial, ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
+        with _making(target) as partial, ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
             list(pool.map(convert, samples))
         log.say(f"{len(samples)} samples converted to {target} in {time.monotonic() - began:.1f} s")
 
 
 @contextlib.contextmanager
-def _alone_in(root: Path) -> Iterator[None]:
-    """Let runs that start at the same time prepare a folder one after the other."""
-    root.mkdir(parents=True, exist_ok=True)
-    with open(root / ".lock", "w") as file:
-        with contextlib.suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _making(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which then gets its name; another run may do the same at the same time."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with replacing(folder, contended=True) as partial:
+            partial.mkdir()
+            yield partial
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # the other one was first
+            raise
 
 
 def _check_finished(folder: Path) -> None:
@@ -328,14 +326,3 @@ def _check_finished(folder: Path) -> None:
     marker = folder.with_name(f"{folder.name}.building")
     if marker.exists():
         raise UserError(f"{folder} was never finished, says {marker.name}: delete both; it is made again")
-
-
-@contextlib.contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """What spikingjelly raises for files that are damaged, as one line."""
-    try:
-        yield
-    except (RuntimeError, ValueError, LookupError, EOFError, struct.error) as error:
-        raise UserError(
-            f"{what} ({error}): delete what is damaged or not part of the data set, fetch it again"
-        ) from error

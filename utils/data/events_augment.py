@@ -7,7 +7,6 @@ Extents are those of its released code for CIFAR10-DVS, as fractions of the side
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -46,14 +45,8 @@ def cutout(frames: Tensor) -> Tensor:
     return frames
 
 
-def rotate(frames: Tensor) -> Tensor:
-    """Turned, to the nearest neighbours: counts of events stay whole numbers."""
-    return v2.RandomRotation(DEGREES)(frames)
-
-
-def shear(frames: Tensor) -> Tensor:
-    """Sheared along both axes, to the nearest neighbours."""
-    return v2.RandomAffine(0.0, shear=(-DEGREES, DEGREES))(frames)
+rotate = v2.RandomRotation(DEGREES)  # both to the nearest neighbours: counts of events stay whole numbers
+shear = v2.RandomAffine(0.0, shear=(-DEGREES, DEGREES))
 
 
 def nda(frames: Tensor) -> Tensor:
@@ -77,10 +70,4 @@ def make_augmentation(names: str) -> Callable[[Tensor], Tensor] | None:
     unknown = [name for name in chosen if name not in AUGMENTATIONS]
     if unknown:
         raise UsageError(f"--augment {unknown[0]!r} is unknown: choose some of {', '.join(AUGMENTATIONS)}")
-    return partial(_in_turn, chosen) if chosen else None  # a partial can be sent to loading processes
-
-
-def _in_turn(names: list[str], frames: Tensor) -> Tensor:
-    for name in names:
-        frames = AUGMENTATIONS[name](frames)
-    return frames
+    return v2.Compose([AUGMENTATIONS[name] for name in chosen]) if chosen else None

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
@@ -17,11 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
-from torchvision.transforms import v2
 
 from full_spike.utils.data.options import KNOWN, MEASURED
 from full_spike.utils.distributed import World
@@ -29,12 +28,7 @@ from full_spike.utils.errors import UsageError, UserError
 from full_spike.utils.files import cache_home, replacing
 from full_spike.utils.log import RunLog
 
-# what Pillow may take a file for, whatever its name; for others, such as EPS, it would start another program
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
-THREADS = 16  # that list classes: a network file system takes a while for each answer, and gives many at a time
-
 Index = dict[str, np.ndarray]  # see `list_images`
-Say = Callable[[str], None]
 Numbers = tuple[float, ...]  # one for each channel
 
 warnings.filterwarnings("ignore", module=r"PIL\.")  # of oddities beside the pixels, such as damaged EXIF data
@@ -55,11 +49,8 @@ class ImageFolder(Dataset):
     def __init__(self, root: Path, index: Index | None = None, transform: Callable | None = None) -> None:
         self.root = root
         self.index = list_images(root) if index is None else index
+        self.classes = tuple(self.index["classes"].tolist())
         self.transform = transform
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return tuple(self.index["classes"].tolist())
 
     def __len__(self) -> int:
         return len(self.index["paths"])
@@ -95,6 +86,11 @@ class ImageFolder(Dataset):
     def _only(self, chosen: np.ndarray) -> ImageFolder:
         some = {name: self.index[name][chosen] for name in ("paths", "targets", "sizes")}
         return ImageFolder(self.root, {**self.index, **some}, self.transform)
+
+    def evenly(self, most: int) -> Iterator[Image.Image]:
+        """At most so many images, evenly over all, read as they are asked for."""
+        count = min(most, len(self))
+        return (load_image(self.name_of(i * len(self) // count)) for i in range(count))
 
 
 def _walk(folder: str) -> Iterator[tuple[str, int, list[tuple[str, int]]]]:
@@ -133,13 +129,14 @@ def list_images(root: Path) -> Index:
     classes = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not classes:
         raise UserError(f"there is no class folder in {root}: {expected}")
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(
+        16
+    ) as pool:  # a network file system takes a while for each answer, and gives many at a time
         by_class = list(pool.map(lambda name: sorted(_walk(os.path.join(root, name))), classes))
     counts = [sum(len(images) for _, _, images in folders) for folders in by_class]
-    empty = [name for name, count in zip(classes, counts, strict=True) if not count]
-    if empty:
-        some = ", ".join(empty[:3]) + (" and others" if len(empty) > 3 else "")
-        raise UserError(f"no image in the classes {some}: {expected}, named {', '.join(IMG_EXTENSIONS)}")
+    if 0 in counts:
+        empty = classes[counts.index(0)]
+        raise UserError(f"no image in the class {empty}: {expected}, named {', '.join(IMG_EXTENSIONS)}")
     folders = [(str(root), changed, []), *(folder for found in by_class for folder in found)]
     images = [image for _, _, found in folders for image in found]
     start = len(os.path.join(root, ""))
@@ -153,49 +150,23 @@ def list_images(root: Path) -> Index:
     }
 
 
-def list_images_once(root: Path, say: Say) -> Index:
+def list_images_once(root: Path, say: Callable[[str], None]) -> Index:
     """`list_images`, kept for later runs: listing the 1.28 million of ImageNet takes minutes on a cold disk."""
-    path, began = cache_path(root, "list"), time.monotonic()
-    index = _kept(path)
-    if index is not None and _is_current(index, root):
-        say(f"{len(index['paths'])} images of {root} from the list {path} in {time.monotonic() - began:.1f} s")
-        return index
+    path = cache_home() / f"list-{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]}.npz"
+    with contextlib.suppress(OSError, ValueError, EOFError, zipfile.BadZipFile):  # not kept yet, damaged, a folder gone
+        with np.load(path, allow_pickle=False) as arrays:
+            index = dict(arrays)
+        now = [os.stat(os.path.join(root, os.fsdecode(folder))).st_mtime_ns for folder in index["folders"]]
+        if now == index["times"].tolist():
+            say(f"{len(index['paths'])} images of {root} from the list {path}")
+            return index
+    began = time.monotonic()
     index = list_images(root)
     say(f"{len(index['paths'])} images of {root} listed in {time.monotonic() - began:.1f} s")
-    _keep(path, index, say)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, contended=True) as partial, open(partial, "wb") as file:
+        np.savez(file, **index)  # type: ignore[arg-type]  # none of them is called allow_pickle
     return index
-
-
-def _is_current(index: Index, root: Path) -> bool:
-    try:
-        now = [os.stat(os.path.join(root, os.fsdecode(folder))).st_mtime_ns for folder in index["folders"]]
-    except OSError:  # one is gone
-        return False
-    return now == index["times"].tolist()
-
-
-def cache_path(root: Path, kind: str, *words: object) -> Path:
-    """Where something of a folder is kept for later runs."""
-    key = os.fsencode("\0".join(map(str, (root.resolve(), *words))))
-    return cache_home() / f"{kind}-{hashlib.sha256(key).hexdigest()[:16]}.npz"
-
-
-def _kept(path: Path) -> Index | None:
-    """What an earlier run has kept; None where it has not, or the file is damaged."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        return None
-
-
-def _keep(path: Path, arrays: Index, say: Say) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path, contended=True) as partial, open(partial, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # none of them is called allow_pickle
-    except OSError as error:
-        say(f"warning: cannot write {path} ({error.strerror}): each start does this again")
 
 
 def load_folder(
@@ -215,59 +186,59 @@ def load_folder(
     found = None
     with world.main_only(f"listing the images of {args.data_path}") as main:
         if main:
-            say = RunLog(world).say
-            train, test = _splits(Path(args.data_path), args, tests, say)
-            found = (train, test, *_normalisation(train, args, default, say))
+            train, test = _splits(Path(args.data_path), args, tests, RunLog(world).say)
+            found = (train, test, *_normalisation(train, args, default))
     return world.share(found)  # type: ignore[return-value]
 
 
-def _splits(root: Path, args: Namespace, tests: Sequence[str], say: Say) -> tuple[ImageFolder, ImageFolder]:
+def _splits(
+    root: Path, args: Namespace, tests: Sequence[str], say: Callable[[str], None]
+) -> tuple[ImageFolder, ImageFolder]:
     """The training and the test images, with the same classes, since these are numbered by name."""
 
     def folder(name: str) -> ImageFolder:
         return ImageFolder(root / name, list_images_once(root / name, say) if args.cache_dataset else None)
 
     train = folder("train")
+    if len(train.classes) == 1:
+        raise UserError(f"{train.root} holds one class alone, {train.classes[0]}: add another to tell it from")
     there = next((name for name in tests if (root / name).is_dir()), None)
     if there and args.split is not None:
         raise UsageError(f"--split {args.split:g} divides train/ and {root} has {there}/ to test on: leave one out")
     if not there and args.split is None:
         either = " or ".join(str(root / name) for name in tests)
         raise UserError(f"there is no folder {either} to test on: make one, or give --split 0.1")
-    train, test = (train, folder(there)) if there else train.divide(args.split, args.split_seed)
-    if train.classes != test.classes:
-        only = {f.root: sorted({*f.classes} - {*g.classes}) for f, g in ((train, test), (test, train))}
-        parts = "; ".join(f"only in {folder}: {', '.join(names[:3])}" for folder, names in only.items() if names)
-        raise UserError(f"the classes of {train.root} and {test.root} differ ({parts}): make them the same")
-    if len(train.classes) == 1:
-        raise UserError(f"{train.root} holds one class alone, {train.classes[0]}: add another to tell it from")
+    if not there:
+        return train.divide(args.split, args.split_seed)
+    test = folder(there)
+    only = sorted({*train.classes} ^ {*test.classes})
+    if only:
+        raise UserError(
+            f"only one of {train.root} and {test.root} holds {', '.join(only[:3])}: make the classes the same"
+        )
     return train, test
 
 
-def _normalisation(images: ImageFolder, args: Namespace, default: str, say: Say) -> tuple[Numbers, Numbers]:
+def _normalisation(images: ImageFolder, args: Namespace, default: str) -> tuple[Numbers, Numbers]:
     """Mean and standard deviation, one number for each channel."""
     numbers = given_numbers(args)
     channels = args.channels or (1 if are_grey(images) else 3)
-    if numbers is not None:
-        for flag, values in zip(("--mean", "--std"), numbers, strict=True):
-            if len(values) not in (1, channels):
-                raise UserError(
-                    f"{flag} has {len(values)} numbers and the images {channels} channels: give one for each"
-                )
-        mean, std = (values * (channels // len(values)) for values in numbers)
-        return mean, std
     name = args.mean or args.std or (default if channels == 3 else MEASURED)
-    if name == MEASURED:
-        return _measure_once(images, channels, say)
-    mean, std = KNOWN[name]
-    return (mean, std) if channels == 3 else ((float(np.mean(mean)),), (float(np.mean(std)),))
+    if numbers is None and name == MEASURED:
+        return measure(images, channels)
+    mean, std = numbers or KNOWN[name]
+    if channels == 1 and numbers is None:
+        return (float(np.mean(mean)),), (float(np.mean(std)),)
+    if not {len(mean), len(std)} <= {1, channels}:
+        raise UsageError(f"--mean {args.mean} and --std {args.std}: give one number for each of {channels} channels")
+    return mean * (channels // len(mean)), std * (channels // len(std))
 
 
 def given_numbers(args: Namespace) -> tuple[Numbers, Numbers] | None:
     """--mean and --std where they are numbers; None where they are one name or left out.
 
     Raises:
-        UsageError: they are of two kinds.
+        UsageError: they are of two kinds, or a deviation is not above 0.
     """
     given = [value for value in (args.mean, args.std) if value is not None]
     named = [value for value in given if value in (*KNOWN, MEASURED)]
@@ -277,18 +248,14 @@ def given_numbers(args: Namespace) -> tuple[Numbers, Numbers] | None:
         raise UsageError(f"--mean {args.mean} and --std {args.std}: give one name, or numbers for both")
     # a text of the command line, or a list of a configuration or of a checkpoint's recipe
     mean, std = (tuple(map(float, value.split(",") if isinstance(value, str) else value)) for value in given)
+    if min(std) <= 0.0:
+        raise UsageError(f"--std {args.std} is not above 0")
     return mean, std
-
-
-def _evenly(images: ImageFolder, most: int) -> list[str]:
-    """Paths of at most so many images, evenly over all."""
-    count = min(most, len(images))
-    return [images.name_of(i * len(images) // count) for i in range(count)]
 
 
 def are_grey(images: ImageFolder) -> bool:
     """Whether 200 of the images, evenly over all, have no colours, whatever their files could hold."""
-    pixels = (np.asarray(load_image(path)) for path in _evenly(images, 200))  # [H, W, 3]
+    pixels = (np.asarray(image) for image in images.evenly(200))  # [H, W, 3]
     return all((image == image[..., :1]).all() for image in pixels)
 
 
@@ -297,70 +264,32 @@ def measure(images: ImageFolder, channels: int) -> tuple[Numbers, Numbers]:
 
     Each image weighs the same.
     """
-    sums = np.zeros((2, channels))
-    paths = _evenly(images, 10_000)
-    for path in paths:
-        image = load_image(path) if channels == 3 else load_image(path).convert("L")
+    moments = []
+    for image in images.evenly(10_000):
+        image = image if channels == 3 else image.convert("L")
         pixels = np.asarray(image, dtype=np.float64).reshape(-1, channels) / 255.0
-        sums += pixels.mean(axis=0), (pixels**2).mean(axis=0)
-    mean, square = sums / len(paths)
+        moments.append((pixels.mean(axis=0), (pixels**2).mean(axis=0)))
+    mean, square = np.mean(moments, axis=0)
     std = np.sqrt(np.maximum(square - mean**2, 0.0))
     if not std.all():
         raise UserError(f"the images of {images.root} are all of one level: there is nothing to tell apart")
     return tuple(np.round(mean, 6).tolist()), tuple(np.round(std, 6).tolist())  # rounded: the same on any machine
 
 
-def _measure_once(images: ImageFolder, channels: int, say: Say) -> tuple[Numbers, Numbers]:
-    path = cache_path(images.root, "mean", images.fingerprint(), channels)
-    kept = _kept(path)
-    if kept is not None:
-        return tuple(kept["mean"].tolist()), tuple(kept["std"].tolist())
-    mean, std = measure(images, channels)
-    words = [" ".join(f"{value:.4f}" for value in values) for values in (mean, std)]
-    say(f"images of {images.root}: mean {words[0]}, standard deviation {words[1]}, measured")
-    _keep(path, {"mean": np.array(mean), "std": np.array(std)}, say)
-    return mean, std
-
-
 def load_image(path: str | Path) -> Image.Image:
     """An image as RGB with 8 bits, whatever it was: grey, CMYK, with a palette, or grey with 16 bits.
 
     Raises:
-        UserError: it cannot be read, is of another format, or has pixels of an unknown range.
+        UserError: it cannot be read, or has pixels of an unknown range.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            return _as_rgb(image)
-    except UnidentifiedImageError:
-        reason = f"no {', '.join(FORMATS)}"
+        with Image.open(path) as image:
+            if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):  # of those, 0..65535
+                raise ValueError("its pixels are numbers of an unknown range; save it with 8 or 16 bits")
+            if image.mode.startswith("I"):  # by their range: Pillow itself would cut off all that is above 255
+                pixels = (np.asarray(image).astype(np.uint32) * 255 + 0x7FFF) // 0xFFFF
+                return Image.fromarray(pixels.astype(np.uint8)).convert("RGB")
+            return image.convert("RGB")
     except Exception as error:  # whatever a damaged file makes Pillow's readers raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
     raise UserError(f"cannot read the image {path} ({reason}): replace it or take it out")
-
-
-def _as_rgb(image: Image.Image) -> Image.Image:
-    """Pixels of 16 bits by their range: Pillow itself would cut off all that is above 255."""
-    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):  # of those, 0..65535
-        raise ValueError("its pixels are numbers of an unknown range; save it with 8 or 16 bits")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        pixels = (np.asarray(image).astype(np.uint32) * 255 + 0x7FFF) // 0xFFFF
-        image = Image.fromarray(pixels.astype(np.uint8))
-    return image.convert("RGB")
-
-
-def normalise(mean: Sequence[float], std: Sequence[float]) -> list[v2.Transform]:
-    """PIL image -> float32 [C, H, W], normalised; C is as many as there are means, 3 or 1."""
-    grey = [v2.Grayscale()] if len(mean) == 1 else []
-    return [*grey, v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
-
-
-def evaluation_transform(
-    resize: int,
-    crop: int,
-    mean: Sequence[float] = KNOWN["imagenet"][0],
-    std: Sequence[float] = KNOWN["imagenet"][1],
-    interpolation: str = "bilinear",
-) -> v2.Compose:
-    """PIL image -> float32 [C, crop, crop]: the shorter side resized, the centre cropped, then `normalise`."""
-    fit = [v2.Resize(resize, v2.InterpolationMode(interpolation)), v2.CenterCrop(crop)]
-    return v2.Compose([*fit, *normalise(mean, std)])

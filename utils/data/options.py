@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import math
 
-from full_spike.utils.options import Parser, add_flags, fraction, natural, non_negative, positive_int, probability, seed
+from full_spike.utils.options import (
+    Parser,
+    add_flags,
+    finite,
+    fraction,
+    natural,
+    non_negative,
+    positive_int,
+    probability,
+    seed,
+)
 
 # channel means and standard deviations of training images; ImageNet's are those of torchvision's reference training
 KNOWN = {
@@ -31,9 +40,9 @@ def add_loading_arguments(parser: Parser) -> None:
 def add_folder_arguments(parser: Parser) -> None:
     """How a folder of images is divided, and its images normalised."""
     add = parser.add_argument_group("a folder of images").add_argument
-    add("--mean", type=_mean, metavar="X,X,X", help=f"subtracted from pixels of 0 to 1: 0.5,0.5,0.5, or that of "
-        f"{', '.join(KNOWN)}, or {MEASURED} (once, on the training images)")  # fmt: skip
-    add("--std", type=_std, metavar="X,X,X", help="what they are divided by after that; as --mean")
+    add("--mean", type=_numbers, metavar="X,X,X", help=f"subtracted from pixels of 0 to 1: 0.5,0.5,0.5, or that of "
+        f"{', '.join(KNOWN)}, or {MEASURED} (on the training images)")  # fmt: skip
+    add("--std", type=_numbers, metavar="X,X,X", help="what they are divided by after that; as --mean")
     add("--split", type=fraction, help="with train/ alone: this share of each class is put aside to test on, e.g. 0.1")
     add("--split-seed", type=seed, default=0, help="with --split: which images")
     add("--channels", type=int, choices=(1, 3), help="1 or 3; default: 1 if the images are grey")
@@ -100,21 +109,15 @@ def add_event_arguments(parser: Parser, name: str, side: int = 128) -> None:
         "them")  # fmt: skip
 
 
-def _mean(text: str) -> str:
+def _numbers(text: str) -> str:
     """A name, or numbers, which stay a text as in config.yaml; see `images.given_numbers`."""
     if text in (*KNOWN, MEASURED):
         return text
     try:
-        values = [float(part) for part in text.split(",")]
+        values = [finite(part) for part in text.split(",")]
     except ValueError:
+        values = []
+    if len(values) not in (1, 3):
         names = ", ".join((*KNOWN, MEASURED))
-        raise argparse.ArgumentTypeError(f"{text!r} is neither numbers as 0.5,0.5,0.5 nor one of {names}") from None
-    if len(values) not in (1, 3) or not all(math.isfinite(value) for value in values):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither one finite number nor three")
-    return text
-
-
-def _std(text: str) -> str:
-    if _mean(text) not in (*KNOWN, MEASURED) and any(float(part) <= 0.0 for part in text.split(",")):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is neither one finite number, nor three, nor one of {names}")
     return text

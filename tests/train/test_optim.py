@@ -6,17 +6,27 @@ import pytest
 import torch
 from torch import nn
 
+from full_spike.cifar.train import make_parser
 from full_spike.models import create_model
 from full_spike.utils.errors import UsageError
-from full_spike.utils.optim import SCHEDULES, OptimOptions, make_optimizer, make_schedule
+from full_spike.utils.optim import SCHEDULES, make_optimizer, make_schedule
+from full_spike.utils.options import parse
 
 LR = 0.4
+
+
+def arguments(**options):
+    """A run's, by name."""
+    flags = {name: name.replace("_", "-") for name in options} | {"weight_decay": "wd"}
+    given = [f"--{flags[k]}" if v is True else f"--{flags[k]}={v}" for k, v in options.items() if v is not False]
+    return parse(make_parser(), given)
 
 
 def rates(epochs, steps=1, start_epoch=0, **options):
     """The learning rate of each epoch, or of each of its `steps` where the schedule counts them."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=LR)
-    schedule = make_schedule(optimizer, OptimOptions(epochs=epochs, lr=LR, **options), start_epoch, steps)
+    args = arguments(epochs=epochs, lr=LR, start_epoch=start_epoch, **options)
+    schedule = make_schedule(optimizer, args, steps)
     found = []
     for _ in range((epochs - start_epoch) * steps):
         found.append(optimizer.param_groups[0]["lr"])
@@ -80,8 +90,8 @@ def test_a_schedule_goes_on_as_it_was_saved(kind):
     """Whatever it would have become by the options of the run that goes on."""
     options = {"lr_scheduler": kind, "epochs": 12, "lr": LR, "warmup_epochs": 2}
     then, now = (
-        OptimOptions(**options, min_lr=0.1, cooldown_epochs=2, step_size=2),
-        OptimOptions(**options, min_lr=0.2, cooldown_epochs=4, step_size=3, gamma=0.5),
+        arguments(**options, min_lr=0.1, cooldown_epochs=2, step_size=2),
+        arguments(**options, min_lr=0.2, cooldown_epochs=4, step_size=3, gamma=0.5),
     )
     found = []
     for resumed in (then, now):
@@ -109,6 +119,52 @@ def test_a_warm_up_as_long_as_the_cosine_is_refused():
     rates(5, lr_scheduler="step", warmup_epochs=5)
 
 
+# Optimizers
+
+
+def adam(w, gradients, lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, decoupled=False):
+    """Algorithm 1 of arXiv:1412.6980; decoupled: of arXiv:1711.05101."""
+    m = v = 0.0
+    for t, gradient in enumerate(gradients, 1):
+        if decoupled:
+            w = w - lr * weight_decay * w
+        else:
+            gradient = gradient + weight_decay * w
+        m = betas[0] * m + (1 - betas[0]) * gradient
+        v = betas[1] * v + (1 - betas[1]) * gradient**2
+        w = w - lr * (m / (1 - betas[0] ** t)) / ((v / (1 - betas[1] ** t)) ** 0.5 + eps)
+    return w
+
+
+def momentum(w, gradients, lr, momentum=0.9, weight_decay=0.0):
+    velocity = 0.0
+    for gradient in gradients:
+        velocity = momentum * velocity + gradient + weight_decay * w
+        w = w - lr * velocity
+    return w
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        ({"optimizer": "sgd", "momentum": 0.8}, lambda w, g: momentum(w, g, 0.01, 0.8, 0.1)),
+        ({"optimizer": "adam", "betas": "0.8,0.9"}, lambda w, g: adam(w, g, 0.01, (0.8, 0.9), 1e-8, 0.1)),
+        ({"optimizer": "adam", "eps": 0.5}, lambda w, g: adam(w, g, 0.01, eps=0.5, weight_decay=0.1)),
+        ({"optimizer": "adamw"}, lambda w, g: adam(w, g, 0.01, weight_decay=0.1, decoupled=True)),
+    ],
+    ids=["sgd", "adam, betas", "adam, eps", "adamw"],
+)
+def test_optimizers_are_their_published_rules(options, rule):
+    model = nn.Linear(3, 1, bias=False).double()
+    start = model.weight.detach().clone()
+    optimizer = make_optimizer(model, arguments(lr=0.01, weight_decay=0.1, **options))
+    gradients = torch.randn(5, 1, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for gradient in gradients:
+        model.weight.grad = gradient
+        optimizer.step()
+    torch.testing.assert_close(model.weight.detach(), rule(start, gradients), rtol=1e-12, atol=0)
+
+
 # Weight decay
 
 
@@ -129,7 +185,7 @@ class Parts(nn.Module):
 
 def decayed(model, **options):
     """Names of the parameters that a step without gradients changes."""
-    optimizer = make_optimizer(model, OptimOptions(lr=0.1, weight_decay=0.1, **options))
+    optimizer = make_optimizer(model, arguments(lr=0.1, weight_decay=0.1, **options))
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
