@@ -36,7 +36,6 @@ setup(
     ],
     entry_points={"console_scripts": ["full-spike=full_spike.utils.commands:main"]},
     extras_require={
-        "completion": ["argcomplete>=3"],
         "synops": ["syops==0.0.5", "progress>=1.6"],
         "export": ["onnx>=1.19", "onnxruntime>=1.23"],
         "nir": ["nir>=1.0.8", "nirtorch>=2.6"],

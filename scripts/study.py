@@ -43,8 +43,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", type=_data, action="append", default=[], metavar="NAME=FOLDER",
                         help="where the data are that a study names; may be repeated")  # fmt: skip
     parser.add_argument("--jobs", type=positive_int, default=1, metavar="N", help="runs at once (default: 1)")
-    parser.add_argument("--row", action="append", metavar="NAME", help="this row alone; may be repeated")
-    parser.add_argument("--seed", type=natural, action="append", metavar="N", help="this seed alone; may be repeated")
+    parser.add_argument("--row", metavar="NAME", help="this row alone")
+    parser.add_argument("--seed", type=natural, metavar="N", help="this seed alone")
     parser.add_argument("--task", type=natural, metavar="N", help="the run of this number alone, as `list` counts them")
     args = parser.parse_intermixed_args(argv)  # options may stand before the studies
     if args.check == (args.what is not None):
@@ -57,14 +57,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def chosen(args: argparse.Namespace) -> list[Run]:
     """The runs that --row, --seed and --task choose."""
     found = [run for path in args.studies for run in read_study(path).runs()]
-    for name, values in (("row", args.row), ("seed", args.seed)):
-        there = dict.fromkeys(getattr(run, name) for run in found)
-        for value in values or []:
-            if value not in there:
-                raise UsageError(f"--{name} {value} is in no study: choose from {', '.join(map(str, there))}")
-        found = [run for run in found if not values or getattr(run, name) in values]
-    if args.task is not None and args.task >= len(found):
-        raise UsageError(f"--task {args.task}: there are {len(found)} runs, numbered from 0")
+    found = [run for run in found if args.row in (None, run.row) and args.seed in (None, run.seed)]
+    if not found or (args.task or 0) >= len(found):
+        raise UsageError(f"--row, --seed and --task leave no run of {len(found)}: `list` without them shows all")
     return found if args.task is None else [found[args.task]]
 
 

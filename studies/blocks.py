@@ -8,6 +8,7 @@ initialises it.
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from pathlib import Path
@@ -15,17 +16,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.nn.utils import get_total_norm
 
 from full_spike.models import create_model
+from full_spike.utils.checkpoint import LATEST
 from full_spike.utils.data.dataset import Datasets
 from full_spike.utils.errors import run_command
 from full_spike.utils.files import write_file
 from full_spike.utils.losses import DualStreamLoss
 from full_spike.utils.options import Parser
-from full_spike.utils.trained import add_data_set_arguments, add_network_arguments, build_network, load_data_set
+from full_spike.utils.trained import (
+    add_data_set_arguments,
+    add_network_arguments,
+    batches,
+    build_network,
+    load_data_set,
+)
 from studies.gathering import read_config
-from studies.running import LATEST
 
 SAMPLES = 128
 
@@ -33,29 +40,22 @@ SAMPLES = 128
 def by_block(model: Any, images: Tensor, classes: Tensor) -> list[dict[str, float]]:
     """L2 norm of the loss's gradient over each block's parameters, and firing rate of the block's output.
 
-    images: [N, C, H, W] or frames [T, N, C, H, W]. In training mode, so batch norms use the batch; their statistics are
-    restored and no gradients are left.
+    In training mode, so batch norms use the batch; the model is left as it is.
+
+    Args:
+        images: [N, C, H, W] or frames [T, N, C, H, W].
     """
+    model = copy.deepcopy(model).train()
+    model.zero_grad()
     rates: list[float] = []
-    kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    handles = [
-        block.register_forward_hook(lambda _, __, result: rates.append(result[0].float().mean().item()))
-        for block in model.blocks()
-    ]
-    try:
-        model.train().zero_grad(set_to_none=True)
-        DualStreamLoss()(model(images), classes).backward()
-    finally:
-        for handle in handles:
-            handle.remove()
-    norms = []
     for block in model.blocks():
-        gradients = [p.grad.norm() for p in block.parameters() if p.grad is not None]
-        norms.append(torch.stack(gradients).norm().item() if gradients else 0.0)
-    model.zero_grad(set_to_none=True)
-    for name, buffer in model.named_buffers():
-        buffer.copy_(kept[name])
-    return [{"gradient_norm": norm, "firing_rate": rate} for norm, rate in zip(norms, rates, strict=True)]
+        block.register_forward_hook(lambda _, __, streams: rates.append(streams[0].float().mean().item()))
+    DualStreamLoss()(model(images), classes).backward()
+    gradients = [[p.grad for p in block.parameters() if p.grad is not None] for block in model.blocks()]
+    return [
+        {"gradient_norm": get_total_norm(found).item(), "firing_rate": rate}
+        for found, rate in zip(gradients, rates, strict=True)
+    ]
 
 
 def load_run(run: Path, data_path: str | None = None) -> tuple[Any, Datasets]:
@@ -67,11 +67,10 @@ def load_run(run: Path, data_path: str | None = None) -> tuple[Any, Datasets]:
     Raises:
         UserError: it is no run, or the data are missing.
     """
-    config = read_config(run)
+    path = data_path or read_config(run).get("data_path")
     parser = Parser()
     add_network_arguments(parser, optional=True)
     add_data_set_arguments(parser)
-    path = data_path or config.get("data_path")
     args = parser.parse_args(["--checkpoint", str(run / LATEST), *(["--data", path] if path else [])])
     model = build_network(args)
     return model, load_data_set(args, model)[0]
@@ -82,14 +81,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run that has ended")
     run = parser.parse_args(argv).run
     trained, data = load_run(run)
-    samples = [data.train[i] for i in torch.linspace(0, len(data.train) - 1, SAMPLES).long().tolist()]
-    images, classes = (data.collate or default_collate)(samples)
+    images, classes = next(iter(batches(data.train, data.collate, SAMPLES, SAMPLES)))
     torch.manual_seed(read_config(run)["seed"])
-    untrained = create_model(**trained.config)
-    found = []
-    for when, model in (("start", untrained), ("end", trained)):
-        for i, entry in enumerate(by_block(model, images, classes), start=1):
-            found.append({"when": when, "block": str(i), **{name: float(f"{v:.6g}") for name, v in entry.items()}})
+    found = [
+        {"when": when, "block": str(i), **entry}
+        for when, model in (("start", create_model(**trained.config)), ("end", trained))
+        for i, entry in enumerate(by_block(model, images, classes), start=1)
+    ]
     write_file(run / "blocks.json", json.dumps(found).encode())
     return 0
 

@@ -10,7 +10,6 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from full_spike.utils.files import replacing
-from full_spike.utils.measure.energy import PJ_TO_MJ
 from studies.results import Result, Results, Summary, summary
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#6b7280"
@@ -56,7 +55,7 @@ def joins(results: Results) -> Figure:
         right.axvline(0, color="black", linewidth=0.8)
         right.set_xscale("symlog", linthresh=2)
         right.set_xlim(-50, 50)
-        right.set_xticks((-30, -10, -3, -1, 0, 1, 3, 10, 30), ("-30", "-10", "-3", "-1", "0", "1", "3", "10", "30"))
+        right.xaxis.set_major_formatter("{x:g}")
         right.yaxis.tick_right()
         right.set_yticklabels([f"{d}  {d.verdict}, {d.n} seeds" for d in pairs.values()])
     axes[-1][0].set_xlabel("top-1 of the network without its pathway, %")
@@ -86,23 +85,15 @@ def blocks(results: Results) -> Figure:
     return figure
 
 
-INTEGER_ADDITION, INTEGER_PRODUCT = 0.1, 0.2  # pJ, of 32 and 8 bits, from the source of `utils.measure.energy`
-
-
 def energy_points(result: Result) -> list[tuple[str, float, Summary]]:
     """(words, mean energy in µJ an image, top-1) of every network of a study whose operations were counted."""
     found = []
     for row in result.study.rows:
         words = result.study.label(row).partition(",")[0]
-        ac, mac, trunk, kept = (result.values(row, f"{c}") for c in
-                                ("detached_ac", "detached_mac", "detached_mj", "trained_mj"))  # fmt: skip
-        integers = {seed: PJ_TO_MJ * (INTEGER_ADDITION * (ac[seed] + mac[seed]) + INTEGER_PRODUCT * mac[seed])
-                    for seed in ac}  # fmt: skip
         found += [
-            (words, trunk, result.deployed(row)),
-            (f"{words}, pathway kept", kept, result.values(row, "final_sum")),
+            (words, result.values(row, "detached_mj"), result.deployed(row)),
+            (f"{words}, pathway kept", result.values(row, "trained_mj"), result.values(row, "final_sum")),
         ]
-        found += [(f"{words}, {b}-bit integers", integers, result.values(row, f"integer{b}")) for b in (8, 4)]
     return [
         (words, 1000 * fmean(mj.values()), summary(scores.values())) for words, mj, scores in found if mj and scores
     ]
@@ -117,12 +108,11 @@ def energy(results: Results) -> Figure:
     for name, colour, marker, label in groups:
         for i, (words, energy, score) in enumerate(energy_points(results[name])):
             ax.errorbar(energy, score.mean, yerr=_bar(score), color=colour, marker=marker, label=None if i else label)
-            right, up = "," in words, "," in words and "4-bit" not in words  # so that none lies on another
-            ax.annotate(words, (energy, score.mean), (7 if right else -7, 5 if up else -5), textcoords="offset points",
-                        color=colour, ha="left" if right else "right", va="bottom" if up else "top")  # fmt: skip
-    ax.set(xscale="log", xlabel="energy of ACs and MACs, µJ an image", ylabel="test top-1, %")
-    ax.set_xticks((0.2, 0.5, 1, 2, 5, 10, 20))
+            ax.annotate(words, (energy, score.mean), (7, 5), textcoords="offset points", color=colour)
+    ax.set(xscale="log", xlim=(2, 40), xlabel="energy of ACs and MACs, µJ an image", ylabel="test top-1, %")
+    ax.set_xticks((2, 5, 10, 20))
     ax.xaxis.set_major_formatter("{x:g}")
+    ax.minorticks_off()
     ax.legend(loc="lower right")
     return figure
 

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from full_spike.utils.errors import UsageError
+from full_spike.utils.log import METRICS, read_metrics
 
 # steps after training -> the file in the run's folder that shows the step is done
 AFTER = {
@@ -74,6 +75,15 @@ class Run:
     def after(self) -> list[str]:
         return [step for step, rows in self.study.after.items() if rows == "all" or self.row in rows]
 
+    def folder(self, runs: Path) -> Path:
+        return runs / self.study.name / self.name
+
+    def trained(self, runs: Path) -> bool:
+        """Whether the last epoch is done."""
+        folder = self.folder(runs)
+        entries = read_metrics(folder) if (folder / METRICS).exists() else []
+        return bool(entries) and entries[-1]["epoch"] == self.options["epochs"] - 1
+
     def arguments(self, data: str | None = None) -> list[str]:
         """Command line of the script, without the run's folder."""
         options = dict(self.options)
@@ -100,13 +110,12 @@ def read_study(path: Path) -> Study:
         study = Study(path.stem, **yaml.safe_load(path.read_text()))
     except (OSError, TypeError, yaml.YAMLError) as error:
         raise UsageError(f"{path} is no study: {' '.join(str(error).split())}") from None
-    named = [(step, AFTER) for step in study.after] + [(row, study.rows) for row in study.labels]
-    for rows in [*study.after.values(), *study.pairs.values()]:
-        named += [(row, study.rows) for row in (rows if rows != "all" else [])]
-    for name, known in named:
-        if name not in known:
-            raise UsageError(f"{path} names {name!r}, which is not one of {', '.join(known)}")
-    for run in study.runs():
-        if type(run.options.get("epochs")) is not int:
-            raise UsageError(f"{path}: {run.row} needs a number of epochs: add it to options")
+    lists = [rows for rows in [*study.after.values(), *study.pairs.values()] if rows != "all"]
+    for names, known in ((study.after, AFTER), (study.labels, study.rows), *((rows, study.rows) for rows in lists)):
+        for name in names:
+            if name not in known:
+                raise UsageError(f"{path} names {name!r}, which is not one of {', '.join(known)}")
+    for row, options in study.rows.items():
+        if "epochs" not in {**study.options, **options}:
+            raise UsageError(f"{path}: {row} needs a number of epochs: add it to options")
     return study

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
 from full_spike.utils.errors import UserError
@@ -16,12 +15,6 @@ from studies.results import fit_table, read_results, table
 ROOT = Path(__file__).parent.parent
 PAGE, FIGS = ROOT / "docs/RESULTS.md", ROOT / "figs"
 PLACE = re.compile(r"(<!-- (study|fit): (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)  # of what is generated
-
-
-def _digest(names: Iterable[str], folder: Path) -> str:
-    """Of the CSV files that a figure is drawn from; the figure keeps it."""
-    files = [folder / f"{name}{part}.csv" for name in names for part in ("", "_blocks")]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files if path.exists())).hexdigest()
 
 
 def make(page: Path = PAGE, folder: Path = RESULTS, figs: Path = FIGS, *, write: bool) -> list[str]:
@@ -45,7 +38,9 @@ def make(page: Path = PAGE, folder: Path = RESULTS, figs: Path = FIGS, *, write:
     if write:
         write_file(page, text.encode())
     for name, (_, studies) in FIGURES.items():
-        path, digest = figs / f"results_{name}.svg", _digest(studies, folder)
+        files = [folder / f"{study}{part}.csv" for study in studies for part in ("", "_blocks")]
+        digest = hashlib.sha256(b"".join(file.read_bytes() for file in files if file.exists())).hexdigest()
+        path = figs / f"results_{name}.svg"
         if write or not path.exists() or digest not in path.read_text():
             different.append(str(path))
         if write:

@@ -57,18 +57,12 @@ class Result:
 
     def __init__(self, study: Study, folder: Path = RESULTS) -> None:
         self.study = study
-        self.lines, self.epochs, self.blocks = (
-            read_csv(folder / f"{study.name}{part}.csv") for part in ("", "_epochs", "_blocks")
-        )
+        self.lines, self.blocks = (read_csv(folder / f"{study.name}{part}.csv") for part in ("", "_blocks"))
 
     def values(self, row: str, *columns: str) -> dict[int, float]:
         """A row's values by seed, of the first of these columns that it has."""
-        found = {}
-        for line in self.lines:
-            values = [line[column] for column in columns if line.get(column) is not None]
-            if line["row"] == row and values:
-                found[line["seed"]] = values[0]
-        return found
+        found = [(line["seed"], line.get(c)) for line in self.lines if line["row"] == row for c in reversed(columns)]
+        return {seed: value for seed, value in found if value is not None}
 
     def deployed(self, row: str) -> dict[int, float]:
         """Top-1 in percent by seed, of the network without its pathway."""
@@ -117,11 +111,11 @@ def _cell(values: Collection[float], digits: int | None = 2) -> str:
     return f"{found.mean:.{digits}f}" + ("" if found.sd is None else f" ± {found.sd:.{digits}f}")
 
 
-def _cells(result: Result, row: str) -> dict[str, str]:
-    found = {"top-1 of what is deployed, %": _cell(result.deployed(row).values())}
-    for heading, (column, factor, digits) in COLUMNS.items():
+def _cells(result: Result, row: str) -> list[str]:
+    found = [_cell(result.deployed(row).values())]
+    for column, factor, digits in COLUMNS.values():
         kept = column != "trained_mj" or result.values(row, "final_sum")  # a network without a pathway keeps none
-        found[heading] = _cell([factor * v for v in result.values(row, column).values()] if kept else [], digits)
+        found.append(_cell([factor * v for v in result.values(row, column).values()] if kept else [], digits))
     return found
 
 
@@ -139,14 +133,13 @@ def table(result: Result) -> str:
     study, cells = result.study, {row: _cells(result, row) for row in result.study.rows if result.deployed(row)}
     if not cells:
         return f"*Not run.* {study.title}. {study.about} Its grid is `studies/{study.name}.yaml`.\n"
-    columns = [name for name in next(iter(cells.values())) if any(own[name] != "-" for own in cells.values())]
-    body = [
-        [study.label(row), f"`{row}`", str(len(result.deployed(row))), *(own[name] for name in columns)]
-        for row, own in cells.items()
-    ]
+    head = ["network", "row", "seeds", "top-1 of what is deployed, %", *COLUMNS]
+    body = [[study.label(row), f"`{row}`", str(len(result.deployed(row))), *own] for row, own in cells.items()]
+    filled = [column for column in zip(head, *body, strict=True) if any(cell != "-" for cell in column[1:])]
+    head, *body = map(list, zip(*filled, strict=True))
     left = "; ".join(study.label(row) for row in study.rows if row not in cells)
     text = [f"*Reproduced here.* {study.title}. {study.about}" + (f" Not run: {left}." if left else ""), ""]
-    text += markdown(["network", "row", "seeds", *columns], body)
+    text += markdown(head, body)
     compared = [[what, str(found.n), str(found), found.verdict] for what, found in _comparisons(result) if found.n > 2]
     if compared:
         text += ["", *markdown(["compared", "seeds", "difference in points [95 % interval]", ""], compared)]
@@ -171,14 +164,8 @@ def scaling_runs(results: Results) -> list[tuple[dict[str, Any], float]]:
 
 
 def fit(points: Sequence[tuple[Mapping[str, float], float]]) -> tuple[np.ndarray, np.ndarray]:
-    """(coefficients, standard errors), the constant first, of least squares of log(error) over the factors' logarithms.
-
-    Raises:
-        ValueError: there are too few points to tell the factors apart.
-    """
+    """(coefficients, standard errors), the constant first, of log(error) over the logarithms of the factors."""
     x = np.log([[math.e, *(place[factor] for factor in FACTORS)] for place, _ in points])  # [points, 1 + factors]
-    if len(points) <= 1 + len(FACTORS) or np.linalg.matrix_rank(x) < x.shape[1]:
-        raise ValueError(f"{len(points)} runs are too few to tell {', '.join(FACTORS)} apart")
     y = np.log([error for _, error in points])
     found, covariance = optimize.curve_fit(lambda x, *b: x @ np.array(b), x, y, p0=np.zeros(x.shape[1]))
     return found, np.sqrt(np.diag(covariance))
@@ -187,10 +174,7 @@ def fit(points: Sequence[tuple[Mapping[str, float], float]]) -> tuple[np.ndarray
 def fit_table(results: Results) -> str:
     """The exponents of the law of scaling."""
     runs = scaling_runs(results)
-    try:
-        coefficients, errors = fit(runs)
-    except ValueError as error:
-        return f"*Not fitted*: {error}.\n"
+    coefficients, errors = fit(runs)
     freedom = len(runs) - len(coefficients)
     body = []
     for factor, value, error in zip(FACTORS, coefficients[1:], errors[1:], strict=True):

@@ -12,19 +12,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from full_spike.utils.errors import StopRequestedError, one_line
-from full_spike.utils.log import METRICS, read_metrics
+from full_spike.utils.errors import one_line
 from studies.grid import AFTER, Run
 
 ROOT = Path(__file__).parent.parent
-LATEST = "checkpoint_latest.pth"
 INTEGERS = {"integer8": [], "integer4": ["--bits", "4", "--finetune", "2"]}
-
-
-def trained(run: Run, folder: Path) -> bool:
-    """Whether the last epoch is done."""
-    entries = read_metrics(folder) if (folder / METRICS).exists() else []
-    return bool(entries) and entries[-1]["epoch"] == run.options["epochs"] - 1
 
 
 class Runner:
@@ -41,62 +33,51 @@ class Runner:
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
 
-    def folder(self, run: Run) -> Path:
-        return self.runs / run.study.name / run.name
-
     def left(self, run: Run) -> list[str]:
         """The steps still to do: "train", and what comes after."""
-        folder = self.folder(run)
-        if not trained(run, folder):
+        if not run.trained(self.runs):
             return ["train", *run.after]
-        return [step for step in run.after if not (folder / AFTER[step]).exists()]
+        return [step for step in run.after if not (run.folder(self.runs) / AFTER[step]).exists()]
 
     def command(self, step: str, run: Run) -> list[str]:
         """A step as arguments of python."""
-        folder, data = self.folder(run), self.data.get(run.study.data or "")
+        folder, data = run.folder(self.runs), self.data.get(run.study.data or "")
         if step == "blocks":
             return ["-m", "studies.blocks", str(folder)]
         if step in INTEGERS:
-            package = run.study.script.partition(".")[0]
-            export = ["--checkpoint", str(folder / LATEST), "--data-set", package, *(["--data", data] if data else [])]
-            return ["-m", "utils.export", "--to", "integer", *export, *INTEGERS[step], "--output", str(folder / step)]
+            export = ["-m", "full_spike.utils.export", "--to", "integer", *(["--data", data] if data else [])]
+            checkpoint = str(folder / "checkpoint_latest.pth")
+            return [*export, "--checkpoint", checkpoint, *INTEGERS[step], "--output", str(folder / step)]
         where = ["--output-dir", str(folder.parent), "--name", run.name, "--resume", "auto"]
         count = ["--test-only", "--synops", "--no-syops"] if step == "synops" else []
         return ["-m", run.study.script, *run.arguments(data), *where, *count]
 
-    def _call(self, arguments: Sequence[str], log: Path) -> int:
-        with open(log, "ab") as output, self._lock:
-            if self.stopping.is_set():
-                return StopRequestedError.exit_status
-            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-            command = [sys.executable, *arguments]
-            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
-            self._processes.add(process)
-        status = process.wait()
-        with self._lock:
-            self._processes.discard(process)
-        return status
-
     def _do(self, run: Run) -> str | None:
         """Do what is left of a run; the problem in one line, or None."""
-        folder = self.folder(run)
+        folder = run.folder(self.runs)
         folder.parent.mkdir(parents=True, exist_ok=True)
         log = folder.with_name(f"{run.name}.log")
         for step in self.left(run):
             if step in INTEGERS:
                 shutil.rmtree(folder / step, ignore_errors=True)  # half done, else it would not be left
-            status = self._call(self.command(step, run), log)
-            if self.stopping.is_set():
-                return None
-            if status:
+            command, environment = [sys.executable, *self.command(step, run)], {**os.environ, "OMP_NUM_THREADS": "1"}
+            with open(log, "ab") as output:
+                with self._lock:
+                    if self.stopping.is_set():
+                        return None
+                    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
+                    self._processes.add(process)
+                status = process.wait()
+            self._processes.discard(process)
+            if status and not self.stopping.is_set():
                 return f"{run.study.name}: {step} of {run.name} ended with status {status}: see {log}"
         return None
 
     def stop(self, *_: object) -> None:
         """Start nothing more, and ask every process to save and end."""
-        self.stopping.set()
         with self._lock:
-            for process in self._processes:
+            self.stopping.set()
+            for process in list(self._processes):
                 process.send_signal(signal.SIGTERM)
 
     def all(self, planned: Sequence[Run]) -> Iterator[tuple[Run, str | None]]:

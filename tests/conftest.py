@@ -13,9 +13,9 @@ torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 
 # Files whose tests share what took long to make: one process runs all of them. Other tests go to whoever is free.
 TOGETHER = {
-    "test_bad_input", "test_checkpoints", "test_cifar", "test_config", "test_evaluation", "test_event_training",
-    "test_events", "test_initial_weights", "test_jobs", "test_kills", "test_options", "test_processes",
-    "test_readers_of_runs", "test_recipes", "test_run_options",
+    "test_checkpoints", "test_cifar", "test_evaluation", "test_event_training", "test_events", "test_initial_weights",
+    "test_jobs", "test_kills", "test_option_effects", "test_processes", "test_recipes", "test_run_options",
+    "test_wrong_options",
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ COMMANDS = {
     "results below a file": (["utils.synops", *COUNT, "--output", "FOLDER/file/a/b"], "--output .*file is no folder"),
     "results at a link to nothing": (["utils.synops", *COUNT, "--output", "FOLDER/link"], "link is no folder"),
     "pictures below a file": (
-        ["utils.show_events", "--data-set", "dvsgesture", "--output", "FOLDER/file/a"],
+        ["utils.predict", "FOLDER/file", "--output", "FOLDER/file/a"],
         "file is no folder",
     ),
     "a factory without a name": (["utils.synops", *COUNT, "--factory", ""], "--factory '' is no module: name one as"),

@@ -33,7 +33,6 @@ SMALLER = {
     "cifar10dvs.train": EVENTS,
     "utils.synops": "--images 4 --no-syops",
     "utils.fullspike": "--images 4",
-    "utils.summary": "--size 32",
     "utils.export": "--images 8",
 }
 # A recipe with a network of its own, made smaller

@@ -7,10 +7,8 @@ Entry points, on this level:
     export         python -m utils.export: write a trained network as integers, ONNX, NIR or C, and compare
     predict        python -m utils.predict: the classes of images, and pictures of the spikes at them
     convert_checkpoint  python -m utils.convert_checkpoint: weights between our and published names, and .safetensors
-    show_events    python -m utils.show_events: pictures of event data, and of a network's spikes at it
     plots          python -m utils.plots: learning curves and firing rates of a run; every picture is drawn here
     report         python -m utils.report: a page about a run, or several side by side
-    summary        python -m utils.summary: layers, shapes, parameters, operations, and where spikes flow
     commands       full-spike: one name for all commands
 
 Rooms. None imports an entry point:

@@ -3,98 +3,55 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from full_spike.utils.data.dataset import DATA_SETS
 from full_spike.utils.errors import UsageError, run_command
 
-TESTING = ("--test-only", "--resume", "auto")
-
-
-@dataclass(frozen=True)
-class Command:
-    """What a word stands for.
-
-    module: whose `main` is called; "{}.train" where the next word says which data set.
-    help: in the list of commands.
-    added: options before those that are typed.
-    """
-
-    module: str
-    help: str
-    added: tuple[str, ...] = ()
-
-
-# A row is all that a command needs; one whose module is not there is not listed.
+# command -> (module with its main function, help); train and test take a data set's name first
 COMMANDS = {
-    "train": Command(
-        "full_spike.{}.train", "train a network: full-spike train cifar, imagenet, dvsgesture or cifar10dvs"
-    ),
-    "test": Command("full_spike.{}.train", "evaluate what was trained, with the same words and options", TESTING),
-    "report": Command("full_spike.utils.report", "a page about a run, or several side by side"),
-    "plots": Command("full_spike.utils.plots", "learning curves and firing rates of a run as pictures"),
-    "summary": Command("full_spike.utils.summary", "what a network is made of, and where spikes flow"),
-    "synops": Command("full_spike.utils.synops", "count synaptic operations and energy"),
-    "certify": Command("full_spike.utils.fullspike", "certify that only spikes enter weighted layers"),
-    "events": Command("full_spike.utils.show_events", "pictures of event data, and of a network's spikes at it"),
-    "export": Command("full_spike.utils.export", "write a trained network for another runtime"),
-    "convert": Command(
-        "full_spike.utils.convert_checkpoint", "weights from one naming to another, and to .safetensors"
-    ),
-    "predict": Command("full_spike.utils.predict", "the classes of images, and pictures of the spikes that they cause"),
+    "train": ("{}.train", f"train a network: full-spike train {', '.join(DATA_SETS[:-1])} or {DATA_SETS[-1]}"),
+    "test": ("{}.train", "evaluate what was trained, with the same words and options"),
+    "report": ("utils.report", "a page about a run, or several side by side"),
+    "plots": ("utils.plots", "learning curves and firing rates of a run as pictures"),
+    "synops": ("utils.synops", "count synaptic operations and energy"),
+    "certify": ("utils.fullspike", "certify that only spikes enter weighted layers"),
+    "export": ("utils.export.__main__", "write a trained network for another runtime"),
+    "convert": ("utils.convert_checkpoint", "weights from one naming to another, and to .safetensors"),
+    "predict": ("utils.predict", "the classes of images, and pictures of the spikes that they cause"),
 }
 
 
-def available() -> dict[str, Command]:
-    """The commands whose modules are there."""
-    return {name: c for name, c in COMMANDS.items() if "{}" in c.module or importlib.util.find_spec(c.module)}
-
-
-def listing() -> str:
-    """What `full-spike` alone says."""
-    found = available()
-    wide = max(map(len, found))
-    lines = [f"  {name:<{wide}}  {command.help}" for name, command in found.items()]
+def usage() -> str:
+    """What `full-spike` alone prints."""
+    lines = [f"  {name:<9}{text}" for name, (_, text) in COMMANDS.items()]
     return "\n".join(
-        ["usage: full-spike COMMAND [options]", "", *lines, "", "full-spike COMMAND --help tells the options"]
+        ["usage: full-spike COMMAND [options]", "", *lines, "", "full-spike COMMAND --help lists the options"]
     )
 
 
-def _look_up(argv: Sequence[str]) -> tuple[Callable[[list[str]], int], list[str]]:
-    """(a command's main function, its arguments) of what was typed."""
+def run(argv: Sequence[str]) -> int:
+    """Run a command line, without the program's name; the status is that of the command."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return 0
     name, *rest = argv
-    found = available()
-    if name not in found:
-        raise UsageError(f"there is no command {name!r}: choose one of {', '.join(found)}")
-    command = found[name]
-    module = command.module
+    if name not in COMMANDS:
+        raise UsageError(f"there is no command {name!r}: choose one of {', '.join(COMMANDS)}")
+    module = COMMANDS[name][0]
     if "{}" in module:
         if not rest or rest[0] not in DATA_SETS:
             given = f"not {rest[0]!r}" if rest else "and nothing is given"
             raise UsageError(f"full-spike {name} takes a data set first, {given}: choose one of {', '.join(DATA_SETS)}")
         module = module.format(rest.pop(0))
-    return importlib.import_module(module).main, [*command.added, *rest]
+    if name == "test":
+        rest = ["--test-only", "--resume", "auto", *rest]
+    return importlib.import_module(f"full_spike.{module}").main(rest)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if "_ARGCOMPLETE" in os.environ:  # the shell asks; see `completion`
-        from full_spike.utils.cli.completion import complete
-
-        complete(available(), DATA_SETS)
-    if not argv or argv[0] in ("-h", "--help"):
-        print(listing())
-        return 0
-
-    def run() -> int:
-        command, rest = _look_up(argv)
-        return command(rest)
-
-    return run_command(run)
+    return run_command(lambda: run(sys.argv[1:] if argv is None else argv))
 
 
 if __name__ == "__main__":

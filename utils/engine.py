@@ -166,6 +166,8 @@ class Run:
         self.meter = Meter(readout_names(self.model), world.device)
         self.interrupts = Interrupts(world, args.checkpoint_every)
         self.folder = Path(args.output_dir) / run_folder.run_name(args, self.model.config, self.data.name)
+        for name in args.of("network"):  # what config.yaml keeps is what the network was built with
+            setattr(args, name, {**self.model.config, "model": args.model}.get(name))
         self.log = RunLog(world, self.folder)
         self.clock = Clock(self.epoch, args.epochs)
 

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, and read only if they are files that end."""
+"""Files, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ import contextlib
 import os
 import shutil
 import socket
-import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from full_spike.utils.errors import UsageError, UserError
-
-_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
 
 
 def cache_home() -> Path:
@@ -87,37 +83,17 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def open_regular(path: Path | str) -> BinaryIO:
-    """Open a file for reading, unless it is something that may have no end: a named pipe or a device.
-
-    Raises:
-        UserError: it is no regular file.
-        OSError: it is missing, or may not be read.
-    """
-    mode = os.stat(path).st_mode
-    if not stat.S_ISREG(mode):
-        kind = _KINDS.get(stat.S_IFMT(mode), "a device")
-        raise UserError(f"{path} is {kind}, not a regular file: replace it, or name another one")
-    return open(path, "rb")
-
-
-def read_text(path: Path, most: int = 1 << 24) -> str:
+def read_text(path: Path) -> str:
     """A text in UTF-8, without its byte order mark.
 
     Raises:
-        UserError: it is no regular file, has more than `most` bytes, or is in another encoding.
+        UserError: it is in another encoding.
         OSError: it is missing, or may not be read.
     """
-    with open_regular(path) as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise UserError(f"{path} has more than {most} bytes, too many for such a file: fetch it again")
     try:
-        return content.decode("utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is no text in UTF-8 (byte {error.start}): fetch it again, or save it as UTF-8"
-        ) from None
+        raise UserError(f"{path} is no text in UTF-8 (byte {error.start}): save it as UTF-8") from None
 
 
 def check_output_folder(folder: Path, option: str) -> None:

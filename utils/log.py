@@ -9,18 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from full_spike.utils.files import open_regular, write_file
+from full_spike.utils.files import write_file
+
+if TYPE_CHECKING:  # files are read without waiting for torch
+    from full_spike.utils.distributed import World
 
 METRICS = "metrics.jsonl"  # in a run's folder: a line of JSON for each epoch
-
-
-class Process(Protocol):
-    """One of the run's: a `World`."""
-
-    @property
-    def is_main(self) -> bool: ...
 
 
 class RunLog:
@@ -31,7 +27,7 @@ class RunLog:
         folder: the run's folder, or None to write no files.
     """
 
-    def __init__(self, world: Process, folder: Path | None = None) -> None:
+    def __init__(self, world: World, folder: Path | None = None) -> None:
         self.quiet = not world.is_main
         self.folder = folder
         self._writers: dict[str, Any] = {}
@@ -98,14 +94,9 @@ class Progress:
 
         self.on_terminal = sys.stderr.isatty() and not log.quiet
         self._bar = tqdm(
-            total=total,
-            initial=done,
-            desc=title,
-            unit=unit,
-            disable=not self.on_terminal,
-            leave=False,
+            total=total, initial=done, desc=title, unit=unit, disable=not self.on_terminal, leave=False,
             dynamic_ncols=True,
-        )
+        )  # fmt: skip
 
     def __enter__(self) -> Progress:
         return self
@@ -152,46 +143,38 @@ class Progress:
             self.log.say(f"{self.title}  {self.done:>{len(str(self.total))}}/{self.total}  {text}")
 
 
-def _entry(line: bytes) -> dict[str, Any] | None:
-    """What a line of metrics.jsonl says of an epoch; None if that is nothing."""
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    whole = isinstance(entry, dict) and type(entry.get("epoch")) is int and entry["epoch"] >= 0
-    return entry if whole else None
-
-
 def read_metrics(folder: Path, say: Callable[[str], None] = lambda _: None) -> list[dict[str, Any]]:
     """The entries of a run's metrics.jsonl, each a dict with its `epoch`.
 
     Args:
-        say: is told of damaged lines, which are left out. A last line that a crash has cut off is nothing to tell.
+        say: is told of damaged lines, which are left out. A last line that a crash has cut off is left out silently.
 
     Raises:
-        UserError: it is no regular file.
-        OSError: it is missing, or may not be read.
+        OSError: the file is missing, or may not be read.
     """
-    path = folder / METRICS
-    with open_regular(path) as file:
-        lines = file.read().split(b"\n")
-    found = [(number, line, _entry(line)) for number, line in enumerate(lines, start=1)]
-    damaged = [str(number) for number, line, entry in found[:-1] if entry is None and line.strip()]
+    lines = (folder / METRICS).read_bytes().split(b"\n")
+    entries, damaged = [], []
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            entry = None
+        if isinstance(entry, dict) and isinstance(entry.get("epoch"), int):
+            entries.append(entry)
+        elif line.strip() and number < len(lines):
+            damaged.append(str(number))
     if damaged:
-        say(f"{path} is damaged: line {', '.join(damaged[:5])}{' and more' * (len(damaged) > 5)} left out")
-    return [entry for _, _, entry in found if entry is not None]
+        more = " and more" * (len(damaged) > 5)
+        say(f"{folder / METRICS} is damaged: line {', '.join(damaged[:5])}{more} left out")
+    return entries
 
 
 def training_seconds(entries: Sequence[dict[str, Any]]) -> float | None:
     """How long a run trained, tests not counted, from the speed of each epoch; None if an entry does not say it."""
-    seconds = 0.0
-    for entry in entries:
-        speed = entry.get("images_per_second")
-        scores: dict[str, Any] = next(iter(entry["train"].values()), {})
-        if not isinstance(speed, int | float) or not speed > 0 or not isinstance(scores.get("count"), int):
-            return None
-        seconds += scores["count"] / speed
-    return seconds
+    try:
+        return sum(next(iter(entry["train"].values()))["count"] / entry["images_per_second"] for entry in entries)
+    except (KeyError, TypeError, ZeroDivisionError, StopIteration, RuntimeError):
+        return None
 
 
 def table(scores: dict[str, Any], unit: str = "images") -> str:

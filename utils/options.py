@@ -96,7 +96,9 @@ class Parser(argparse.ArgumentParser):
     def format_help(self) -> str:
         for action in self._actions:  # defaults as they are once a script has set its own
             default = action.default
-            if action.help and "(default" not in action.help and default not in (None, False, "", argparse.SUPPRESS):
+            if action.help in (None, argparse.SUPPRESS) or "(default" in action.help:
+                continue
+            if default not in (None, False, "", argparse.SUPPRESS):
                 text = ",".join(map(str, default)) if isinstance(default, list | tuple) else default
                 action.help += f" (default: {'on' if default is True else text})".replace("%", "%%")
         return super().format_help()
@@ -389,7 +391,7 @@ def parse(parser: Parser, argv: Sequence[str] | None = None, below: Mapping[str,
 
 def _by_key(parser: Parser) -> dict[str, str]:
     """What a file may call an option -> its name: as in `args`, or as any of its long flags."""
-    found = {}
+    found: dict[str, str] = {}
     for action in parser._actions:
         for key in (action.dest, *(flag.removeprefix("--") for flag in action.option_strings)):
             found.setdefault(key.replace("-", "_"), action.dest)

@@ -1,6 +1,8 @@
-"""Pictures of runs, event frames and spikes, by matplotlib. Of a run: learning curves and firing rates.
+"""Pictures of runs and of spikes.
 
-python -m utils.plots RUN
+    python -m utils.plots RUN
+
+draws the learning curves and firing rates of a run into its folder.
 """
 
 from __future__ import annotations
@@ -25,7 +27,6 @@ READOUTS = {"fsnn": "FSNN (pathway detached)", "aap": "pathway alone", "sum": "D
 # of Okabe and Ito, told apart without red and green
 BLUE, VERMILION = "#0072b2", "#d55e00"
 COLOURS = (BLUE, VERMILION, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
-FAINTEST = 0.25  # of its colour that a single event has, whatever the scale
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -100,6 +101,8 @@ def compared_curves(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> 
 
 def firing_rates(epochs: Sequence[Mapping[str, Any]]) -> Figure | None:
     """Spikes per neuron and time step of every layer: after the last epoch, and over all; None without any."""
+    from matplotlib.ticker import MaxNLocator
+
     epochs = [entry for entry in epochs if entry.get("firing_rate")]
     if not epochs:
         return None
@@ -116,6 +119,7 @@ def firing_rates(epochs: Sequence[Mapping[str, Any]]) -> Figure | None:
     extent = (epochs[0]["epoch"] + 0.5, epochs[-1]["epoch"] + 1.5, len(layers) - 0.5, -0.5)
     image = over.imshow(table, aspect="auto", cmap="cividis", vmin=0, extent=extent, interpolation="nearest")
     over.set(xlabel="epoch")
+    over.xaxis.set_major_locator(MaxNLocator(integer=True))
     over.tick_params(axis="y", labelleft=False, left=False)
     figure.colorbar(image, ax=over, label="firing rate, %", aspect=40)
     return figure
@@ -144,53 +148,6 @@ def energy(networks: Sequence[Mapping[str, Any]], pj: Mapping[str, float]) -> Fi
         axes.ticklabel_format(axis="x", scilimits=(-2, 3))
         axes.legend(fontsize=8, frameon=False, loc="lower right")
     return figure
-
-
-def frame_colours(frames: np.ndarray) -> np.ndarray:
-    """RGB [T, H, W, 3], uint8, of event counts [T, 2, H, W]: two inks on white paper, both together are dark.
-
-    The scale ends at the 99th percentile of the counts; one event is told from none, whatever the scale.
-    """
-    import numpy as np
-    from matplotlib.colors import to_rgb
-
-    scale = max(1.0, np.percentile(frames[frames > 0], 99)) if frames.any() else 1.0
-    share = np.minimum(frames / scale, 1.0)[..., None]
-    share = np.where(share > 0, FAINTEST + (1 - FAINTEST) * share, 0.0)
-    blue, vermilion = (1 - share[:, i] * (1 - np.array(to_rgb(ink))) for i, ink in enumerate((BLUE, VERMILION)))
-    return np.rint(255 * blue * vermilion).astype(np.uint8)
-
-
-def event_frames(frames: np.ndarray, title: str) -> Figure:
-    """Event counts [T, 2, H, W], frame by frame."""
-    from matplotlib.patches import Patch
-
-    columns = min(8, len(frames))
-    rows = -(-len(frames) // columns)
-    figure = new_figure(max(7.0, 1.4 * columns), 0.9 + 1.48 * rows)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid:
-        axes.axis("off")
-    for i, (axes, image) in enumerate(zip(grid, frame_colours(frames), strict=False)):
-        axes.axis("on")
-        axes.imshow(image, interpolation="nearest")
-        axes.set(xticks=[], yticks=[])
-        axes.set_title(f"{i + 1}", fontsize=8, pad=3)
-    figure.suptitle(title, fontsize=10, parse_math=False)
-    inks = [Patch(color=BLUE, label="darker"), Patch(color=VERMILION, label="brighter")]
-    figure.legend(handles=inks, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-    return figure
-
-
-def save_animation(frames: np.ndarray, path: Path, seconds: float = 4.0, side: int = 384) -> None:
-    """Write event counts [T, 2, H, W] as a GIF that repeats."""
-    from PIL import Image
-
-    zoom = max(1, side // max(frames.shape[2:]))
-    size = (zoom * frames.shape[3], zoom * frames.shape[2])
-    images = [Image.fromarray(image).resize(size, Image.Resampling.NEAREST) for image in frame_colours(frames)]
-    duration = round(min(max(1000 * seconds / len(images), 40), 400))
-    images[0].save(path, save_all=True, append_images=images[1:], duration=duration, loop=0)
 
 
 def spikes(layers: Sequence[LayerSpikes], title: str, image: np.ndarray | None = None) -> Figure:

@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     network: Any = build_network(args)
     if getattr(network, "event_frames", False):
-        raise UsageError("this network reads frames of events, not images: use python -m utils.show_events")
+        raise UsageError("this network reads frames of events, not images: take one trained on images")
     read = image_reader(args, network.in_channels)
     weights: Any = trained(args)
     names = class_names(args.classes, weights.metadata.get("classes", []), network.classifier.out_features)

@@ -26,7 +26,7 @@ from full_spike.utils import plots
 from full_spike.utils.errors import UserError, run_command
 from full_spike.utils.files import check_output_folder, read_text, write_file
 from full_spike.utils.log import training_seconds
-from full_spike.utils.measure.units import millijoules, quantity
+from full_spike.utils.measure.energy import millijoules, quantity
 from full_spike.utils.options import Parser
 
 if TYPE_CHECKING:

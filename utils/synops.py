@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from full_spike.utils.trained import build_loader, build_network
 
     check_output_folder(args.output, "--output")
-    energy = EnergyModel(args.mac_pj, args.ac_pj, args.update_pj, args.access_pj)
+    energy = EnergyModel(args.mac_pj, args.ac_pj, args.update_pj)
     model = build_network(args)
     loader, data, rates_are_real = build_loader(args, model)
     write_report(

@@ -2,47 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any
+
+import torch
 
 PROJECT = "full-spike-aap"
-_PACKAGES = {"torch": "torch", "spikingjelly": "spikingjelly", PROJECT: PROJECT}
 
 
 def versions() -> dict[str, str]:
     """Version by name of python, torch, spikingjelly and this project, as far as they are installed."""
     found = {"python": platform.python_version()}
-    for name, package in _PACKAGES.items():
-        try:
-            found[name] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # this project, run from its folder without `pip install`
+    for name in ("torch", "spikingjelly", PROJECT):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # run from the folder, without pip install
+            found[name] = importlib.metadata.version(name)
     return found
 
 
-def machine(device: Any, processes: int) -> str:
-    """What computes, in words.
-
-    Args:
-        device: a torch.device.
-        processes: of the run.
-    """
+def machine(device: torch.device, processes: int) -> str:
+    """What computes, in words: a run's device, times its processes."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     name = f"{platform.machine()}, {cores} cores"
     if device.type == "cuda":
-        import torch
-
         name = f"{torch.cuda.get_device_name(device)}, {name}"
     return f"{processes} x {device.type}: {name}"
 
 
 def commit() -> str | None:
     """The git commit of the source, with "-dirty" after it if tracked files differ; None without a repository."""
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return None  # installed, or below another project's repository
     try:

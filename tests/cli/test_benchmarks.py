@@ -11,7 +11,6 @@ from torch import nn
 
 from benchmarks.common import compare, kept_bytes, parser, products, reset, stock
 from benchmarks.faults import differing_bits
-from benchmarks.growth import slope
 from benchmarks.memory import peak
 from full_spike.models import create_model
 
@@ -67,9 +66,6 @@ def test_differing_bits_of_checkpoints():
     assert differing_bits(ours, {"a": torch.tensor([1.0, 0.0]), "b": [1, (3.0,)]}) == 1 + 64
     assert differing_bits(ours, {"a": torch.tensor([1.0])}) == 128 + 64
 
-
-def test_the_exponent_of_growth():
-    assert slope([1, 2, 4], [3, 24, 192]) == pytest.approx(3)
 
 
 def _a_mebibyte_for_each_image(_name, args):

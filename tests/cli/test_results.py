@@ -10,7 +10,7 @@ from scipy import stats
 from sklearn.linear_model import LinearRegression
 
 from full_spike.utils.errors import UserError
-from studies.figures import BLUE, FIGURES, draw, energy_points, joins
+from studies.figures import BLUE, FIGURES, energy_points, joins
 from studies.gathering import RESULTS, read_csv, write_csv
 from studies.grid import Study
 from studies.page import FIGS, PAGE, make
@@ -58,15 +58,6 @@ def test_a_changed_value_is_found_and_written(tmp_path):
         make(page, results, figs, write=False)
 
 
-def test_figures_are_drawn_the_same_each_time(tmp_path):
-    results = read_results()
-    for i in range(2):
-        draw("energy", results, tmp_path / f"{i}.svg")
-    first, second = ((tmp_path / f"{i}.svg").read_bytes() for i in range(2))
-    assert first == second
-    assert b"dc:date" not in first
-
-
 def test_statistics_are_scipys():
     first, second = {0: 71.0, 1: 69.5, 2: 70.4, 5: 1.0}, {0: 70.2, 1: 69.9, 2: 68.8, 4: 2.0}
     found = paired(first, second)
@@ -111,15 +102,9 @@ def test_marks_are_the_seeds_and_bars_scipys_interval():
 
 
 def test_energies_by_hand(result):
-    ac, mac = 8e6, 1.5e6
-    line = {"row": "with", "seed": 0, "final_fsnn": 50.0, "final_sum": 51.5, "detached_ac": ac, "detached_mac": mac,
-            "detached_mj": 0.0141, "trained_mj": 0.0233, "integer8": 49.0}  # fmt: skip
-    trunk, kept, integers = energy_points(result([line]))
-    assert [(words, score.mean) for words, _, score in (trunk, kept, integers)] == [
-        ("the pathway", 50.0), ("the pathway, pathway kept", 51.5), ("the pathway, 8-bit integers", 49.0)
-    ]  # fmt: skip
-    assert [trunk[1], kept[1]] == pytest.approx([14.1, 23.3])
-    assert integers[1] == pytest.approx(1e-6 * (0.1 * (ac + mac) + 0.2 * mac))
+    line = {"row": "with", "seed": 0, "final_fsnn": 50.0, "final_sum": 51.5, "detached_mj": 0.01, "trained_mj": 0.02}
+    found = [(words, energy, score.mean) for words, energy, score in energy_points(result([line]))]
+    assert found == [("the pathway", 10.0, 50.0), ("the pathway, pathway kept", 20.0, 51.5)]
 
 
 def test_the_power_law_is_scikit_learns_least_squares():
@@ -135,6 +120,3 @@ def test_the_power_law_is_scikit_learns_least_squares():
     design = np.column_stack([np.ones(25), x])
     variance = ((y - line.predict(x)) ** 2).sum() / 21
     assert deviations == pytest.approx(np.sqrt(variance * np.diag(np.linalg.inv(design.T @ design))), rel=1e-4)
-    same = [({"width": i, "T": 2 * i, "epochs": 5}, 1.0 * i) for i in range(1, 7)]
-    with pytest.raises(ValueError, match="6 runs are too few to tell width, T, epochs apart"):
-        fit(same)

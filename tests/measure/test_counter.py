@@ -15,11 +15,11 @@ from full_spike.models.layers import halving_pool, over_time
 from full_spike.models.neuron import neuron_factory
 from full_spike.models.resnet import BasicBlock, Bottleneck
 from full_spike.utils.errors import UserError
-from full_spike.utils.measure.ann import plain_resnet
 from full_spike.utils.measure.counter import ExactCounter, is_binary, is_whole
 from full_spike.utils.measure.energy import EnergyModel, Totals
 from full_spike.utils.measure.hooks import hooked
-from full_spike.utils.measure.reach import reach
+from full_spike.utils.measure.layers import reach
+from full_spike.utils.measure.synops import plain_resnet
 from full_spike.utils.trained import random_inputs, set_norms
 
 

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from full_spike.utils.measure.counter import ExactCounter, is_binary, is_whole
 from full_spike.utils.measure.energy import LayerCount
 from full_spike.utils.measure.hooks import hooked
-from full_spike.utils.measure.layers import evaluating
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ class Certificate:
 
 @torch.no_grad()
 def certify(model: nn.Module, loader: Iterable[tuple[Tensor, Any]], device: torch.device | str = "cpu") -> Certificate:
-    """Run the model over batches (images [N, C, H, W] or frames [T, N, C, H, W], targets) and check.
+    """Run the model, in eval mode, over batches (images [N, C, H, W] or frames [T, N, C, H, W], targets) and check.
 
     Raises:
         UserError: the loader is empty, or the model has a layer that cannot be recognised.
@@ -117,7 +116,8 @@ def certify(model: nn.Module, loader: Iterable[tuple[Tensor, Any]], device: torc
     counter = ExactCounter(model)
     weighted = [(name, module, kind) for name, module, kind in counter.layers if kind in ("conv", "linear", "matmul")]
     checks = (module.register_forward_pre_hook(check(name, kind)) for name, module, kind in weighted)
-    with hooked(checks), evaluating(model), counter:
+    model.eval()
+    with hooked(checks), counter:
         for images, _ in loader:
             model(images.to(device))
     rows = counter.rows()

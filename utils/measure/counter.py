@@ -24,8 +24,7 @@ from torch import Tensor, nn
 
 from full_spike.utils.errors import UserError
 from full_spike.utils.measure.energy import LayerCount
-from full_spike.utils.measure.layers import CONVOLUTIONS, FREE, count_images, layer_kind, layers, spatial_dims
-from full_spike.utils.measure.reach import reach
+from full_spike.utils.measure.layers import CONVOLUTIONS, FREE, count_images, layer_kind, layers, reach, spatial_dims
 
 # what a layer of these kinds costs depends on what it reads, which may be another stream at each call
 SEVERAL_INPUTS = ("conv", "linear", "avg pool", "matmul")

@@ -1,4 +1,4 @@
-"""What operations cost: the 45 nm energy model, and an estimate of memory traffic."""
+"""What operations cost by the 45 nm energy model, and numbers for reading."""
 
 from __future__ import annotations
 
@@ -15,18 +15,11 @@ class EnergyModel:
     mac, ac: a multiplication with its addition (3.7 + 0.9) and an addition, from M. Horowitz, "Computing's energy
         problem (and what we can do about it)", ISSCC 2014; arXiv:2301.11929, section 3.2, uses the same two.
     update: one neuron's update in one time step, taken as a single addition (what syops assumes). Reported apart.
-    access: one 32-bit access to an 8 kB SRAM: half of Horowitz's 10 pJ for 64 bits. It enters the memory estimate
-        only, which assumes no reuse: an AC reads a weight, reads a partial sum and writes it back; a MAC reads a
-        weight and an activation and keeps its partial sum in a register.
     """
 
     mac: float = 4.6
     ac: float = 0.9
     update: float = 0.9
-    access: float = 5.0
-
-    AC_ACCESSES = 3
-    MAC_ACCESSES = 2
 
     def operations(self, ac: float, mac: float) -> float:
         """mJ of these ACs and MACs: the total that papers report."""
@@ -35,10 +28,6 @@ class EnergyModel:
     def updates(self, updates: float) -> float:
         """mJ of these neuron updates; no part of the total."""
         return updates * self.update * PJ_TO_MJ
-
-    def memory(self, ac: float, mac: float) -> float:
-        """mJ that on-chip memory would add, an estimate; no part of the total."""
-        return (ac * self.AC_ACCESSES + mac * self.MAC_ACCESSES) * self.access * PJ_TO_MJ
 
 
 @dataclass(frozen=True)
@@ -93,3 +82,17 @@ class Totals:
     def of(cls, rows: Iterable[LayerCount]) -> Totals:
         rows = list(rows)
         return cls(**{field.name: sum(getattr(row, field.name) for row in rows) for field in fields(cls)})
+
+
+def quantity(value: float) -> str:
+    """An operation count: 1.819 G, 0.118 G, 80.2 M, 25.1 k, 0."""
+    if abs(value) >= 0.9995e8:
+        return f"{value / 1e9:.3f} G"
+    for factor, unit in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= 0.9995 * factor:
+            return f"{value / factor:.3g} {unit}"
+    return f"{value:.3g}"
+
+
+def millijoules(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.01 or value == 0 else f"{value:.2g}"

@@ -1,13 +1,13 @@
-"""The layers that counters know, by class, subclasses included."""
+"""The layers that counters know, by class, subclasses included, and how many outputs each of their inputs reaches."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from spikingjelly.activation_based.neuron import BaseNode
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from full_spike.models.accumulation import AccumulationPathway
@@ -76,13 +76,45 @@ def count_images(inputs: Any) -> int:
     return inputs.shape[1] if inputs.ndim == 5 else inputs.shape[0]
 
 
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside a `with` block; every module's own mode after it."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+def _windows_over_axis(size: int, outputs: int, kernel: int, stride: int, padding: int, dilation: int) -> Tensor:
+    positions = torch.arange(outputs)[:, None] * stride - padding + torch.arange(kernel) * dilation  # [outputs, kernel]
+    inside = positions[(positions >= 0) & (positions < size)]
+    return torch.bincount(inside, minlength=size)
+
+
+def _adaptive_over_axis(size: int, outputs: int) -> Tensor:
+    reach = torch.zeros(size, dtype=torch.int64)
+    for i in range(outputs):  # window i is [floor(i * size / outputs), ceil((i + 1) * size / outputs))
+        reach[i * size // outputs : -(-(i + 1) * size // outputs)] += 1
+    return reach
+
+
+def reach(layer: Any, size: Sequence[int], outputs: Sequence[int]) -> list[Tensor]:
+    """The true fan-out: per spatial axis, how many windows of a layer cover each input position.
+
+    Fan-out separates by axis: a window covers (h, w) exactly when it does so along both, so an input at (h, w) reaches
+    reach_h(h) * reach_w(w) outputs of each output channel that its group feeds.
+
+    Args:
+        layer: nn.Conv*d, nn.MaxPool*d, nn.AvgPool*d, nn.AdaptiveAvgPool*d or nn.Linear.
+        size, outputs: spatial shapes of its input and output, e.g. (H, W).
+
+    Returns:
+        One int64 vector per axis, as long as the input is along it; none for a linear layer.
+    """
+    if not size:
+        return []
+
+    def per_axis(value: Any) -> tuple[Any, ...]:
+        return tuple(value) if isinstance(value, tuple | list) else (value,) * len(size)
+
+    if isinstance(layer, ADAPTIVE_POOLS):
+        wanted = per_axis(layer.output_size)  # and not the output's shape, which may be flattened
+        return [_adaptive_over_axis(n, n if o is None else o) for n, o in zip(size, wanted, strict=True)]
+    kernel, stride = per_axis(layer.kernel_size), per_axis(layer.stride)
+    dilation = per_axis(getattr(layer, "dilation", 1))
+    padding = layer.padding
+    if padding == "same":  # an odd total puts the extra zero on the right
+        padding = tuple(d * (k - 1) // 2 for d, k in zip(dilation, kernel, strict=True))
+    padding = per_axis(0 if padding == "valid" else padding)
+    return [_windows_over_axis(*axis) for axis in zip(size, outputs, kernel, stride, padding, dilation, strict=True)]

