@@ -107,6 +107,10 @@ def load(args: Namespace, world: World) -> Datasets:
             raise UsageError(f"--{name} is of a folder of images, and --dataset {args.dataset} is none: leave it out")
 
     of_folder: dict[str, Any] = {}
+    train: Any
+    test: Any
+    mean: Sequence[float]
+    std: Sequence[float]
     if args.dataset == "digits":
         train, test = Digits(args, train=True), Digits(args, train=False)
         mean, std, classes = (Digits.mean,), (Digits.std,), tuple(map(str, range(10)))

@@ -111,18 +111,7 @@ class JoinLayer(nn.Module):
     def __init__(self, join: Join) -> None:
         super().__init__()
         self.join = join
-
-    @property
-    def name(self) -> str:
-        return self.join.name
-
-    @property
-    def acts_on(self) -> str:
-        return self.join.acts_on
-
-    @property
-    def cost(self) -> str | None:
-        return self.join.cost
+        self.name, self.acts_on, self.cost = join.name, join.acts_on, join.cost
 
     def extra_repr(self) -> str:
         return self.name

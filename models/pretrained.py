@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .accumulation import DUAL, SINGLE
-from .published import load_published
+from .published import from_published, load_published
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 SHIPPED = Path(__file__).parent.parent / "weights"  # beside models/, in a checkout and once installed
@@ -131,10 +131,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(
-            f"there is no {path}, which says what network it is: use a folder of save_pretrained"
-        ) from None
-    except (ValueError, RecursionError):
+        raise ValueError(f"there is no {path}, which names the network: use a folder of save_pretrained") from None
+    except ValueError:
         raise ValueError(f"{path} is no JSON: fetch it again") from None
     if not isinstance(config, dict) or not isinstance(config.get("model"), str):
         raise ValueError(f"{path} names no model: use a folder of save_pretrained")
@@ -159,6 +157,8 @@ def read_pretrained(where: str | os.PathLike[str], model: str | None = None, *, 
         ValueError: it is damaged, or holds no such weights.
     """
     path = find_pretrained(where, model)
+    content: Any
+    config: Mapping[str, Any]
     if path.is_dir() and (path / WEIGHTS).is_file():
         config, content = _read_config(path / CONFIG), {"model": _read_safetensors(path / WEIGHTS)}
     elif path.suffix == ".safetensors":
@@ -171,7 +171,6 @@ def read_pretrained(where: str | os.PathLike[str], model: str | None = None, *, 
         config = content.get("config") or {}
         if not isinstance(config, Mapping) or (config and not isinstance(config.get("model"), str)):
             raise ValueError(f"{path} names no model: use another checkpoint")
-        content = {**config, **content} if "format" in content else content
     if averaged:
         if not content.get("ema"):
             raise ValueError(f"{path} has no averaged weights: train with --ema-decay, or leave out --ema")
@@ -188,7 +187,7 @@ def read_pretrained(where: str | os.PathLike[str], model: str | None = None, *, 
 def load_pretrained(model: Any, found: Pretrained) -> list[str]:
     """Give a network of `create_model` trained weights, all or nothing.
 
-    A classifier of another number of classes keeps the weights that it has; a full-spike network takes the trunk of its
+    A classifier of another number of classes starts anew; a full-spike network takes the trunk of its
     dual-stream one; time steps, joins and neurons without parameters may differ.
 
     Returns:
@@ -197,30 +196,27 @@ def load_pretrained(model: Any, found: Pretrained) -> list[str]:
     Raises:
         ValueError: the weights are of another network, or hold numbers that are not finite.
     """
-    state, saved, name = found.state, found.config, model.config["model"]
-    for nest in ("model", "net", "state_dict"):  # of the releases' checkpoints
-        state = state[nest] if isinstance(state.get(nest), Mapping) else state
-    if saved and saved["model"] != name:
-        if saved["model"] != DUAL + name.removeprefix(SINGLE):
-            raise ValueError(
-                f"{found.path} was saved from another network, {saved['model']}: create that one, not {name}"
-            )
-        state = {key: value for key, value in state.items() if not key.startswith("aap.")}
+    saved, name = found.config, model.config["model"]
+    if saved and saved["model"] not in (name, DUAL + name.removeprefix(SINGLE)):
+        raise ValueError(f"{found.path} was saved from another network, {saved['model']}: create that one, not {name}")
     channels = saved.get("in_channels", model.in_channels)
     if channels != model.in_channels:
         raise ValueError(f"{found.path} reads {channels} channels, and this network {model.in_channels}: use others")
-    wrong = next((key for key, value in state.items() if _is_not_finite(key, value)), None)
-    if wrong is not None:
-        raise ValueError(f"{found.path} is damaged: {wrong} holds numbers that are not finite; use another one")
-    classes = model.config.get("num_classes")
-    heads = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m.out_features == classes]
-    kept = {
-        key: value
-        for key, value in model.state_dict().items()
-        if key.rpartition(".")[0] in heads and key in state and state[key].shape[:1] != (classes,)
-    }
     try:
-        load_published(model, {**state, **kept})
+        state = from_published(model, found.state)
+        if saved and saved["model"] != name:
+            state = {key: value for key, value in state.items() if not key.startswith("aap.")}
+        wrong = next((key for key, value in state.items() if _is_not_finite(key, value)), None)
+        if wrong is not None:
+            raise ValueError(f"{wrong} holds numbers that are not finite: use other weights")
+        classes = model.config.get("num_classes")
+        heads = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m.out_features == classes]
+        new = {
+            key: value
+            for key, value in model.state_dict().items()
+            if key.rpartition(".")[0] in heads and key in state and len(state[key]) != classes
+        }
+        load_published(model, {**state, **new})
     except ValueError as error:
         raise ValueError(f"{found.path}: {error}") from None
     return [f"{k}={v}" for k, v in saved.items() if k in model.config and k != "model" and v != model.config[k]]

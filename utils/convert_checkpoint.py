@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from full_spike.utils import checkpoint
 
     model = build_network(args)
-    metadata = trained(args).metadata
+    metadata = trained(args).metadata  # type: ignore[union-attr]  # the parser wants a checkpoint
     args.output.parent.mkdir(parents=True, exist_ok=True)
     if args.to == "pretrained":
         save_pretrained(model, args.output, metadata)

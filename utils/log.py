@@ -172,8 +172,8 @@ def read_metrics(folder: Path, say: Callable[[str], None] = lambda _: None) -> l
 def training_seconds(entries: Sequence[dict[str, Any]]) -> float | None:
     """How long a run trained, tests not counted, from the speed of each epoch; None if an entry does not say it."""
     try:
-        return sum(next(iter(entry["train"].values()), {})["count"] / entry["images_per_second"] for entry in entries)
-    except (KeyError, TypeError, ZeroDivisionError):
+        return sum(next(iter(entry["train"].values()))["count"] / entry["images_per_second"] for entry in entries)
+    except (KeyError, TypeError, ZeroDivisionError, StopIteration, RuntimeError):
         return None
 
 

@@ -391,7 +391,7 @@ def parse(parser: Parser, argv: Sequence[str] | None = None, below: Mapping[str,
 
 def _by_key(parser: Parser) -> dict[str, str]:
     """What a file may call an option -> its name: as in `args`, or as any of its long flags."""
-    found = {}
+    found: dict[str, str] = {}
     for action in parser._actions:
         for key in (action.dest, *(flag.removeprefix("--") for flag in action.option_strings)):
             found.setdefault(key.replace("-", "_"), action.dest)

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from full_spike.models import Pretrained, detach_aap, load_pretrained
 from full_spike.utils import checkpoint, run_folder
 from full_spike.utils.data.dataset import Datasets
 from full_spike.utils.data.loading import make_loaders
 from full_spike.utils.distributed import World
-from full_spike.utils.engine import evaluate, metadata, place
+from full_spike.utils.engine import describe, evaluate, metadata, place
 from full_spike.utils.errors import UsageError, UserError
 from full_spike.utils.files import check_output_folder, write_file
 from full_spike.utils.log import RunLog, table
@@ -28,7 +28,7 @@ LOWEST = 10  # classes that it shows of more than that
 LONGEST = 24  # characters of a class's name
 
 
-def test(model: nn.Module, data: Datasets, args: Args, world: World, weights: Pretrained | None) -> None:
+def test(model: Any, data: Datasets, args: Args, world: World, weights: Pretrained | None) -> None:
     """Evaluate a network on the test set, print what it reaches and write what the options ask for.
 
     Args:
@@ -38,7 +38,7 @@ def test(model: nn.Module, data: Datasets, args: Args, world: World, weights: Pr
         UserError: there are none, or they do not fit.
     """
     log = RunLog(world)
-    folder = Path(args.output_dir) / run_folder.run_name(args, model.config, data.name)  # type: ignore[arg-type]
+    folder = Path(args.output_dir) / run_folder.run_name(args, model.config, data.name)
     if weights is None:
         weights = _newest(folder, args, world, log)
         try:
@@ -51,6 +51,7 @@ def test(model: nn.Module, data: Datasets, args: Args, world: World, weights: Pr
         except ValueError as error:
             raise UsageError(f"--detach: {error}") from None
     model = place(model, args, world)
+    describe(model, data, args, world)
     if args.predictions is not None:
         check_output_folder(Path(args.predictions).parent, "--predictions")
     loaders = make_loaders(

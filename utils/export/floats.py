@@ -51,9 +51,10 @@ def exact_sums(graph: Graph) -> Graph:
     changed: dict[str, Any] = {}
     for conv in graph.of(Conv):
         if conv is graph.stem:  # the inputs have 2^-20 of a unit; 53 bits hold both
-            weight, bias = _rounded(conv.weight, conv.bias, LARGEST_INPUT, 53 - INPUT_BITS)
+            weight, bias = _rounded(conv.weight, conv.bias, LARGEST_INPUT, 53 - INPUT_BITS)  # type: ignore[arg-type]
         else:
-            weight, bias = _rounded(conv.weight, conv.bias, largest.get(conv.inputs[0], 0) or 1, 24)
+            most = largest.get(conv.inputs[0], 0) or 1
+            weight, bias = _rounded(conv.weight, conv.bias, most, 24)  # type: ignore[arg-type]
         changed[conv.name] = dataclasses.replace(conv, weight=weight, bias=bias)
     for fire in graph.of(Fire):
         if fire.time is None:

@@ -110,7 +110,7 @@ class Runner(nn.Module):
             y = F.conv2d(values, node.weight.to(x.device, dtype), None, *geometry).round().to(torch.int32)
         else:
             dtype = torch.float64 if node is graph.stem else torch.float32  # see floats.py
-            weight, bias = (value.to(x.device, dtype) for value in (node.weight, node.bias))
+            weight, bias = node.weight.to(x.device, dtype), node.bias.to(x.device, dtype)  # type: ignore[union-attr]
             y = F.conv2d(flat.to(dtype), weight, bias, *geometry).float()
         return y.unflatten(0, x.shape[:2])
 
@@ -241,7 +241,7 @@ def max_steps(graph: Graph) -> int:
     for fire in graph.of(Fire):
         conv = graph.node(fire.inputs[0])
         largest = max(graph.zero, 255 - graph.zero) if conv is graph.stem else 1
-        bias, threshold = (value.to(torch.int64).abs() for value in (fire.bias, fire.threshold))
+        bias, threshold = (value.to(torch.int64).abs() for value in (fire.bias, fire.threshold))  # type: ignore[union-attr]
         current = (conv.weight.to(torch.int64).abs().flatten(1).sum(1) * largest << fire.fraction) + bias
         reached = int((current + threshold).max())
         if not fire.leak:

@@ -96,7 +96,10 @@ def _check_shapes(graph: Graph) -> None:
             value = getattr(node, name, None)
             if isinstance(value, Tensor) and (value.dtype != dtype or value.numel() > value.untyped_storage().nbytes()):
                 raise ValueError(f"{node.name} has a {name} of {value.dtype}")
-        if isinstance(node, Fire) and not node.threshold.shape == node.bias.shape == node.shape[:1]:
+        shapes = [
+            getattr(getattr(node, name), "shape", None) for name in ("threshold", "bias") if isinstance(node, Fire)
+        ]
+        if any(shape != node.shape[:1] for shape in shapes):
             raise ValueError(f"{node.name} has thresholds of another shape")
 
     def check(name: str, output: Tensor) -> None:

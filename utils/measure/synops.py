@@ -104,7 +104,7 @@ def count(
         for model in networks.values():
             model.to(device).eval()
         for counter in (*exact, *package):
-            stack.enter_context(counter)
+            stack.enter_context(counter)  # type: ignore[arg-type]
         for images, target in loader:
             if len(target) != count_images(images):
                 raise UserError(

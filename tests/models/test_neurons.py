@@ -4,21 +4,11 @@ import math
 
 import pytest
 import torch
-from spikingjelly.activation_based import neuron as stock
 from spikingjelly.activation_based import surrogate as stock_surrogate
 
 from full_spike.models.connect import BOOLEAN_FUNCTIONS, CONNECT_FUNCTIONS, JoinLayer, get_join
 from full_spike.models.neuron import NEURONS, SURROGATES, neuron_factory, use_fused
-
-STOCK = {"IF": stock.IFNode, "LIF": stock.LIFNode, "PLIF": stock.ParametricLIFNode}
-STOCK_SURROGATE = {"sigmoid": stock_surrogate.Sigmoid(4.0), "atan": stock_surrogate.ATan(2.0)}
-
-
-def run(node, x, weights):
-    x = x.clone().requires_grad_()
-    spikes = node(x)
-    (spikes * weights).sum().backward()
-    return spikes.detach(), x.grad, [p.grad for p in node.parameters()]
+from support.neurons import STOCK, STOCK_SURROGATE, run
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -6,13 +6,13 @@ import pytest
 import torch
 from spikingjelly.activation_based import functional
 from spikingjelly.activation_based.model.spikformer import Spikformer as Theirs
-from test_models import small
 
 from full_spike.models import CONNECT_FUNCTIONS, detach_aap, to_published
 from full_spike.models.layers import SpikeMatmul
 from full_spike.utils.measure.certificate import certify
 from full_spike.utils.measure.counter import ExactCounter
 from full_spike.utils.trained import random_loader
+from support.networks import lively, small
 
 NAME = "ds_spikformer_4_384"
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -23,12 +23,7 @@ def spikes(*shape):
 
 
 def excited(model):
-    """Batch-norm shifts at which LIF neurons, which take in half of a current, fire now and then."""
-    generator = torch.Generator().manual_seed(1)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.normal_(module.bias, 1.4, 0.5, generator=generator)
-    return model
+    return lively(model, 1.4)  # LIF neurons take in half of a current
 
 
 def attention(products, **options):

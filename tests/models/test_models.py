@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 import torchvision
+from spikingjelly.activation_based.neuron import BaseNode
 from torch import nn
 
 from full_spike.models import (
@@ -15,30 +16,10 @@ from full_spike.models import (
     detach_aap,
     list_models,
     model_options,
+    register_model,
 )
-from full_spike.models import register_model as register
-
-SMALL = {"num_classes": 5, "T": 2, "stem": "cifar", "width": 4}
-SMALL_SPIKFORMER = {"num_classes": 5, "T": 2, "width": 16, "heads": 2, "depth": 2}
-# the sizes of Spikformer differ in numbers alone, but for what its three releases differ in
-NAMES = [name for name in list_models() if "spikformer" not in name or name.endswith(("4_384", "8_512", "2_256"))]
-DUAL = [name for name in NAMES if name.startswith("ds")]
-ONE_OF_EACH = ["dsnn18", "dsnn_wide7b", "ds_spikformer_4_384"]  # trunks
-
-
-def count(model):
-    return sum(p.numel() for p in model.parameters())
-
-
-def small(name, **options):
-    torch.manual_seed(0)
-    known = model_options(name)
-    defaults = SMALL_SPIKFORMER if "spikformer" in name else SMALL
-    return create_model(name, **{**{k: v for k, v in defaults.items() if k in known}, **options})
-
-
-def images(model, count=2):
-    return torch.randn(count, model.in_channels, 32, 32)
+from full_spike.models.connect import JoinLayer
+from support.networks import DUAL, NAMES, ONE_OF_EACH, count, images, lively, small
 
 
 def test_all_families_and_depths_are_registered():
@@ -96,15 +77,6 @@ def inputs_of_convolutions(model, x, part=""):
     with torch.no_grad():
         model(x)
     return seen
-
-
-def lively(model):
-    """Batch-norm shifts that make neurons fire often, so that both values of every connect function occur."""
-    generator = torch.Generator().manual_seed(1)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.bias, 0.5, 0.5, generator=generator)
-    return model
 
 
 @pytest.mark.parametrize(
@@ -282,7 +254,7 @@ def test_a_name_is_registered_once():
         return nn.Identity()
 
     with pytest.raises(ValueError, match="registered already"):
-        register(dsnn18)
+        register_model(dsnn18)
 
 
 def test_options_are_listed_with_their_defaults():
@@ -291,3 +263,27 @@ def test_options_are_listed_with_their_defaults():
     assert options["aux_head"] == "shared"
     assert options["T"] == 4
     assert "connect_f" not in model_options("spiking_resnet18")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_spiking_layer_is_listed_in_the_order_in_which_it_runs(name):
+    """Against hooks: what ran, one after the other. What is listed no further are projections without a neuron."""
+    model = small(name)
+    layers = model.spiking_layers()
+    kinds = (nn.Conv2d, nn.BatchNorm2d, BaseNode, nn.ReLU, JoinLayer)
+    ran = []
+    for module_name, module in model.named_modules():
+        if isinstance(module, kinds) and not module_name.startswith("aap."):
+            module.register_forward_hook(lambda _m, _i, _o, name=module_name: ran.append(name))
+    model(images(model))
+    names = {id(module): module_name for module_name, module in model.named_modules()}
+    listed = []
+    for layer in layers:
+        assert layer.name == names[id(layer.neuron)]
+        chain = [layer.conv, layer.norm, layer.neuron] if layer.conv is not None else [layer.neuron]
+        if layer.join is not None and layer.join.acts_on != "none":
+            chain.insert(2 if layer.join.acts_on == "current" else 3, layer.join)
+        listed += [names[id(module)] for module in chain]
+    bare = ".downsample." if name.startswith(("resnet", "spiking_resnet")) else "nothing"  # of the membrane's shortcut
+    assert listed == [module_name for module_name in ran if bare not in module_name]
+    assert len({layer.join for layer in layers} - {None}) == len(model.blocks())
