@@ -80,7 +80,7 @@ LINE = b'{"epoch": 0, "train_loss": 1.0, "train": {"fsnn": {"acc1": 1}}, "test":
 def test_damaged_lines_of_metrics_are_left_out_and_told(tmp_path):
     """By a picture of a run, and by a run that goes on. A last line that was cut off is no damage."""
     path = tmp_path / "metrics.jsonl"
-    path.write_bytes(b'5\n{}\n\xff\xfe\n{"epoch": "x"}\n' + b"[" * 100_000 + b"\n[1]\n" + LINE + LINE[:20])
+    path.write_bytes(b'5\n{}\n\xff\xfe\n{"epoch": "x"}\n{\n[1]\n' + LINE + LINE[:20])
     done = command("utils.plots", tmp_path)
     assert done.status == 0, done.err
     assert done.err == f"warning: {path} is damaged: line 1, 2, 3, 4, 5 and more left out\n"
