@@ -67,7 +67,6 @@ def test_differing_bits_of_checkpoints():
     assert differing_bits(ours, {"a": torch.tensor([1.0])}) == 128 + 64
 
 
-
 def _a_mebibyte_for_each_image(_name, args):
     b"1" * (300 * 2**20)  # freed before the step: it must neither hide what the step takes nor be counted
     return lambda: b"1" * (args.batch_size * 2**20)

@@ -1,0 +1,67 @@
+"""Documents hold together: links lead somewhere, and files, names and commands that they mention exist."""
+
+import re
+
+import pytest
+
+from full_spike.utils.commands import COMMANDS
+from support.command import ROOT
+
+PAGES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for pattern in ("*.md", "docs/*.md", "*/README.md", "tests/goldens/*.md")
+    for path in ROOT.glob(pattern)
+    if path.relative_to(ROOT).parts[0] not in ("build", "dist", "runs", "logs")
+)
+HISTORY = "CHANGELOG.md"  # names what is gone
+ROOMS = (
+    "models|utils|cifar|cifar10dvs|dvsgesture|imagenet|studies|benchmarks|scripts|tests|docs|figs|weights|full_spike"
+)
+
+
+def prose(text):
+    """A page without its blocks of code."""
+    return re.sub(r"(?m)^ {4,}.*$", "", re.sub(r"(?ms)^```.*?^```", "", text))
+
+
+def anchors(text):
+    """The addresses that GitHub gives to a page's headings."""
+    headings = re.findall(r"(?m)^#+ (.*)$", prose(text))
+    return [re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings]
+
+
+def broken(text, folder):
+    """Links and images of a page in this folder that lead to no file, or to no heading."""
+    found = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(text)):
+        place, _, anchor = target.partition("#")
+        if place.startswith(("http://", "https://", "mailto:")):
+            continue
+        if not (folder / place).exists() or (anchor and anchor not in anchors((folder / place).read_text() if place else text)):
+            found.append(target)
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page):
+    assert broken((ROOT / page).read_text(), (ROOT / page).parent) == []
+
+
+def test_a_broken_link_is_seen(tmp_path):
+    (tmp_path / "there.md").write_text("# A `heading`, of it\n")
+    text = "# Top\n[a](there.md) ![b](none.png) [c](there.md#a-heading-of-it) [d](there.md#other) [e](#top) [f](#no)\n"
+    assert broken(text, tmp_path) == ["none.png", "there.md#other", "#no"]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != HISTORY])
+def test_what_a_page_names_exists(page):
+    text = (ROOT / page).read_text()
+    missing = [path for path in re.findall(rf"`((?:{ROOMS})/[\w./-]*)`", text) if not (ROOT / path).exists()]
+    for file, names in re.findall(rf"`((?:{ROOMS})/[\w/]+\.py)`((?: `\w+`,?)+)", text):
+        code = (ROOT / file).read_text() if (ROOT / file).exists() else ""
+        missing += [name for name in re.findall(r"\w+", names) if not re.search(rf"(?m)^ *(def|class) {name}\b", code)]
+    for module in re.findall(rf"-m (?:full_spike\.)?((?:{ROOMS})\.[\w.]+)", text):
+        path = ROOT / module.rstrip(".").replace(".", "/")
+        missing += [] if path.with_suffix(".py").exists() or (path / "__main__.py").exists() else [module]
+    missing += [name for name in re.findall(r"(?:^ {4}|`)full-spike (\w+)", text, re.M) if name not in COMMANDS]
+    assert missing == []
