@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from .connect import MEMBRANE, NO_JOIN, Join, full_spike_join, get_join
-from .layers import ConvBN, conv1x1, conv3x3, halving_pool
+from .layers import ConvBN, SpikingConv, SpikingLayer, conv1x1, conv3x3, halving_pool, spike_and_join
 from .neuron import MakeNeuron, neuron_factory
 from .registry import register_family
-from .spiking import SpikingConv, SpikingLayer, spike_and_join
 from .trunk import Block, Trunk
 
 
@@ -53,7 +52,7 @@ class EventBlock(Block):
     def spiking_layers(self) -> list[SpikingLayer]:
         first, last = self.conv
         if self.neuron_outside:
-            return [*first.spiking_layers(), SpikingLayer("sn", *last, self.sn, self.join)]
+            return [*first.spiking_layers(), SpikingLayer("sn", last[0], last[1], self.sn, self.join)]
         return [*first.spiking_layers(), last.spiking_layers()[0]._replace(join=self.join)]
 
     def forward(self, o: Tensor) -> tuple[Tensor, Tensor]:

@@ -157,6 +157,8 @@ def read_pretrained(where: str | os.PathLike[str], model: str | None = None, *, 
         ValueError: it is damaged, or holds no such weights.
     """
     path = find_pretrained(where, model)
+    content: Any
+    config: Mapping[str, Any]
     if path.is_dir() and (path / WEIGHTS).is_file():
         config, content = _read_config(path / CONFIG), {"model": _read_safetensors(path / WEIGHTS)}
     elif path.suffix == ".safetensors":
@@ -169,14 +171,13 @@ def read_pretrained(where: str | os.PathLike[str], model: str | None = None, *, 
         config = content.get("config") or {}
         if not isinstance(config, Mapping) or (config and not isinstance(config.get("model"), str)):
             raise ValueError(f"{path} names no model: use another checkpoint")
-        content = {**config, **content} if "format" in content else content
     if averaged:
         if not content.get("ema"):
             raise ValueError(f"{path} has no averaged weights: train with --ema-decay, or leave out --ema")
         # torch's AveragedModel: the network below `module`, and a counter
         state = {k.removeprefix("module."): v for k, v in content["ema"].items() if k.startswith("module.")}
     else:
-        state = content.get("model") if "format" in content or config else content
+        state = content.get("model", {}) if "format" in content or config else content
     metadata = {name: value for name, value in {**config, **content}.items() if name in METADATA}
     return Pretrained(path, dict(config), state, metadata, content)
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from .connect import MEMBRANE, Join, full_spike_join, get_join
-from .layers import ConvBN, MaxPool, conv1x1, conv3x3
+from .layers import ConvBN, MaxPool, SpikingConv, SpikingLayer, conv1x1, conv3x3, spike, spike_and_join
 from .neuron import MakeNeuron, neuron_factory
 from .registry import register_family
-from .spiking import SpikingConv, SpikingLayer, spike, spike_and_join
 from .trunk import Block, Trunk
 
 STEMS = ("imagenet", "cifar")
@@ -55,8 +55,8 @@ class BasicBlock(ResNetBlock):
     def spiking_layers(self) -> list[SpikingLayer]:
         return [
             *super().spiking_layers(),
-            SpikingLayer("sn1", *self.conv1, self.sn1),
-            SpikingLayer("sn2", *self.conv2, self.sn2, self.join),
+            SpikingLayer("sn1", self.conv1[0], self.conv1[1], self.sn1),
+            SpikingLayer("sn2", self.conv2[0], self.conv2[1], self.sn2, self.join),
         ]
 
     def forward(self, o: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,9 +83,9 @@ class Bottleneck(ResNetBlock):
     def spiking_layers(self) -> list[SpikingLayer]:
         return [
             *super().spiking_layers(),
-            SpikingLayer("sn1", *self.conv1, self.sn1),
-            SpikingLayer("sn2", *self.conv2, self.sn2),
-            SpikingLayer("sn3", *self.conv3, self.sn3, self.join),
+            SpikingLayer("sn1", self.conv1[0], self.conv1[1], self.sn1),
+            SpikingLayer("sn2", self.conv2[0], self.conv2[1], self.sn2),
+            SpikingLayer("sn3", self.conv3[0], self.conv3[1], self.sn3, self.join),
         ]
 
     def forward(self, o: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,7 +96,7 @@ class Bottleneck(ResNetBlock):
 
 
 # depth -> (block, blocks in each stage), as in "Deep Residual Learning", arXiv:1512.03385, table 1
-DEPTHS: dict[int, tuple[type[ResNetBlock], tuple[int, int, int, int]]] = {
+DEPTHS: dict[int, tuple[Callable[..., ResNetBlock], tuple[int, int, int, int]]] = {
     18: (BasicBlock, (2, 2, 2, 2)),
     34: (BasicBlock, (3, 4, 6, 3)),
     50: (Bottleneck, (3, 4, 6, 3)),

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from .connect import Join, full_spike_join, get_join
-from .layers import MaxPool, SpikeMatmul, TokenLinear, conv3x3
+from .layers import MaxPool, SpikeMatmul, SpikingLayer, TokenLinear, conv3x3, spike, spike_and_join
 from .neuron import MakeNeuron, neuron_factory
 from .registry import register_family
-from .spiking import SpikingLayer, spike, spike_and_join
 from .trunk import Block, Trunk
 
 PRODUCTS = ("auto", "qk", "kv")

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from .accumulation import AUX_HEADS, AccumulationPathway, Change
 from .connect import Join, JoinLayer
-from .layers import GlobalAvgPool
+from .layers import GlobalAvgPool, SpikingLayer, spike
 from .recompute import recomputed
-from .spiking import SpikingLayer, spike
 
 
 class Block(nn.Module):

@@ -222,7 +222,8 @@ def fit(
     """
     run = Run(model, criterion, data, args, world)
     say = run.log.say
-    _describe(run, weights)
+    describe(run.model, data, args, world)
+    _check(run, weights)
     with run_folder.locked(run.folder, world) as run.still_ours:
         run_folder.prepare(run.folder, args, world)
         if args.resume:
@@ -244,12 +245,15 @@ def fit(
     )
 
 
-def _describe(run: Run, weights: Pretrained | None) -> None:
-    args, say = run.args, run.log.say
-    data = run.data
+def describe(model: nn.Module, data: Datasets, args: Args, world: World) -> None:
+    """Say how much there is of the data and of the network."""
+    say, parameters = RunLog(world).say, sum(p.numel() for p in model.parameters())
     say(f"{len(data.train)} training and {len(data.test)} test {data.unit} of {data.num_classes} classes")
-    parameters = sum(p.numel() for p in run.model.parameters())
-    say(f"{args.model}: {parameters:,} parameters on {run.world.size} x {run.world.device.type}")
+    say(f"{args.model}: {parameters:,} parameters on {world.size} x {world.device.type}")
+
+
+def _check(run: Run, weights: Pretrained | None) -> None:
+    args, say = run.args, run.log.say
     if weights is not None and not args.resume:
         config = run.model.config
         different = [f"{k}={v}" for k, v in weights.config.items() if k in config and v != config[k]]

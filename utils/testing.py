@@ -15,7 +15,7 @@ from full_spike.utils import checkpoint, run_folder
 from full_spike.utils.data.dataset import Datasets
 from full_spike.utils.data.loading import make_loaders
 from full_spike.utils.distributed import World
-from full_spike.utils.engine import evaluate, metadata, place
+from full_spike.utils.engine import describe, evaluate, metadata, place
 from full_spike.utils.errors import UsageError, UserError
 from full_spike.utils.files import check_output_folder, write_file
 from full_spike.utils.log import RunLog, table
@@ -51,6 +51,7 @@ def test(model: Any, data: Datasets, args: Args, world: World, weights: Pretrain
         except ValueError as error:
             raise UsageError(f"--detach: {error}") from None
     model = place(model, args, world)
+    describe(model, data, args, world)
     if args.predictions is not None:
         check_output_folder(Path(args.predictions).parent, "--predictions")
     loaders = make_loaders(

@@ -31,7 +31,7 @@ def test_alone_it_lists_the_commands(capsys, words):
     assert all(f"\n  {name} " in text for name in commands.COMMANDS)
 
 
-@pytest.mark.parametrize("module", {module for module, _ in commands.COMMANDS.values()})
+@pytest.mark.parametrize("module", sorted({module for module, _ in commands.COMMANDS.values()}))
 def test_every_row_is_a_module_with_a_main_function(module):
     for data_set in commands.DATA_SETS if "{}" in module else ("",):
         assert callable(importlib.import_module(f"full_spike.{module.format(data_set)}").main)

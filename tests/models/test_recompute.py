@@ -6,8 +6,9 @@ import sys
 
 import pytest
 import torch
-from full_spike.models import create_model, save_memory, use_fused
 from torch import nn
+
+from full_spike.models import create_model, save_memory, use_fused
 
 
 def kept(step):

@@ -10,13 +10,13 @@ import time
 
 import pytest
 
-from benchmarks.jobs import OWN_STORES, Jobs, children, wait_for
 from full_spike.cifar.train import main
 from full_spike.utils import checkpoint
 from full_spike.utils.distributed import World
 from full_spike.utils.errors import UserError
 from full_spike.utils.run_folder import LOCK, locked
 from support import processes
+from support.agents import OWN_STORES, Jobs, children, wait_for
 from support.command import assert_same_run, only
 from support.images import imagenet_tree
 from support.jobs import DIGITS, latest

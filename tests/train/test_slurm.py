@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.jobs import Jobs, wait_for
 from full_spike.imagenet.train import main
 from full_spike.utils import distributed
 from full_spike.utils.errors import UserError
+from support.agents import Jobs, wait_for
 from support.command import assert_same_run, only
 from support.images import imagenet_tree
 from support.jobs import latest

@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -105,6 +106,7 @@ def write_digits(folder: Path, *, divided: bool, count: int | None = None) -> No
         count: only so many digits: to train on, and a quarter to test, if they are divided; else in all.
     """
     train, test = load_digits(train=True), load_digits(train=False)
+    parts: list[Any]
     if divided:  # as many people as in DVS128 Gesture
         parts = [("train", *train, 23, count), ("test", *test, 6, count and count // 4)]
     else:
