@@ -19,9 +19,7 @@ from support.refusals import command
 QUICK = ("README.md", "docs/METHOD.md", "docs/TRAINING.md", "docs/DATA.md")
 MORE = ("docs/DEPLOY.md", *(f"{x}/README.md" for x in ("cifar", "imagenet", "dvsgesture", "cifar10dvs", "weights")))
 COMMANDS = re.compile(r"(python|torchrun|full-spike|(\./)?scripts/\S+|NNODES=\S+)( |$)")
-OUTPUT = re.compile(
-    r"epoch \d|done|fsnn|aap |sum |dsnn|wrote|without|\d+ (training|samples|images)|layer\d|logits |acc"
-)
+OUTPUT = re.compile(r"epoch \d|done|fsnn|aap |sum |dsnn|wrote|without|\d+ (training|samples|images)|layer\d|logits ")
 TRAINING = "--epochs 1 -j 0 --device cpu --print-freq 1 --no-fused"
 EVENTS = f"{TRAINING} --T 4 --T-train 2 --frame-size 16 --width 2 -b 64"
 SMALLER = {
