@@ -65,7 +65,6 @@ def _over_epochs(axes: Any, *, log: bool = False, **options: Any) -> None:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("")
-    axes.legend(fontsize=8, frameon=False)
 
 
 def learning_curves(epochs: Sequence[Mapping[str, Any]]) -> Figure:
@@ -82,12 +81,14 @@ def learning_curves(epochs: Sequence[Mapping[str, Any]]) -> Figure:
     right.plot([], [], color="grey", alpha=0.6, linestyle="--", label="training, same colours")
     _over_epochs(left, ylabel="cross entropy", log=True)
     _over_epochs(right, ylabel="top-1 accuracy, %")
+    for axes in (left, right):
+        axes.legend(fontsize=8, frameon=False)
     return figure
 
 
 def compared_curves(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> Figure:
     """Training objective and test accuracy (first readout) of several runs: their titles and `scored_epochs`."""
-    figure = new_figure(10, 4)
+    figure = new_figure(10, 4 + 0.2 * len(runs))
     left, right = figure.subplots(1, 2)
     for i, (title, epochs) in enumerate(runs):
         style = {"color": COLOURS[i % len(COLOURS)], "label": title.replace("$", r"\$")}
@@ -96,6 +97,8 @@ def compared_curves(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> 
         right.plot(numbers, [next(iter(entry["test"].values()))["acc1"] for entry in epochs], **style)
     _over_epochs(left, ylabel="training objective", log=True)
     _over_epochs(right, ylabel="test top-1 accuracy of the first readout, %")
+    handles, titles = left.get_legend_handles_labels()  # below both: titles may be wider than the axes
+    figure.legend(handles, titles, fontsize=8, frameon=False, loc="outside lower center")
     return figure
 
 
