@@ -384,22 +384,6 @@ def test_without_a_compiler_one_warning_and_the_stock_nodes(tmp_path, broken):
     assert result.stderr.count("fused neurons are off, spikingjelly's run instead: ") == 1
 
 
-def test_memory_that_runs_out_is_no_missing_compiler():
-    """The output of a compiled layer finds no room; with room again, the layer is compiled as before."""
-    result = alone(
-        "node(torch.randn(4, 64))\n"  # compiled
-        "x = torch.randn(4, 2**25)\n"
-        "pages = int(open('/proc/self/statm').read().split()[0])\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**27, resource.RLIM_INFINITY))\n"
-        "try: node(x)\n"
-        "except RuntimeError as error: print('allocate' in str(error))\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))\n"
-        "print(fused.available(), fused.layer(x[:, :64], node) is not None)"
-    )
-    assert result.stdout == "True\nTrue True\n"
-    assert "fused neurons are off" not in result.stderr
-
-
 @pytest.mark.parametrize("cause", [torch.OutOfMemoryError("2 GiB"), MemoryError(), KeyboardInterrupt()])
 def test_memory_that_runs_out_while_compiling_is_no_missing_compiler(cause, monkeypatch):
     """As torch reports it: wrapped into the error of the compiler's backend."""
