@@ -273,9 +273,11 @@ def start(device: str, *, world_size: int = 1, dist_url: str = "env://", timeout
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
     limit = timedelta(seconds=timeout)
     try:
+        store = _store_of_attempt(limit) if dist_url == "env://" else None
         dist.init_process_group(
             "nccl" if picked.type == "cuda" else "gloo",
-            init_method=dist_url,
+            init_method=None if store else dist_url,
+            store=store,
             rank=rank,
             world_size=size,
             timeout=limit,
@@ -290,6 +292,20 @@ def start(device: str, *, world_size: int = 1, dist_url: str = "env://", timeout
             f"({str(error).strip().splitlines()[0]}): check MASTER_ADDR, MASTER_PORT and that all processes started"
         ) from None
     return World(rank, size, local_rank, picked, control)
+
+
+def _store_of_attempt(limit: timedelta) -> dist.Store | None:
+    """Where the workers of torchrun's agent meet; None where torch's own store will do.
+
+    The agent's store outlives its workers, so after a restart it still has the addresses of dead ones (torch 2.14 adds
+    no prefix for the attempt). Agents of several machines count restarts apart: they need stores of their own, by
+    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, see docs/TRAINING.md.
+    """
+    env = os.environ
+    if env.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    store = dist.TCPStore(env["MASTER_ADDR"], int(env["MASTER_PORT"]), is_master=False, timeout=limit)
+    return dist.PrefixStore(f"attempt {env.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
 
 
 def stop(world: World) -> None:
