@@ -111,7 +111,10 @@ class Reader:
             self.run("utils.commands", words or ["--help"])
         elif name == "python":
             module, words = words[1].removeprefix("full_spike."), words[2:]
-            if words[:1] == ["."]:  # in the quick start, whose Python trained nothing
+            drawn = (
+                words and module in ("utils.plots", "utils.report") and words[0].startswith("runs/quickstart/digits")
+            )
+            if drawn or words[:1] == ["."]:  # in the quick start, whose Python trained nothing: an older run, or none
                 words[0] = "runs/quickstart/…"
             self.run(module, words)
         else:

@@ -50,7 +50,7 @@ def test_a_job_is_queued_again_and_goes_on(cluster, tmp_path, monkeypatch):
     assert "resumed from" in printed
     assert not cluster.living()
     cluster.succeed(cluster.start(*command, tmp_path / "quiet"))
-    assert_same_run(only(tmp_path / "quiet", "dsnn18*_width4"), only(tmp_path / "out", "dsnn18*_width4"))
+    assert_same_run(only(tmp_path / "quiet", "dsnn18*size32"), only(tmp_path / "out", "dsnn18*size32"))
 
 
 @pytest.mark.slow
