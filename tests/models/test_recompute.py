@@ -47,6 +47,7 @@ def test_the_same_step_with_less_memory(name, options):
     assert less < 0.6 * size
 
 
+@pytest.mark.slow
 def test_fused_layers_are_recomputed_as_well():
     torch.manual_seed(0)
     model = use_fused(create_model("fsnn18", width=4, num_classes=5, T=2))
@@ -138,6 +139,7 @@ os._exit(0)  # at times the group's threads, which the wrapped network still hol
 """
 
 
+@pytest.mark.slow
 def test_statistics_of_several_processes_are_recomputed(tmp_path):
     """The norms' collective operations run again within the backward pass, between those of gradients."""
     printed = []
