@@ -10,7 +10,7 @@ import argparse
 import importlib
 import json
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -369,13 +369,3 @@ def batches(data: Any, collate: Any, batch_size: int, count: int | None = None, 
     if count is not None and count < len(data):
         chosen = [i * len(data) // count for i in range(count)]  # type: ignore[assignment]
     return DataLoader(Subset(data, chosen), batch_size, collate_fn=collate or default_collate, num_workers=workers)
-
-
-def inputs_of(loader: DataLoader) -> Iterator[Tensor]:
-    """Inputs alone, drawn with random numbers that are the same each time."""
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        for x, _ in loader:
-            yield x
