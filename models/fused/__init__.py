@@ -1,7 +1,18 @@
 """Spiking layers compiled into one loop each way, behind one door: `layer` gives a layer's result, or None.
 
-None means that the layer's own modules are to run: fusing is not chosen for this neuron, or the compiler is missing or
-has failed, or hooks must see what a module reads and gives, or the layer is of a kind that the kernels do not know.
+None means that the layer's own modules are to run: fusing is not chosen for this neuron, or there are no kernels for the
+device, or hooks must see what a module reads and gives, or the layer is of a kind that the kernels do not know.
+
+The kernels of a device are a module of three functions over the NamedTuples of `rule.py`:
+
+    forward(operands, rule) -> (o, s)                     the output and the own spikes, like x with T steps; s is None
+                                                          without a join on spikes
+    backward(operands, grad_o, grad_s, rule) -> Grads     grad_s None: nobody used the own spikes
+    apply_(g, x, a, b, c)                                 g <- a g + b x + c for each channel, in place; a, b, c [C]
+
+All maps are [T, outer, C, inner] and contiguous: inner is 1 if channels lie last, else H*W; without a norm, C is 1 as
+well. A static x is [1, outer, C, inner] and is shown `rule.T` times, and its `Grads.current` is the sum over them. Vectors
+[C] are float32, or float64 if x is; half types are integrated in float32. Backward integrates again, from x.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def slope(u: Tensor, rule: Rule, half: bool) -> Tensor:
 
 def _integrate(operands: Operands, rule: Rule) -> list[tuple[Tensor, Tensor, Tensor]]:
     """(v_{t-1}, c_t, h_t) of each time step, in at least float32."""
-    x, scale, shift, q, shortcut = operands
+    x, scale, shift, q, shortcut, _ = operands
     dtype = torch.promote_types(x.dtype, torch.float32)
     v = torch.zeros_like(x[0], dtype=dtype)
     steps = []
@@ -101,7 +101,7 @@ def backward(
 
     The elements of dL/dq are summed in a pass of its own, 1/T as long. dL/didentity of a join on the current is dL/dc.
     """
-    x, _, _, q, _ = operands
+    x, q = operands.x, operands.q
     grad_v = None
     grad_q: Tensor | None = None
     grad_currents = []

@@ -49,10 +49,21 @@ class Rule(NamedTuple):
 
 
 class Operands(NamedTuple):
-    """The tensors of a layer: x [T, *], scale and shift that broadcast over it, q = 1/tau, identity like x."""
+    """The tensors of a layer; see `fused` for the shapes."""
 
     x: Tensor
-    scale: Tensor | None = None
+    scale: Tensor | None = None  # [C], c = scale x + shift in one rounding; None: c = x
     shift: Tensor | None = None
-    q: Tensor | None = None
-    identity: Tensor | None = None
+    q: Tensor | None = None  # 1/tau where it is learned, one element
+    identity: Tensor | None = None  # like x, with T steps
+    mean: Tensor | None = None  # [C] of x, with scale
+
+
+class Grads(NamedTuple):
+    """Gradients of a layer, by what it reads."""
+
+    current: Tensor  # dL/dc like x
+    identity: Tensor | None = None  # of a join on spikes; that of one on the current is dL/dc
+    q: Tensor | None = None  # one element
+    sum_c: Tensor | None = None  # [C] of dL/dc and of dL/dc (x - mean), summed for each channel; with scale
+    sum_cx: Tensor | None = None
