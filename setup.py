@@ -19,6 +19,7 @@ setup(
     package_data={
         **{f"full_spike.{name}": ["*.yaml"] for name in FOLDERS},
         "full_spike": ["py.typed"],
+        "full_spike.models": ["**/*.c"],
         "full_spike.utils": ["**/*.html", "**/*.c"],
         "full_spike.weights": ["**/*"],
     },

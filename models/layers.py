@@ -1,7 +1,7 @@
 """Layers over [T, N, C, H, W]: convolutions and pooling, which see time as more batch, and the spiking layer.
 
 `spike` and `spike_and_join` are what the forward passes of all networks are written in, and where it is decided
-whether a layer runs compiled into one kernel (package `fused`) or module by module.
+whether a layer runs in one pass (package `fused`) or module by module.
 """
 
 from __future__ import annotations

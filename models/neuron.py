@@ -39,7 +39,7 @@ class FromRest:
     tau_option: ClassVar[str | None] = None  # the constructor's name for the membrane time constant
     tau: float | None = None
     gain = 1.0  # of the input: what is integrated is gain * x
-    use_fused = False  # set by `use_fused`: compiled layers in place of spikingjelly's code
+    use_fused = False  # set by `use_fused`: fused layers in place of spikingjelly's code
     surrogate_function: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -141,11 +141,11 @@ NEURONS: dict[str, type[nn.Module]] = {"IF": IFNode, "LIF": LIFNode, "PLIF": PLI
 
 
 def use_fused(model: nn.Module, on: bool = True) -> nn.Module:
-    """Choose compiled layers (package `fused`) or spikingjelly's neurons for all of a model, and return the model.
+    """Choose fused layers (package `fused`) or spikingjelly's neurons for all of a model, and return the model.
 
-    A compiled layer is the batch norm, the neuron and the connect function after a convolution in one. Same spikes;
-    less time and memory once compiled, which takes seconds at the first step. Parameters, state dict and config stay
-    as they are. Where the compiler is missing or fails, one warning says so and spikingjelly's run. Fastest with
+    A fused layer is the batch norm, the neuron and the connect function after a convolution in one. Same spikes, less
+    time and memory. Parameters, state dict and config stay as they are. On the CPU it is C, which a C compiler makes
+    once, in a second: where there is none, one warning says so and spikingjelly's run. Fastest with
     `model.to(memory_format=torch.channels_last)`.
     """
     for module in model.modules():

@@ -16,8 +16,7 @@ if [ "${1:-}" = --events ]; then
   shift
   module=dvsgesture.train with=dsnn_7b without=fsnn_7b data=digits-dvs
   options=(--dataset digits-dvs --frame-size 16 --T 4 --T-train 4 -b 32 --lr 0.1 --lr-scheduler cosine --epochs 24)
-  # training with compiled neurons is faster and needs a C++ compiler, as that is how torch compiles for the CPU
-  if command -v "${CXX:-g++}" >/dev/null; then fused=--fused; fi
+  if command -v "${CC:-cc}" >/dev/null; then fused=--fused; fi # faster; it is compiled at its first use
 fi
 model=$with
 if [ "${1:-}" = --without-aap ]; then model=$without; shift; fi

@@ -162,7 +162,7 @@ class Run:
             ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(args.ema_decay), use_buffers=True)
             self.optimizer.register_step_post_hook(lambda *_: ema.update_parameters(self.model))
             self.ema = ema
-        self.compiles = args.fused or args.compile  # the first step does
+        self.compiles = args.compile  # the first step does
         self.meter = Meter(readout_names(self.model), world.device)
         self.interrupts = Interrupts(world, args.checkpoint_every)
         self.folder = Path(args.output_dir) / run_folder.run_name(args, self.model.config, self.data.name)
@@ -193,7 +193,7 @@ class Run:
 
 
 def place(model: Any, args: Args, world: World) -> Any:
-    """A network on its device, in its memory format, with compiled layers and recomputation as the options say."""
+    """A network on its device, in its memory format, with fused layers and recomputation as the options say."""
     layout: Any = torch.channels_last if args.channels_last else torch.preserve_format
     model = use_fused(model.to(world.device, memory_format=layout), args.fused)
     if args.memory_saving:

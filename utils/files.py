@@ -9,12 +9,8 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from full_spike.cache import cache_home as cache_home
 from full_spike.utils.errors import UsageError, UserError
-
-
-def cache_home() -> Path:
-    """Where files go that can be made again: ~/.cache/full-spike, or below $XDG_CACHE_HOME."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "full-spike"
 
 
 @contextlib.contextmanager

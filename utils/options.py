@@ -343,7 +343,7 @@ def add_run_arguments(parser: Parser) -> None:
 
     add = parser.group("speed (see docs/PERFORMANCE.md)", "run")
     on_off = argparse.BooleanOptionalAction
-    add("--fused", action=on_off, default=False, help="batch norm, neuron and join of a layer compiled into one")
+    add("--fused", action=on_off, default=False, help="batch norm, neuron and join of a layer in one pass")
     add("--channels-last", action=on_off, help="memory format of weights and maps (default: as --fused)")
     add("--keep-memory", action=on_off, default=True, help="on the CPU: keep freed memory for the next step")
     add("--compile", action="store_true", help="torch.compile of the whole network in training: minutes")

@@ -1,7 +1,7 @@
 """Spiking layers in one pass over memory each way, behind one door: `layer` gives a layer's result, or None.
 
-None means that the layer's own modules are to run: fusing is not chosen for this neuron, or there are no kernels for it, or
-torch.compile or a tracer looks on, or hooks must see what a module reads and gives.
+None means that the layer's own modules are to run: fusing is not chosen for this neuron, or there are no kernels for
+it, or torch.compile or a tracer looks on, or hooks must see what a module reads and gives.
 
 The kernels of a type of device are a module in `autograd.KERNELS`, with functions over the NamedTuples of `rule.py`:
 
@@ -10,11 +10,10 @@ The kernels of a type of device are a module in `autograd.KERNELS`, with functio
                                                           without a join on spikes
     backward(operands, grad_o, grad_s, rule) -> Grads     grad_s None: nobody used the own spikes
     apply_(g, x, a, b, c)                                 g <- a g + b x + c for each channel, in place; a, b, c [C]
-    statistics(x) -> (mean, variance) or None             [C], of all steps, not Bessel's; None leaves them to torch
 
 All maps are [T, outer, C, inner] and contiguous: inner is 1 if channels lie last, else H*W; without a norm, C is 1 as
-well. A static x is [1, outer, C, inner] and is shown `rule.T` times, and its `Grads.current` is the sum over them. Vectors
-[C] are float32, or float64 if x is; half types are integrated in float32. Backward integrates again, from x.
+well. A static x is [1, outer, C, inner] and is shown `rule.T` times, and its `Grads.current` is the sum over them.
+Vectors [C] are float32, or float64 if x is; half types are integrated in float32. Backward integrates again, from x.
 """
 
 from __future__ import annotations
@@ -42,10 +41,10 @@ def _knows_neuron(spec: NeuronSpec) -> bool:
     return spec.standard and spec.kind in KINDS and spec.surrogate in SURROGATES
 
 
-def _knows_norm(norm: nn.Module | None) -> bool:
+def _knows_norm(norm: nn.Module | None, y: Tensor) -> bool:
     if norm is None or isinstance(norm, nn.Identity):
         return True
-    if type(norm) is not nn.BatchNorm2d or not norm.affine or norm.momentum is None:
+    if type(norm) is not nn.BatchNorm2d or not norm.affine or norm.momentum is None or norm.num_features != y.shape[2]:
         return False
     return norm.training or (norm.track_running_stats and norm.running_mean is not None)
 
@@ -92,7 +91,7 @@ def layer(
     if any(_observed(module) for module in passed_over):
         return None
     spec: NeuronSpec | None = getattr(neuron, "spec", None)  # spikingjelly's own neurons have none
-    if not (spec is not None and _knows_neuron(spec) and _knows_norm(norm) and _knows_join(join)):
+    if not (spec is not None and _knows_neuron(spec) and _knows_norm(norm, y) and _knows_join(join)):
         return None
     kernels = KERNELS.get(y.device.type)
     if kernels is None or not kernels.available(y.dtype):

@@ -16,15 +16,15 @@ KERNELS: dict[str, Any] = {"cpu": cpu}  # by type of device
 class _Layout:
     """[T, N, C, H, W] as the kernels see it, without a copy: [T, N*H*W, C, 1] if channels last, else [T, N, C, H*W].
 
-    With `flat` channels don't matter, and any shape [T, *] becomes [T, 1, 1, M].
+    With `flat` channels don't matter, and any shape [T, *] becomes [T, M, 1, 1].
     """
 
     def __init__(self, x: Tensor, flat: bool) -> None:
         self.shape = x.shape[1:]
         contiguous = x[0].is_contiguous()
         self.last = x.ndim == 5 and not contiguous and x[0].is_contiguous(memory_format=torch.channels_last)
-        n, c = (1, 1) if flat else self.shape[:2]
-        self.packed = (-1, c, 1) if self.last and not flat else (n, c, -1)
+        n, c = (-1, 1) if flat else self.shape[:2]
+        self.packed = (-1, c, 1) if self.last or flat else (n, c, -1)
 
     def pack(self, x: Tensor) -> Tensor:
         x = x.detach().permute(0, 1, 3, 4, 2) if self.last else x.detach()
@@ -51,24 +51,17 @@ def _statistics(y: Tensor, norm: nn.BatchNorm2d) -> _Norm:
         dtype = torch.promote_types(y.dtype, torch.float32)
         mean, variance = norm.running_mean.to(dtype), norm.running_var.to(dtype)  # type: ignore[union-attr]
         return _Norm(mean, (variance + norm.eps).rsqrt(), False)
-    running: list[Any] = [norm.running_mean, norm.running_var] if norm.track_running_stats else [None, None]
-    found = KERNELS[y.device.type].statistics(_Layout(y, flat=False).pack(y))
-    if found is None:
-        found = torch.ops.aten.batch_norm_update_stats(y.flatten(0, 1), *running, norm.momentum)
-    elif norm.track_running_stats:
-        count = y.numel() // norm.num_features
-        running[0].lerp_(found[0].to(running[0].dtype), norm.momentum)
-        running[1].lerp_((found[1] * (count / max(count - 1, 1))).to(running[1].dtype), norm.momentum)
+    running = (norm.running_mean, norm.running_var) if norm.track_running_stats else (None, None)
+    mean, variance = torch.ops.aten.batch_norm_update_stats(y.flatten(0, 1), *running, norm.momentum)
     if norm.track_running_stats and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
-    mean, variance = found
     invstd = (variance.double() + norm.eps).rsqrt().to(variance.dtype) if y.is_cpu else (variance + norm.eps).rsqrt()
     return _Norm(mean, invstd, True)
 
 
 def _affine(weight: Tensor, bias: Tensor, norm: _Norm) -> tuple[Tensor, Tensor]:
     """(scale, shift) [C], rounded as torch's batch norm does on the CPU: the shift is one multiply-add."""
-    scale = weight.detach() * norm.invstd
+    scale = (weight.detach() * norm.invstd).to(norm.mean.dtype)
     return scale, torch.addcmul(bias.detach().double(), norm.mean.double(), scale.double(), value=-1).to(scale.dtype)
 
 
@@ -107,7 +100,7 @@ class _Layer(torch.autograd.Function):
             shift = -share * grad_bias - by_y * norm.mean
             kernels.apply_(grads.current, operands.x, scale, by_y.to(scale.dtype), shift.to(scale.dtype))
         return (
-            layout.unpack(grads.current), grad_weight, grad_bias, None if grads.q is None else grads.q.view_as(q),
+            layout.unpack(grads.current), grad_weight, grad_bias, None if q is None else grads.q.view_as(q),
             None if grad_identity is None else layout.unpack(grad_identity), None, None,
         )  # fmt: skip
 
@@ -123,6 +116,9 @@ def run(
     y: Tensor, norm: nn.BatchNorm2d | None, rule: Rule, q: Tensor | None, identity: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """(output, own spikes) of y [T, *], with a norm [T, N, C, H, W]; see `layer`."""
+    if y.dtype == torch.float16 and y.is_cpu:  # kernels for the CPU do without it, as its users do
+        output, own = run(y.float(), norm, rule, q, identity)
+        return output.half(), own.half()
     if identity is not None and identity.shape != y.shape:
         identity = identity.expand_as(y)
     weight = bias = statistics = None

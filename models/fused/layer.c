@@ -9,11 +9,11 @@
        dL/ds_t = dL/do_t dg/ds
        dL/dh_t = dL/ds_t surrogate'(h_t - threshold) + dL/dv_t (1 - s_t)
 
-   Elements are taken in blocks that stay in the first cache for all time steps, and each line above is a loop over a
-   block, which the compiler turns into vectors. Nothing may be contracted but what is written as FMA: the spikes are
+   Elements are taken in blocks that stay in the first cache for all time steps. What is done to a block is a loop over
+   its elements, which the compiler turns into vectors. Nothing is contracted but what is written as FMA: the spikes are
    those of torch's batch norm and spikingjelly's neurons bit for bit.
 
-   Compiled for each type: BITS is 16 for bfloat16, which is integrated in float, 32 or 64. */
+   BITS, of an element, is 16 (bfloat16, integrated in float), 32 or 64. */
 
 #include <math.h>
 #include <omp.h>
@@ -29,64 +29,127 @@ enum { MANTISSA = 52, TERMS = 12 };
 typedef float real;
 typedef int32_t whole;
 enum { MANTISSA = 23, TERMS = 7 };
-#if BITS == 32
-typedef float stored;
-#else
-typedef uint16_t stored;
-#endif
 #endif
 
-#if BITS == 64 && defined FP_FAST_FMA
-#define FMA fma
-#elif BITS != 64 && defined FP_FAST_FMAF
-#define FMA fmaf
-#else
+#if !defined FP_FAST_FMA /* then in software */
 #define FMA(a, b, c) ((a) * (b) + (c))
+#elif BITS == 64
+#define FMA fma
+#else
+#define FMA fmaf
 #endif
 
-enum { ADD, MULTIPLY, DIVIDE, LEARNED };  /* h = v + c, v + (c - v) rate, v + (c - v) / rate, and a rate with gradient */
-enum { NO_JOIN, ON_CURRENT, ON_SPIKES };
-enum { SIGMOID, ATAN };
-
-/* All maps are [steps, outer, channels, inner], x of a single step if still; vectors are [channels]. */
-typedef struct {
-    int64_t steps, outer, channels, inner;
-    int32_t threads, still, charge, join, surrogate;
-    double rate, threshold, gain, alpha;
-    double none, by_s, by_o, by_both;  /* g(s, o) = none + by_s s + by_o o + by_both s o */
-    const stored *x, *identity;
-    const real *scale, *shift, *mean;  /* null without a norm */
-} Layer;
+#if BITS == 16
+typedef uint16_t stored;
 
 static inline real load(stored x) {
-#if BITS == 16
     uint32_t bits = (uint32_t)x << 16;
-    float value;
+    real value;
     memcpy(&value, &bits, sizeof value);
     return value;
-#else
-    return x;
-#endif
 }
 
-static inline stored store(real x) {
-#if BITS == 16 /* to the nearest, ties to even */
+static inline stored store(real x) { /* to the nearest, ties to even */
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
     return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
 #else
-    return x;
+#if BITS == 32
+typedef float stored;
 #endif
+#define load(x) (x)
+#define store(x) (x)
+#endif
+
+enum { ADD, MULTIPLY, DIVIDE }; /* h = v + c, v + (c - v) rate, v + (c - v) / rate */
+enum { SIGMOID, ATAN };
+enum { X, IDENTITY, O, S, GRAD_C, GRAD_IDENTITY, MAPS }; /* O and S are gradients in the backward pass */
+
+/* Maps are [steps, outer, channels, inner], X and GRAD_C of a single step if still; those that are not there are null. */
+typedef struct {
+    int64_t steps, outer, channels, inner;
+    int32_t threads, still, charge, surrogate, on_current, learned;
+    double rate, take, keep; /* dc = take dh, dv = keep dh */
+    double threshold, gain, alpha;
+    double none, by_s, by_o, by_both; /* g(s, o) = none + by_s s + by_o o + by_both s o, where S is there */
+    stored *maps[MAPS];
+    const real *scale, *shift, *mean; /* [channels] */
+    double *sums;                     /* [threads, 2 channels + 1], zeros: of dL/dc, of dL/dc (x - mean), and dL/dq */
+} Layer;
+
+enum { SCALE, SHIFT, MEAN, SUM_C, SUM_CX, GRAD_Q, ZERO, C, G, TOTAL, GRAD_V, H }; /* H + t has h_t, H has v_0 = 0 */
+
+typedef struct {
+    int64_t start, channel; /* of the first element in each step, and, unless channels lie last, of all */
+    int n, width;           /* elements, and at most */
+    real *room;             /* [H + 1 + steps, width] */
+} Block;
+
+#define EACH _Pragma("omp simd") for (int i = 0; i < n; i++)
+#define ROW(k) (b->room + (k) * b->width)
+
+static inline stored *at(const Layer *l, const Block *b, int map, int64_t t) {
+    const int64_t step = l->outer * l->channels * l->inner;
+    return l->maps[map] + b->start + (l->still && (map == X || map == GRAD_C) ? 0 : t * step);
 }
 
-/* exp(x) for -80 <= x <= 0: 2^n times the series of e^r, |r| <= log(2) / 2. */
+/* Fetch maps at step t, or at the next block's first: the processor foresees neither. */
+static void prefetch(const Layer *l, const Block *b, int64_t t, int maps) {
+    for (int k = 0; k < maps; k++) {
+        const stored *first = t < l->steps ? at(l, b, k, t) : at(l, b, k, 0) + b->width;
+        for (int i = 0; l->maps[k] && i < b->width; i += 64 / sizeof(stored)) __builtin_prefetch(first + i);
+    }
+}
+
+static void currents(const Layer *l, const Block *b, int64_t t, real *c) {
+    const int n = b->n;
+    const real gain = l->gain, *scale = ROW(SCALE), *shift = ROW(SHIFT);
+    const stored *x = at(l, b, X, t), *identity = at(l, b, IDENTITY, t);
+    if (l->on_current) EACH c[i] = (FMA(load(x[i]), scale[i], shift[i]) + load(identity[i])) * gain;
+    else EACH c[i] = FMA(load(x[i]), scale[i], shift[i]) * gain;
+}
+
+static void charge(const Layer *l, const Block *b, int64_t t) {
+    const int n = b->n;
+    const real rate = l->rate, threshold = l->threshold, *before = ROW(H + t);
+    real *h = ROW(H + t + 1);
+    currents(l, b, t, h);
+#define CHARGE(charged) EACH { real v = before[i] >= threshold ? 0 : before[i], c = h[i]; h[i] = charged; }
+    if (l->charge == ADD) CHARGE(v + c)
+    else if (l->charge == MULTIPLY) CHARGE(v + (c - v) * rate)
+    else CHARGE(v + (c - v) / rate)
+}
+
+static void fire(const Layer *l, const Block *b, int64_t t) {
+    const int n = b->n;
+    const real threshold = l->threshold, *h = ROW(H + t + 1);
+    const real none = l->none, some = none + l->by_s, by_o = l->by_o, by_both = by_o + l->by_both;
+    const stored *identity = at(l, b, IDENTITY, t), fired = store(1), silent = store(0);
+    stored *o = at(l, b, O, t), *s = at(l, b, S, t);
+    if (l->maps[S]) EACH {
+        int fires = h[i] >= threshold;
+        o[i] = store(FMA(load(identity[i]), fires ? by_both : by_o, fires ? some : none));
+        s[i] = fires ? fired : silent;
+    }
+    else EACH o[i] = h[i] >= threshold ? fired : silent;
+}
+
+static void integrate_and_fire(const Layer *l, const Block *b) {
+    for (int64_t t = 0; t < l->steps; t++) {
+        prefetch(l, b, t + 1, GRAD_C);
+        charge(l, b, t);
+        fire(l, b, t);
+    }
+}
+
+/* exp(x) for |x| <= 80: 2^n times the series of e^r, |r| <= log(2) / 2. */
 static inline real exponential(real x) {
-    static const real inverse[] = {1, 1, 1. / 2, 1. / 3, 1. / 4, 1. / 5, 1. / 6, 1. / 7, 1. / 8, 1. / 9, 1. / 10, 1. / 11, 1. / 12};
-    const real high = BITS == 64 ? 0x1.62e42fee00000p-1 : 0x1.62e400p-1, round = 1.5 * ((int64_t)1 << MANTISSA);
-    const real low = BITS == 64 ? 0x1.a39ef35793c76p-33 : 0x1.7f7d1cp-20;
+    const real round = 1.5 * ((int64_t)1 << MANTISSA), high = BITS == 64 ? 0x1.62e42feep-1 : 0x1.62e4p-1;
     real shifted = FMA(x, (real)1.4426950408889634, round), n = shifted - round;
-    real r = FMA(-n, low, FMA(-n, high, x)), sum = 1;
-    for (int i = TERMS; i > 0; i--) sum = FMA(sum, r * inverse[i], 1);
+    real r = FMA(-n, (real)(M_LN2 - high), FMA(-n, high, x)), sum = 1;
+#pragma GCC unroll 12 /* before loops become vectors */
+    for (int i = TERMS; i > 0; i--) sum = FMA(sum, r * (real)(1.0 / i), 1);
     whole power, bits;
     memcpy(&power, &shifted, sizeof power);
     memcpy(&bits, &sum, sizeof bits);
@@ -95,12 +158,10 @@ static inline real exponential(real x) {
     return sum;
 }
 
-#define EACH for (int i = 0; i < n; i++)
-
 /* The surrogate's derivative at a distance u from the threshold. */
 static inline real slope(const int surrogate, real alpha, real u) {
     if (surrogate == ATAN) {
-        real z = u * (alpha * (real)(M_PI / 2));
+        real z = u * (alpha * (real)M_PI_2);
         return alpha / 2 / FMA(z, z, 1);
     }
 #if BITS == 16
@@ -111,294 +172,124 @@ static inline real slope(const int surrogate, real alpha, real u) {
     real cosh = FMA(sinh * sinh, 2 * w, 1);
     return alpha / 4 / (cosh * cosh);
 #else
-    real y = alpha * fabs(u), e = exponential(y > 80 ? -80 : -y);
-    return alpha * e / ((1 + e) * (1 + e));
+    real y = -alpha * u, s = 1 / (1 + exponential(y > 80 ? 80 : y < -80 ? -80 : y));
+    return (1 - s) * s * alpha;
 #endif
 }
 
-typedef struct {
-    int64_t start;                    /* in each time step */
-    int n, width;                     /* elements, and at most */
-    real *h;                          /* [steps + 1, width], the first is v_0 */
-    real *c, *g, *zero, *total, *grad_v, *grad_q;
-    const real *scale, *shift, *mean; /* of each element */
-    real *sum_c, *sum_cx;
-    real *vectors[5];                 /* these five where `start` is the first of a channel, [channels + width] */
-} Block;
-
-static stored *at(const Layer *l, const stored *map, int64_t t, const Block *b) {
-    return (stored *)map + t * l->outer * l->channels * l->inner + b->start;
-}
-
-/* Fetch what maps have at step t, or at the next block's first: the processor foresees neither. */
-static void prefetch(const Layer *l, const Block *b, int64_t t, int count, const stored *const *maps) {
-    for (int k = 0; k < count; k++) {
-        if (!maps[k] || (l->still && maps[k] == l->x)) continue;
-        const stored *first = t < l->steps ? at(l, maps[k], t, b) : at(l, maps[k], 0, b) + b->width;
-        for (int i = 0; i < b->width; i += 64 / sizeof(stored)) __builtin_prefetch(first + i);
-    }
-}
-
-static void currents(const Layer *l, const Block *b, int64_t t, real *restrict c) {
-    const int n = b->n;
-    const real gain = l->gain, *restrict scale = b->scale, *restrict shift = b->shift;
-    const stored *restrict x = at(l, l->x, l->still ? 0 : t, b);
-    if (l->join == ON_CURRENT) {
-        const stored *restrict identity = at(l, l->identity, t, b);
-        EACH c[i] = (FMA(load(x[i]), scale[i], shift[i]) + load(identity[i])) * gain;
-    } else {
-        EACH c[i] = FMA(load(x[i]), scale[i], shift[i]) * gain;
-    }
-}
-
-static void charge(const Layer *l, const Block *b, int64_t t) {
-    const int n = b->n;
-    const real rate = l->rate, threshold = l->threshold, *restrict before = b->h + t * b->width;
-    real *restrict h = b->h + (t + 1) * b->width;
-    currents(l, b, t, h);
-#define CHARGE(charged) EACH { real v = before[i] >= threshold ? 0 : before[i], c = h[i]; h[i] = charged; } break
-    switch (l->charge) {
-        case ADD: CHARGE(v + c);
-        case DIVIDE: CHARGE(v + (c - v) / rate);
-        default: CHARGE(v + (c - v) * rate);
-    }
-}
-
-static void fire(const Layer *l, const Block *b, int64_t t, stored *restrict o, stored *restrict s) {
-    const int n = b->n;
-    const real threshold = l->threshold, *restrict h = b->h + (t + 1) * b->width;
-    const stored fired = store(1), silent = store(0);
-    if (l->join == ON_SPIKES) {
-        const stored *restrict identity = at(l, l->identity, t, b);
-        const real none = l->none, some = l->none + l->by_s, by_o = l->by_o, by_both = l->by_o + l->by_both;
-        EACH {
-            int fires = h[i] >= threshold;
-            o[i] = store(FMA(load(identity[i]), fires ? by_both : by_o, fires ? some : none));
-            s[i] = fires ? fired : silent;
-        }
-    } else {
-        EACH o[i] = h[i] >= threshold ? fired : silent;
-    }
-}
-
-/* g = dL/dc_t. The first three are constants. */
+/* G = dL/dh_t from dL/do_t; the first two are constants. */
 static inline __attribute__((always_inline)) void step_back(
-    const int charge, const int join, const int surrogate, const Layer *l, const Block *b, int64_t t,
-    const stored *restrict grad_o, const stored *restrict grad_s, stored *restrict grad_identity) {
+    const int on_spikes, const int surrogate, const Layer *l, const Block *b, int64_t t) {
     const int n = b->n;
-    const real rate = l->rate, threshold = l->threshold, gain = l->gain, alpha = l->alpha;
-    const real by_s = l->by_s, by_both = l->by_both, silent = l->by_o, fired = l->by_o + l->by_both;
-    const stored *restrict identity = join == ON_SPIKES ? at(l, l->identity, t, b) : NULL;
-    const real *restrict h = b->h + (t + 1) * b->width, *restrict before = b->h + t * b->width, *restrict c = b->c;
-    real *restrict g = b->g, *restrict grad_v = b->grad_v, *restrict grad_q = b->grad_q;
+    const real threshold = l->threshold, alpha = l->alpha, keep = l->keep;
+    const real by_s = l->by_s, by_both = l->by_both, silent = l->by_o, fired = silent + by_both;
+    const stored *identity = at(l, b, IDENTITY, t), *grad_o = at(l, b, O, t);
+    const stored *grad_s = l->maps[S] ? at(l, b, S, t) : (stored *)ROW(ZERO);
+    stored *grad_identity = at(l, b, GRAD_IDENTITY, t);
+    const real *h = ROW(H + t + 1);
+    real *g = ROW(G), *grad_v = ROW(GRAD_V);
     EACH {
         int fires = h[i] >= threshold;
         real grad = load(grad_o[i]);
-        if (join == ON_SPIKES) {
+        if (on_spikes) {
             grad_identity[i] = store(grad * (fires ? fired : silent));
             grad = FMA(grad, FMA(load(identity[i]), by_both, by_s), load(grad_s[i]));
         }
-        real grad_h = FMA(grad, slope(surrogate, alpha, h[i] - threshold), fires ? 0 : grad_v[i]);
-        if (charge == LEARNED) grad_q[i] = FMA(grad_h, c[i] - (before[i] >= threshold ? 0 : before[i]), grad_q[i]);
-        real part = charge == ADD ? grad_h : charge == DIVIDE ? grad_h / rate : grad_h * rate;
-        grad_v[i] = charge == ADD ? grad_h : grad_h - part;
-        g[i] = part * gain;
+        g[i] = FMA(grad, slope(surrogate, alpha, h[i] - threshold), fires ? 0 : grad_v[i]);
+        grad_v[i] = g[i] * keep;
     }
 }
 
-#define BY_CHARGE(...) switch (l->charge) { \
-    case ADD: step_back(ADD, __VA_ARGS__); break; \
-    case MULTIPLY: step_back(MULTIPLY, __VA_ARGS__); break; \
-    case DIVIDE: step_back(DIVIDE, __VA_ARGS__); break; \
-    default: step_back(LEARNED, __VA_ARGS__); \
-}
-
-static void through(const Layer *l, const Block *b, int64_t t, const stored *grad_o, const stored *grad_s, stored *grad_identity) {
-    if (l->charge == LEARNED) currents(l, b, t, b->c);
-    if (l->join == ON_SPIKES && l->surrogate == ATAN) BY_CHARGE(ON_SPIKES, ATAN, l, b, t, grad_o, grad_s, grad_identity)
-    else if (l->join == ON_SPIKES) BY_CHARGE(ON_SPIKES, SIGMOID, l, b, t, grad_o, grad_s, grad_identity)
-    else if (l->surrogate == ATAN) BY_CHARGE(NO_JOIN, ATAN, l, b, t, grad_o, grad_s, grad_identity)
-    else BY_CHARGE(NO_JOIN, SIGMOID, l, b, t, grad_o, grad_s, grad_identity)
-}
-
-/* Whether an element's channel is its index modulo the channels. */
-static int channels_last(const Layer *l) { return l->inner == 1 || l->channels == 1; }
-
-/* The elements from `start` up to the end of their channel, at most n, and that channel. */
-static int run(const Layer *l, int64_t start, int n, int64_t *channel) {
-    int64_t row = start / l->inner, left = (row + 1) * l->inner - start;
-    *channel = row % l->channels;
-    return left < n ? left : n;
-}
-
-static void spread(const Layer *l, const real *values, real without, int64_t start, int n, real *out) {
-    int64_t channel;
-    for (int i = 0, length; i < n; i += length) {
-        length = run(l, start + i, n - i, &channel);
-        real value = values ? values[channel] : without;
-        for (int j = 0; j < length; j++) out[i + j] = value;
-    }
-}
-
-static void spread_all(const Layer *l, const Block *b, int64_t start, int n) {
-    spread(l, l->scale, 1, start, n, b->vectors[0]);
-    spread(l, l->shift, 0, start, n, b->vectors[1]);
-    spread(l, l->mean, 0, start, n, b->vectors[2]);
-}
-
-static Block prepare(const Layer *l) {
-    Block b = {0};
-    int64_t width = 4096 / l->steps / 16 * 16;
-    b.width = width < 64 ? 64 : width > 512 ? 512 : width;
-    int64_t all = (l->channels + b.width + 15) / 16 * 16, size = (l->steps + 7) * b.width + 5 * all;
-    b.h = aligned_alloc(64, size * sizeof(real));
-    memset(b.h, 0, size * sizeof(real));
-    real *room = b.h + (l->steps + 1) * b.width, **parts[] = {&b.c, &b.g, &b.zero, &b.total, &b.grad_v, &b.grad_q};
-    for (int i = 0; i < 6; i++, room += b.width) *parts[i] = room;
-    for (int i = 0; i < 5; i++, room += all) b.vectors[i] = room;
-    if (channels_last(l)) spread_all(l, &b, 0, l->channels + b.width);
-    return b;
-}
-
-static void move(const Layer *l, Block *b, int64_t index) {
-    const int64_t step = l->outer * l->channels * l->inner, left = step - index * b->width;
-    b->start = index * b->width;
-    b->n = left < b->width ? left : b->width;
-    if (!channels_last(l)) spread_all(l, b, b->start, b->n);
-    const int64_t offset = channels_last(l) ? b->start % l->channels : 0;
-    b->scale = b->vectors[0] + offset, b->shift = b->vectors[1] + offset, b->mean = b->vectors[2] + offset;
-    b->sum_c = b->vectors[3] + offset, b->sum_cx = b->vectors[4] + offset;
-}
-
-/* This thread's blocks. */
-static void share(const Layer *l, const Block *b, int64_t *from, int64_t *to) {
-    const int64_t blocks = (l->outer * l->channels * l->inner + b->width - 1) / b->width, threads = omp_get_num_threads();
-    *from = blocks * omp_get_thread_num() / threads, *to = blocks * (omp_get_thread_num() + 1) / threads;
-}
-
-static void add_up(const Block *b, const stored *restrict x, const real *restrict g) {
+static void back(const Layer *l, const Block *b) {
     const int n = b->n;
-    const real *restrict mean = b->mean;
-    real *restrict sum_c = b->sum_c, *restrict sum_cx = b->sum_cx;
-    EACH {
-        sum_c[i] += g[i];
-        sum_cx[i] = FMA(g[i], load(x[i]) - mean[i], sum_cx[i]);
+    const real factor = l->take * l->gain, threshold = l->threshold;
+    for (int64_t t = 0; t < l->steps; t++) {
+        if (t + 1 < l->steps) prefetch(l, b, t + 1, IDENTITY);
+        else prefetch(l, b, t, MAPS);
+        charge(l, b, t);
+    }
+    memset(ROW(GRAD_V), 0, n * sizeof(real));
+    for (int64_t t = l->steps - 1; t >= 0; t--) {
+        if (t) prefetch(l, b, t - 1, MAPS);
+        else prefetch(l, b, l->steps, IDENTITY);
+        if (l->maps[GRAD_IDENTITY] && l->surrogate == ATAN) step_back(1, ATAN, l, b, t);
+        else if (l->maps[GRAD_IDENTITY]) step_back(1, SIGMOID, l, b, t);
+        else if (l->surrogate == ATAN) step_back(0, ATAN, l, b, t);
+        else step_back(0, SIGMOID, l, b, t);
+        real *g = ROW(G), *total = ROW(TOTAL), *grad_q = ROW(GRAD_Q);
+        if (l->learned) {
+            const real *c = ROW(C), *before = ROW(H + t);
+            currents(l, b, t, ROW(C));
+            EACH grad_q[i] = FMA(g[i], c[i] - (before[i] >= threshold ? 0 : before[i]), grad_q[i]);
+        }
+        EACH total[i] = FMA(g[i], factor, total[i]);
+        if (l->still && t) continue;
+        const stored *x = at(l, b, X, t);
+        const real *mean = ROW(MEAN);
+        stored *grad_c = at(l, b, GRAD_C, t);
+        real *sum_c = ROW(SUM_C), *sum_cx = ROW(SUM_CX);
+        EACH {
+            grad_c[i] = store(total[i]);
+            sum_c[i] += total[i];
+            sum_cx[i] = FMA(total[i], load(x[i]) - mean[i], sum_cx[i]);
+            total[i] = 0;
+        }
     }
 }
+
+/* O <- SCALE O + SHIFT X + MEAN */
+static void scale_and_add(const Layer *l, const Block *b) {
+    const int n = b->n;
+    const real *p = ROW(SCALE), *q = ROW(SHIFT), *r = ROW(MEAN);
+    const stored *x = at(l, b, X, 0);
+    stored *o = at(l, b, O, 0);
+    EACH o[i] = store(FMA(p[i], load(o[i]), FMA(q[i], load(x[i]), r[i])));
+}
+
+static int64_t channel(const Layer *l, const Block *b, int i) { return l->inner > 1 ? b->channel : i % l->channels; }
 
 /* Sums by element to sums by channel. */
-static void gather(const Layer *l, const Block *b, int64_t start, int n, double *sums) {
-    for (int which = 0; which < 2; which++, sums += l->channels) {
-        real *values = b->vectors[3 + which];
-        int64_t channel;
-        for (int i = 0, length; i < n; i += length) {
-            length = run(l, start + i, n - i, &channel);
-            double sum = 0;
-#pragma omp simd reduction(+ : sum)
-            for (int j = 0; j < length; j++) sum += values[i + j];
-            sums[channel] += sum;
-        }
-        memset(values, 0, n * sizeof(real));
+static void gather(const Layer *l, const Block *b, double *sums) {
+    for (int i = 0; i < b->width; i++) {
+        sums[channel(l, b, i)] += ROW(SUM_C)[i];
+        sums[l->channels + channel(l, b, i)] += ROW(SUM_CX)[i];
+        sums[2 * l->channels] += ROW(GRAD_Q)[i];
     }
+    memset(ROW(SUM_C), 0, 3 * b->width * sizeof(real));
 }
 
-static void gather_now_and_then(const Layer *l, const Block *b, int64_t done, int last, double *sums) {
-    if (!channels_last(l)) gather(l, b, b->start, b->n, sums);
-    else if (last || done % 128 == 127) gather(l, b, 0, l->channels + b->width, sums); /* a sum of floats stays short */
-}
-
-void forward(const Layer *l, stored *o, stored *s) {
-    const stored *const maps[] = {l->x, l->identity, o, s};
+/* Cut the maps into blocks, share them out, and sum over a thread's blocks in their order. */
+static void on_blocks(const Layer *l, void (*work)(const Layer *, const Block *)) {
+    const int64_t most = 4096 / l->steps < 64 ? 64 : 4096 / l->steps > 512 ? 512 : 4096 / l->steps;
+    const int64_t width = l->inner > 1 ? most : l->channels * (most < l->channels ? 1 : most / l->channels);
+    const int64_t step = l->outer * l->channels * l->inner, plane = l->inner > 1 ? l->inner : step;
+    const int64_t blocks = (plane + width - 1) / width, all = step / plane * blocks;
+    const size_t size = ((H + 1 + l->steps) * width * sizeof(real) + 63) / 64 * 64;
 #pragma omp parallel num_threads(l->threads)
     {
-        Block b = prepare(l);
-        int64_t from, to;
-        share(l, &b, &from, &to);
+        const int64_t me = omp_get_thread_num(), threads = omp_get_num_threads();
+        const int64_t from = all * me / threads, to = all * (me + 1) / threads;
+        Block block = {.width = width, .room = aligned_alloc(64, size)}, *b = &block;
+        memset(b->room, 0, size);
+        int64_t spread = -1;
         for (int64_t index = from; index < to; index++) {
-            move(l, &b, index);
-            for (int64_t t = 0; t < l->steps; t++) {
-                prefetch(l, &b, t + 1, 4, maps);
-                charge(l, &b, t);
-                fire(l, &b, t, at(l, o, t, &b), s ? at(l, s, t, &b) : NULL);
+            const int64_t first = index % blocks * width, left = plane - first;
+            b->start = index / blocks * plane + first, b->n = left < width ? left : width;
+            b->channel = index / blocks % l->channels;
+            for (int i = 0; i < width && b->channel != spread; i++) {
+                ROW(SCALE)[i] = l->scale ? l->scale[channel(l, b, i)] : 1;
+                ROW(SHIFT)[i] = l->shift ? l->shift[channel(l, b, i)] : 0;
+                ROW(MEAN)[i] = l->mean ? l->mean[channel(l, b, i)] : 0;
             }
+            spread = b->channel;
+            work(l, b);
+            if (l->sums && ((index + 1) % blocks == 0 || index + 1 == to || index % 128 == 0)) /* no float grows large */
+                gather(l, b, l->sums + me * (2 * l->channels + 1));
         }
-        free(b.h);
+        free(b->room);
     }
 }
 
-/* grad_c is like x. sums [threads, 2 channels + 1], zeros: of dL/dc, of dL/dc (x - mean), and dL/dq. */
-void backward(const Layer *l, const stored *grad_o, const stored *grad_s, stored *grad_c, stored *grad_identity,
-              double *all_sums) {
-    const stored *const up[] = {l->x, l->join == ON_CURRENT ? l->identity : NULL};
-    const stored *const down[] = {l->x, l->identity, grad_o, grad_s, l->still ? NULL : grad_c, grad_identity};
-#pragma omp parallel num_threads(l->threads)
-    {
-        double *sums = all_sums + omp_get_thread_num() * (2 * l->channels + 1);
-        Block b = prepare(l);
-        int64_t from, to;
-        share(l, &b, &from, &to);
-        for (int64_t index = from; index < to; index++) {
-            move(l, &b, index);
-            const int n = b.n;
-            for (int64_t t = 0; t < l->steps; t++) {
-                if (t + 1 < l->steps) prefetch(l, &b, t + 1, 2, up);
-                else prefetch(l, &b, t, 6, down);
-                charge(l, &b, t);
-            }
-            memset(b.total, 0, 3 * b.width * sizeof(real)); /* and grad_v and grad_q */
-            for (int64_t t = l->steps - 1; t >= 0; t--) {
-                if (t) prefetch(l, &b, t - 1, 6, down);
-                else prefetch(l, &b, l->steps, 2, up);
-                through(l, &b, t, at(l, grad_o, t, &b), grad_s ? at(l, grad_s, t, &b) : (const stored *)b.zero,
-                        grad_identity ? at(l, grad_identity, t, &b) : NULL);
-                if (l->still) EACH b.total[i] += b.g[i];
-                if (l->still && t) continue;
-                const real *restrict g = l->still ? b.total : b.g;
-                stored *restrict out = at(l, grad_c, t, &b);
-                EACH out[i] = store(g[i]);
-                if (l->mean) add_up(&b, at(l, l->x, t, &b), g);
-            }
-            for (int i = 0; i < n && l->charge == LEARNED; i++) sums[2 * l->channels] += b.grad_q[i];
-            if (l->mean) gather_now_and_then(l, &b, index - from, index + 1 == to, sums);
-        }
-        free(b.h);
-    }
-}
-
-/* g <- scale g + shift x + mean, over a single step. */
-void apply(const Layer *l, stored *all) {
-#pragma omp parallel num_threads(l->threads)
-    {
-        Block b = prepare(l);
-        int64_t from, to;
-        share(l, &b, &from, &to);
-        for (int64_t index = from; index < to; index++) {
-            move(l, &b, index);
-            const int n = b.n;
-            const stored *restrict x = at(l, l->x, 0, &b);
-            stored *restrict g = at(l, all, 0, &b);
-            EACH g[i] = store(FMA(b.scale[i], load(g[i]), FMA(b.shift[i], load(x[i]), b.mean[i])));
-        }
-        free(b.h);
-    }
-}
-
-/* sums [threads, 2 channels + 1], zeros: of x - mean and of its square, over a single step. */
-void statistics(const Layer *l, double *all_sums) {
-#pragma omp parallel num_threads(l->threads)
-    {
-        double *sums = all_sums + omp_get_thread_num() * (2 * l->channels + 1);
-        Block b = prepare(l);
-        int64_t from, to;
-        share(l, &b, &from, &to);
-        for (int64_t index = from; index < to; index++) {
-            move(l, &b, index);
-            const int n = b.n;
-            const stored *restrict x = at(l, l->x, 0, &b);
-            EACH b.g[i] = load(x[i]) - b.mean[i];
-            add_up(&b, x, b.g);
-            gather_now_and_then(l, &b, index - from, index + 1 == to, sums);
-        }
-        free(b.h);
-    }
-}
+void forward(const Layer *l) { on_blocks(l, integrate_and_fire); }
+void backward(const Layer *l) { on_blocks(l, back); }
+void apply(const Layer *l) { on_blocks(l, scale_and_add); }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from ..connect import Join
-
+from ..connect import ConnectFunction, Join
 
 # what kernels know of it
 KINDS = ("IF", "LIF", "PLIF")
@@ -51,6 +52,14 @@ class Rule(NamedTuple):
     def on(self, acts_on: str) -> bool:
         """Whether a shortcut joins the "spikes", or the "current"."""
         return self.join is not None and self.join.acts_on == acts_on
+
+
+@functools.cache
+def coefficients(function: ConnectFunction) -> tuple[float, float, float, float]:
+    """Of 1, s, o and s o in a connect function of spikes s and a shortcut o: it is linear in each."""
+    s, o = torch.tensor([[0.0, 1.0, 0.0, 1.0], [0.0, 0.0, 1.0, 1.0]], dtype=torch.float64, device="cpu")
+    none, by_s, by_o, both = function(identity=o, residual=s).tolist()
+    return none, by_s - none, by_o - none, both - by_s - by_o + none
 
 
 class Operands(NamedTuple):
