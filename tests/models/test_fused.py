@@ -1,12 +1,13 @@
 """Fused layers against the plain ones, spikingjelly's stock nodes and the goldens of the released code."""
 
 import copy
+import functools
 import json
+import multiprocessing
 import os
 import random
-import subprocess
-import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from torch.nn.modules.module import register_module_forward_hook
 from benchmarks.common import reset, stock
 from full_spike.models import create_model, fused, use_fused
 from full_spike.models.connect import MEMBRANE, NO_JOIN, Join, JoinLayer, get_join
+from full_spike.models.fused import cpu
+from full_spike.models.fused.build import library
 from full_spike.models.layers import spike, spike_and_join
 from full_spike.models.neuron import NEURONS, SURROGATES, neuron_factory
 from full_spike.utils import checkpoint
@@ -361,47 +364,43 @@ def test_the_training_flag(tmp_path):
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-6)
 
 
-def start(code, cache, **environment):
-    """A new process that runs `code` with a fused neuron `node` and an input `x`, and an empty cache."""
-    setting = (
-        "import torch; from full_spike.models import fused, use_fused; "
-        "from full_spike.models.neuron import neuron_factory; torch.manual_seed(0); "
-        "node = use_fused(neuron_factory('IF')()); x = torch.randn(4, 2, 9) * 1.5\n"
-    )
-    return subprocess.Popen(
-        [sys.executable, "-c", setting + code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "XDG_CACHE_HOME": str(cache), **environment},
-    )  # fmt: skip
+def build(options):
+    return bool(library(Path(cpu.__file__).with_name("layer.c"), *options).forward)
 
 
-def test_processes_build_side_by_side(tmp_path):
-    processes = [start("print(node(x).sum().item(), fused.available())", tmp_path) for _ in range(3)]
-    printed = [process.communicate() for process in processes]
-    assert printed == [(f"{printed[0][0]}", "")] * 3
-    assert printed[0][0].endswith(" True\n")
-    assert [path.suffix for path in (tmp_path / "full-spike").iterdir()] == [".so"]
+def test_processes_build_side_by_side(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        assert all(pool.map(build, [("-DBITS=32", "-O0")] * 4, chunksize=1))
+    (first,) = (tmp_path / "full-spike").iterdir()
+    monkeypatch.setenv("CC", "cc -mno-fma" if os.uname().machine == "x86_64" else "cc -g")  # as another CPU's
+    assert build(("-DBITS=32", "-O0"))
+    assert len({first, *(tmp_path / "full-spike").iterdir()}) == 2
 
 
 @pytest.mark.parametrize("broken", ["compiler", "no compiler", "cache"])
-def test_without_a_compiler_one_warning_and_the_stock_nodes(tmp_path, broken):
+def test_without_kernels_one_warning_and_the_stock_nodes(tmp_path, monkeypatch, broken):
     """A C compiler that fails, or is not there, or nowhere to write to."""
-    code = (
-        "expected = use_fused(neuron_factory('IF')(), False)(x)\nresults = [node(x) for _ in range(2)]\n"
-        "print(all(torch.equal(spikes, expected) for spikes in results), fused.available())"
-    )
-    cache = "/proc/no-such-folder" if broken == "cache" else tmp_path
-    compiler = {"compiler": "false", "no compiler": "/no/such/compiler", "cache": "cc"}[broken]
-    out, err = start(code, cache, CC=compiler).communicate()
-    assert out == "True False\n"
-    assert err.count("fused layers are off, spikingjelly's neurons run instead: ") == 1
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/no-such-folder" if broken == "cache" else str(tmp_path))
+    monkeypatch.setenv("CC", {"compiler": "false", "no compiler": "/no/such/cc", "cache": "cc"}[broken])
+    monkeypatch.setattr(cpu, "_failure", [])
+    monkeypatch.setattr(cpu, "_kernels", functools.cache(cpu._kernels.__wrapped__))
+    x, node = torch.randn(4, 2, 9) * 1.5, neuron_factory("IF")()
+    expected = node(x)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert all(torch.equal(use_fused(node)(x), expected) for _ in range(2))
+    assert [str(w.message).startswith("fused layers are off, spikingjelly's neurons run") for w in caught] == [True]
+    assert not fused.available()
 
 
-def test_a_whole_network_can_be_compiled():
-    """Then it is the plain layers that torch compiles."""
-    model = use_fused(create_model("fsnn18", width=4, num_classes=3, T=2)).eval()
-    x = torch.randn(2, 3, 32, 32)
-    with torch.no_grad():
-        torch.testing.assert_close(torch.compile(model, backend="eager")(x), model(x))
+def test_torch_compile_sees_the_plain_layer():
+    norm, neuron = nn.BatchNorm2d(3).eval(), neuron_factory("IF")()
+    y = torch.randn(2, 2, 3, 4, 5)
+    for on in (True, False):
+        use_fused(neuron, on)
+        compiled = torch.compile(lambda y: spike((nn.Identity(), norm), neuron, y), backend="eager")
+        assert torch.equal(compiled(y), spike((nn.Identity(), norm), neuron, y))
 
 
 def test_tensors_that_do_not_fit_together_are_reported_as_torch_does():
