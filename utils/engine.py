@@ -170,6 +170,14 @@ class Run:
         self.log = RunLog(world, self.folder)
         self.clock = Clock(self.epoch, args.epochs)
 
+    def plan_schedule(self, first: int) -> None:
+        """The schedule of the options once more, over the epochs that are left from the epoch `first` on."""
+        args = self.args
+        left = {"epochs": args.epochs - first, "cos_lr_T": args.epochs - first - args.cooldown_epochs, "start_epoch": 0}
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] = args.lr
+        self.schedule = make_schedule(self.optimizer, Args(**{**vars(args), **left}), self.steps)
+
     @property
     def lr(self) -> float:
         return float(self.optimizer.param_groups[0]["lr"])
@@ -546,13 +554,25 @@ def resume(run: Run, weights: Pretrained | None) -> None:
             f"{path} stopped inside epoch {state['epoch'] + 1}, whose data would be dealt out otherwise ({what}): "
             "use the same options until the epoch ends"
         )
+    longer = then["epochs"] != args.epochs
+    if longer:
+        changed.pop("cos_lr_T", None)  # follows --epochs, of which a warning of its own tells
+        left = args.epochs - state["epoch"]
+        if args.new_schedule and (state["step"] or left <= args.warmup_epochs + args.cooldown_epochs):
+            raise UsageError(
+                f"--new-schedule begins with an epoch and needs more of them than --warmup-epochs and "
+                f"--cooldown-epochs take: {path} stopped in epoch {state['epoch'] + 1}, batch {state['step']}, of {args.epochs} epochs"
+            )
     if (state["ema"] is None) != (run.ema is None):
         has, wants = ("no ", "keeps") if state["ema"] is None else ("", "keeps no")
         raise UsageError(f"{path} has {has}averaged weights and this run {wants}: use the same --ema-decay")
     try:
         run.model.load_state_dict(state["model"])
         run.optimizer.load_state_dict(state["optimizer"])
-        run.schedule.load_state_dict(state["lr_scheduler"])
+        if args.new_schedule and longer:
+            run.plan_schedule(state["epoch"])
+        else:
+            run.schedule.load_state_dict(state["lr_scheduler"])
         if run.scaler.is_enabled() and state["scaler"]:
             run.scaler.load_state_dict(state["scaler"])
         if run.ema is not None:
@@ -567,6 +587,11 @@ def resume(run: Run, weights: Pretrained | None) -> None:
     except (RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} does not fit this run ({reason}): use another one, or the options of then") from None
+    if longer and not args.new_schedule:
+        say(
+            f"warning: the learning rate follows the schedule of {then['epochs']} epochs, planned before --epochs "
+            f"{args.epochs}: --new-schedule plans it again, from --lr at epoch {run.epoch + 1} to the new end"
+        )
     if changed:
         say(
             f"warning: options changed since the checkpoint ({'; '.join(changed.values())}): the optimizer and the "

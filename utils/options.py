@@ -21,7 +21,9 @@ from full_spike.utils.errors import UsageError
 LARGEST_INT = 2**31 - 1  # of what is counted: tensors' sizes multiply
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("cosine", "cosine-timm", "step")
-ONE_CALL = ("config", "resume", "overwrite", "test_only", "synops", "no_syops", "detach", "predictions")  # not of a run
+ONE_CALL = (  # not of a run
+    "config", "resume", "new_schedule", "overwrite", "test_only", "synops", "no_syops", "detach", "predictions",
+)  # fmt: skip
 
 
 class Args(argparse.Namespace):
@@ -319,6 +321,10 @@ def add_run_arguments(parser: Parser) -> None:
     )  # fmt: skip
     add("--start-epoch", type=natural, default=0, metavar="N", help="number of the first epoch of a new run")
     add("--resume", type=weights_name, metavar="FILE|auto", help="go on from this checkpoint, or the run's newest")
+    add(
+        "--new-schedule", action="store_true",
+        help="with --resume and other --epochs: plan the learning rate again, from --lr now to the new end",
+    )  # fmt: skip
     add("--overwrite", action="store_true", help="begin anew in a folder that holds a run")
     add("--checkpoint-every", type=_interval, metavar="N", help="also save inside epochs: 500 (steps) or 10min")
     add("--ema", action="store_true", help="judge, test and detach the averaged weights (--ema-decay) instead")
