@@ -11,7 +11,7 @@ from full_spike.cifar import data as cifar
 from full_spike.imagenet import data as imagenet
 from full_spike.utils.data.augment import mixing
 from full_spike.utils.data.loading import EpochSampler, EvaluationSampler, make_loaders
-from full_spike.utils.data.memory import MemoryLoader
+from full_spike.utils.data.memory import InMemory
 from full_spike.utils.distributed import World
 from full_spike.utils.errors import UserError
 from full_spike.utils.seed import derive, drawing_from, first_words
@@ -51,7 +51,7 @@ def test_batches_do_not_depend_on_how_loading_processes_are_started(tmp_path, mo
     for workers in (0, 1):
         loaders = loaders_of(data, workers=workers)
         for loader in (loaders.train, loaders.test):
-            loader.multiprocessing_context = "forkserver" if workers else None
+            loader.source.multiprocessing_context = "forkserver" if workers else None
             found.append(next(iter(loader)))
         monkeypatch.setattr("full_spike.utils.data.memory.LIMIT", 0)
     assert same(found[:2], found[2:])
@@ -70,7 +70,7 @@ def test_batches_made_in_memory_are_those_made_image_by_image(tmp_path, monkeypa
             loaders.sampler.start_at(3, first)
             batches += [*loaders.train, *loaders.test]
         found.append(batches)
-        assert isinstance(loaders.train, MemoryLoader) == (len(found) == 1)
+        assert isinstance(loaders.train.source, InMemory) == (len(found) == 1)
         monkeypatch.setattr("full_spike.utils.data.memory.LIMIT", 0)
     assert same(*found)
 
