@@ -52,11 +52,11 @@ def _after(
     begin, normalise, numbers = v2.Compose(fit), augment.Normalise(mean, std), len(mean) * args.image_size**2
     erasing = augment.erasing(args)
     then = v2.Compose([*crops(args), *augment.changes(args, flips=flips(args), fill=fill), normalise, *erasing])
-    test = Kept(begin, normalise, numbers, normalise)
+    test = Kept(begin, numbers, normalise, normalise)
     if args.auto_augment is not None:  # image by image
         return v2.Compose([begin, then]), test
     padding = args.image_size // 8 if args.crop else 0
-    return Kept(begin, then, numbers, normalise, padding, flips(args), *erasing), test
+    return Kept(begin, numbers, then, normalise, padding, flips(args), *erasing), test
 
 
 class Digits(Dataset):

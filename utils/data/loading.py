@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import signal
 from collections.abc import Callable, Iterator, Sized
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from full_spike.utils.data import memory
 from full_spike.utils.data.augment import Halves
 from full_spike.utils.data.memory import InMemory, Kept
-from full_spike.utils.distributed import World, end_with_parent
+from full_spike.utils.distributed import World, cores_of_each, end_with_parent
 from full_spike.utils.errors import UserError
 from full_spike.utils.seed import derive, drawing_from
 
@@ -35,9 +36,6 @@ class SeededSamples(Dataset):
     def __init__(self, dataset: Any, seed: int) -> None:
         self.dataset = dataset
         self.seed = seed
-
-    def __len__(self) -> int:
-        return len(self.dataset)
 
     def __getitem__(self, key: tuple[int, int]) -> Any:
         epoch, index = key
@@ -94,17 +92,17 @@ class EvaluationSampler(Sampler[int]):
     seed = epoch = 0  # samples are always the same
 
     def __init__(self, dataset: Sized, world: World) -> None:
-        self.indices = range(world.rank, len(dataset), world.size)
+        self.indices = torch.arange(world.rank, max(len(dataset), world.rank), world.size)
 
     def order(self) -> Tensor:
         """The indices of the samples."""
-        return torch.tensor(self.indices)
+        return self.indices
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.indices)
+        return iter(self.indices.tolist())
 
 
 def _start_worker(_worker: int) -> None:
@@ -118,40 +116,37 @@ def _start_worker(_worker: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(30))  # seconds; SIGALRM then kills
 
 
+@dataclass
 class Batches:
-    """Batches of a data set on the device, (inputs, targets), the same ones again in each epoch of the sampler.
+    """Batches of a data set on the device, (inputs, targets), the same ones in each pass of an epoch.
 
     Args:
-        source: (inputs, classes) in the order of the sampler.
+        source: (inputs, classes) in the order of the sampler, or what makes them of indices.
         finish: of inputs, on the device.
         mix: see `make_loaders`.
     """
 
-    def __init__(
-        self,
-        source: DataLoader | InMemory,
-        sampler: EpochSampler | EvaluationSampler,
-        batch_size: int,
-        device: torch.device,
-        finish: Callable[[Tensor], Tensor] | None,
-        mix: Mix | None,
-    ) -> None:
-        self.source, self.sampler, self.batch_size = source, sampler, batch_size
-        self.device, self.finish, self.mix = device, finish, mix
+    source: DataLoader | InMemory
+    sampler: EpochSampler | EvaluationSampler
+    batch_size: int
+    device: torch.device
+    finish: Callable[[Tensor], Tensor] | None
+    mix: Mix | None
 
     def __len__(self) -> int:
-        return len(self.source)
+        return -(-len(self.sampler) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        sampler = self.sampler
-        indices = sampler.order().split(self.batch_size)
-        for mine, (inputs, targets) in zip(indices, self.source, strict=False):  # one of none, where none is left
+        seed, epoch, source = self.sampler.seed, self.sampler.epoch, self.source
+        parts = self.sampler.order().split(self.batch_size)[: len(self)]  # an empty order has a part as well
+        made = (source.batch(seed, epoch, part) for part in parts) if isinstance(source, InMemory) else source
+        for part, (inputs, targets) in zip(parts, made, strict=False):
             inputs, targets = inputs.to(self.device, non_blocking=True), targets.to(self.device, non_blocking=True)
             if self.finish is not None:
                 inputs = self.finish(inputs)
             if self.mix is not None:
-                with drawing_from(sampler.seed, sampler.epoch, *mine.tolist()):
-                    inputs, targets = self.mix(inputs, targets, sampler.epoch)
+                with drawing_from(seed, epoch, *part.tolist()):
+                    inputs, targets = self.mix(inputs, targets, epoch)
             yield inputs, targets
 
 
@@ -168,7 +163,7 @@ def make_loaders(
     test: Any,
     *,
     batch_size: int,
-    workers: int,
+    workers: int | None,
     world: World,
     seed: int,
     collate: Callable | None = None,
@@ -178,8 +173,8 @@ def make_loaders(
 
     Args:
         batch_size: samples of one process in a batch.
-        workers: loading processes of each process; 0 loads in the process itself. What is kept in memory is read once,
-            by as many threads.
+        workers: loading processes of each process, or threads that read what is kept in memory; 0: none, the process
+            itself. By default as many as it has cores, but 16, and half of that to test.
         collate: list of samples -> (input, classes [N]); by default inputs are stacked along a new first dimension.
         mix: makes of a training batch, and the epoch's number, one of the same shape with targets [N] or [N, classes].
 
@@ -190,11 +185,12 @@ def make_loaders(
         if len(dataset) == 0:
             raise UserError(f"the {name} set holds no samples: check the data path")
 
-    def batches(dataset: Any, sampler: Any, mix: Mix | None, *, again: bool) -> Batches:
+    most = min(cores_of_each(), 16)
+
+    def batches(dataset: Any, sampler: Any, mix: Mix | None, count: int, *, again: bool) -> Batches:
         transform, finish = getattr(dataset, "transform", None), None
         if isinstance(transform, Kept) and len(dataset) * transform.numbers <= memory.LIMIT:
-            kept = InMemory(dataset, sampler, batch_size, world, seed, workers)
-            return Batches(kept, sampler, batch_size, world.device, None, mix)
+            return Batches(InMemory(dataset, world, count), sampler, batch_size, world.device, None, mix)
         if isinstance(transform, Halves):
             dataset, finish = copy.copy(dataset), transform.together
             dataset.transform = transform.alone
@@ -202,11 +198,11 @@ def make_loaders(
             SeededSamples(dataset, seed) if again else dataset,
             batch_size=batch_size,
             sampler=sampler,
-            num_workers=workers,
+            num_workers=count,
             collate_fn=collate,
             pin_memory=world.device.type == "cuda",
             # a test set's workers would be idle while the network is trained: they live for one evaluation
-            persistent_workers=again and workers > 0,
+            persistent_workers=again and count > 0,
             worker_init_fn=_start_worker,
             generator=torch.Generator(),  # a loader would otherwise draw from the trainer's stream at each epoch
         )
@@ -214,7 +210,7 @@ def make_loaders(
 
     sampler = EpochSampler(train, batch_size, world, seed)
     return Loaders(
-        batches(train, sampler, mix, again=True),
+        batches(train, sampler, mix, most if workers is None else workers, again=True),
         sampler,
-        batches(test, EvaluationSampler(test, world), None, again=False),
+        batches(test, EvaluationSampler(test, world), None, -(-most // 2) if workers is None else workers, again=False),
     )
