@@ -560,8 +560,8 @@ def resume(run: Run, weights: Pretrained | None) -> None:
         left = args.epochs - state["epoch"]
         if args.new_schedule and (state["step"] or left <= args.warmup_epochs + args.cooldown_epochs):
             raise UsageError(
-                f"--new-schedule begins with an epoch and needs more of them than --warmup-epochs and "
-                f"--cooldown-epochs take: {path} stopped in epoch {state['epoch'] + 1}, batch {state['step']}, of {args.epochs} epochs"
+                f"--new-schedule begins with an epoch and needs more of them than the warm-up and the cool-down take: "
+                f"{path} stopped in epoch {state['epoch'] + 1}, batch {state['step']}, of {args.epochs} epochs"
             )
     if (state["ema"] is None) != (run.ema is None):
         has, wants = ("no ", "keeps") if state["ema"] is None else ("", "keeps no")
