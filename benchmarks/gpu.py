@@ -1,0 +1,319 @@
+"""What a GPU makes of this project, for a machine that is at hand for minutes, bare and without a network.
+
+    python -m benchmarks.gpu --minutes 8 --out FOLDER
+    python -m benchmarks.gpu --minutes 8 --out FOLDER --train 6 --recipe FILE.yaml -- --data-path FOLDER
+    python -m benchmarks.gpu --table FOLDER ...                            # for docs/PERFORMANCE.md
+    python -m benchmarks.gpu --device cpu --minutes 3 --out FOLDER         # the same in small, where there is no GPU
+
+Items run in order of worth. Each appends its result to FOLDER/results.jsonl as it comes, so a run that is cut off keeps
+what it had. One that fails is a line with its error; so is one that hangs, or takes its process with it.
+
+What a machine with PyTorch, scikit-learn, matplotlib, tensorboard and pytest lacks are two wheels of pure Python:
+
+    pip download --no-deps -d wheels spikingjelly==2.0.0 loguru                                         # to be carried
+    pip install --no-index --no-deps --target site wheels/*.whl; export PYTHONPATH=site                 # there
+
+spikingjelly 2.0 chooses its backend: Triton's on a GPU, torch's where the environment says so. It has none of CuPy's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import functools
+import gc
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from full_spike.models import create_model, detach_aap, fold_batchnorm, use_fused
+from full_spike.utils.distributed import end_with_parent
+from full_spike.utils.trained import set_norms
+from full_spike.utils.versions import commit, machine, versions
+
+from .common import ALONE, Side, network, products, seconds, stock, training_step
+from .inference import evaluation
+
+Found = dict[str, Any]
+ROOT = Path(__file__).parent.parent
+RESULTS = "results.jsonl"
+HANGS = 150.0  # seconds without a result
+LAST: Any = torch.channels_last
+
+OURS, PLAIN, COMPILED, IN_TORCH = "ours", "plain ResNet-18", "spikingjelly, compiled", "spikingjelly, torch"
+SIDES: dict[str, Callable[[Any], nn.Module]] = {  # name -> what it makes of our network
+    OURS: lambda model: use_fused(model).to(memory_format=LAST),
+    "ours, not fused": lambda model: model.to(memory_format=LAST),
+    "spikingjelly, Triton": stock,
+    "spikingjelly, Triton, channels last": lambda model: stock(model).to(memory_format=LAST),
+    PLAIN: lambda model: create_model(
+        "resnet18", width=model.config["width"], stem=model.config["stem"]
+    ).to(model.fc.weight.device, memory_format=LAST),
+    IN_TORCH: stock,
+    COMPILED: lambda model: torch.compile(stock(model)),
+}  # fmt: skip
+
+
+def cases(device: torch.device) -> list[Found]:
+    """Options of FSNN-18 with its pathway and of its batches, those first that count most."""
+    if device.type == "cpu":
+        common, sizes = {"T": 2, "width": 4}, [(4, 32, "imagenet"), (2, 32, "imagenet"), (4, 16, "cifar")]
+    else:
+        common, sizes = {"T": 4, "width": 64}, [(256, 224, "imagenet"), (64, 224, "imagenet"), (512, 32, "cifar")]
+    common = {"model": "dsnn18", "device": device, "threads": torch.get_num_threads(), **common}
+    return [{"batch_size": batch, "size": size, "stem": stem, **common} for batch, size, stem in sizes]
+
+
+def describe(device: torch.device) -> Found:
+    """The machine: what it is, what runs on it, how fast it copies and multiplies."""
+    cuda = device.type == "cuda"
+    query = ["nvidia-smi", "--query-gpu=driver_version,memory.total,clocks.max.sm", "--format=csv,noheader"]
+    a, n = torch.empty(2**30 if cuda else 2**24, dtype=torch.uint8, device=device), 8192 if cuda else 256
+    b, x = torch.empty_like(a), torch.randn(n, n, dtype=torch.bfloat16, device=device)
+    copying, multiplying = (
+        min(seconds(side, device) for _ in range(5)) for side in (lambda: b.copy_(a), lambda: x @ x)
+    )  # fmt: skip
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(device, 1),
+        "driver": subprocess.check_output(query, text=True).strip() if cuda else None,
+        "versions": {**versions(), "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()},
+        "commit": commit(),
+        "copy_gb_per_s": 2 * a.numel() / copying / 1e9,  # read and written
+        "bf16_tflop_per_s": 2 * n**3 / multiplying / 1e12,
+    }
+
+
+def test(device: torch.device, results: Path) -> Found:
+    """The device tests; each has a line of its own."""
+    options = ["-q", "-m", "", "-p", "no:cacheprovider", "--device", str(device), "--lines", str(results)]
+    done = subprocess.run([sys.executable, "-m", "pytest", *options, "tests/train/test_device.py"], cwd=ROOT)
+    return {"status": done.returncode}
+
+
+def rate(side: Side, images: int, device: torch.device) -> Found:
+    """Images a second, the median of three times half a second; what the first call takes, and the peak memory."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    first = seconds(side, device)
+    enough = 0.5 if device.type == "cuda" else 0.02
+    calls = max(1, round(enough / min(seconds(side, device) for _ in range(3))))
+    each = sorted(seconds(lambda: [side() for _ in range(calls)], device) / calls for _ in range(3))
+    peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
+    return {"images_per_second": images / each[1], "seconds": each, "first_seconds": first, "peak_gib": peak}
+
+
+def speed(name: str, case: Found) -> Found:
+    """A side's training step under autocast to bfloat16, and its inference in bfloat16 without the pathway."""
+    model, images = network(argparse.Namespace(**case))
+    images, half = images.to(memory_format=LAST), images.to(torch.bfloat16, memory_format=LAST)
+    if name == ALONE:
+        step = products(model, images, backward=True, dtype=torch.bfloat16)[0]
+    else:
+        step = training_step(SIDES[name](copy.deepcopy(model)), images, half=True)
+    train = rate(step, len(images), case["device"])
+    del step  # and what it holds
+    set_norms(model, images[:4])
+    detached = detach_aap(model).eval()
+    if name == ALONE:
+        inference = products(detached, images, backward=False, dtype=torch.bfloat16)[0]
+    else:
+        made = SIDES[name](fold_batchnorm(detached) if name == OURS else detached)
+        inference = evaluation(made.eval().to(torch.bfloat16), half, stateful=True)
+    return {"train": train, "infer": rate(inference, len(images), case["device"])}
+
+
+def profile(case: Found) -> Found:
+    """The ten kernels (on the CPU: operators) that take the most of our training step."""
+    model, images = network(argparse.Namespace(**case))
+    step = training_step(SIDES[OURS](model), images.to(memory_format=LAST), half=True)
+    for _ in range(3):
+        step()
+    with torch.profiler.profile() as profiler:
+        seconds(step, case["device"])
+    events = list(profiler.key_averages())
+    of = "self_cpu_time_total"
+    if case["device"].type == "cuda":
+        of, events = "self_device_time_total", [e for e in events if e.device_type.name == "CUDA"]
+    total = sum(getattr(e, of) for e in events)  # microseconds
+    costly = sorted(events, key=lambda e: getattr(e, of), reverse=True)[:10]
+    return {
+        "ms": total / 1000,
+        "kernels": [{"name": e.key[:100], "ms": getattr(e, of) / 1000, "calls": e.count} for e in costly],
+    }
+
+
+def items(args: argparse.Namespace) -> dict[str, Callable[[], Found]]:
+    """Everything there is to run, by name, in order of worth."""
+    device = torch.device(args.device)
+    sizes = cases(device)
+
+    def speeds(case: Found, names: list[str]) -> dict[str, Callable[[], Found]]:
+        size = f"{case['batch_size']} x {case['size']} x {case['size']}"
+        return {f"{name}: {size}": functools.partial(speed, name, case) for name in names}
+
+    usual = [OURS, ALONE, *(name for name in SIDES if name not in (OURS, IN_TORCH, COMPILED))]
+    found = {"device": lambda: describe(device), "tests": lambda: test(device, args.out / RESULTS)}
+    found |= {**speeds(sizes[0], usual), "profile": lambda: profile(sizes[0])}
+    for names, of in ((usual, sizes[1:]), ([IN_TORCH], sizes), ([COMPILED], sizes)):
+        for case in of:
+            found |= speeds(case, names)
+    return found
+
+
+def write(results: Path, item: str, **found: Any) -> None:
+    """Append a line, and have it on the disk."""
+    with open(results, "a", encoding="utf-8") as file:
+        file.write(json.dumps({"item": item, **found}) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(results: Path) -> list[Found]:
+    return [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
+
+
+def work(args: argparse.Namespace) -> None:
+    """In a process of its own: the items that it is told, until one of them breaks the device."""
+    end_with_parent()
+    torch.backends.cudnn.benchmark = True
+    for name in args.work:
+        began = time.monotonic()
+        try:
+            found = items(args)[name]()
+        except Exception as error:
+            found = {"error": f"{type(error).__name__}: {error}"[:2000]}
+        write(args.out / RESULTS, name, seconds=time.monotonic() - began, **found)
+        gc.collect()
+        try:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+                torch.cuda.empty_cache()
+        except RuntimeError:  # from now on all fails here: the rest is for another process
+            return
+
+
+def watch(command: list[str], end: float, results: Path, env: dict[str, str]) -> str | None:
+    """Run a process, and say what stopped it: it is killed at `end`, and where no more results come."""
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, env=env)
+    heard, size = time.monotonic(), -1
+    while process.poll() is None:
+        time.sleep(0.05)
+        now, grown = time.monotonic(), results.stat().st_size
+        heard, size = (now, grown) if grown != size else (heard, size)
+        if now > min(end, heard + HANGS):
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return "killed: the time was over" if now > end else f"killed: no result for {HANGS:g} s"
+    return f"its process ended with status {process.returncode}" if process.returncode else None
+
+
+def supervise(args: argparse.Namespace) -> None:
+    """All items, in a process for as long as that lives, until the time is over."""
+    end, results = time.monotonic() + 60 * args.minutes, args.out / RESULTS
+    names = [name for name in items(args) if not args.only or any(part in name for part in args.only)]
+    command = [sys.executable, "-m", "benchmarks.gpu", "--out", str(args.out), "--device", args.device, "--work"]
+    not_run: list[str] = []
+    for in_torch, group in itertools.groupby(names, lambda name: name.startswith(IN_TORCH)):
+        left = list(group)
+        env = {**os.environ, **({"SJ_IF_CUDA_IMPLEMENTATION": "torch"} if in_torch else {})}  # read when imported
+        while left and time.monotonic() < end:
+            before = len(read(results))
+            why = watch([*command, *left], end, results, env)
+            done = {line["item"] for line in read(results)[before:]}
+            left = [name for name in left if name not in done]
+            if why is not None and left:
+                write(results, left.pop(0), error=why)
+        not_run += left
+    write(results, "end", not_run=not_run)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train on CIFAR-10 by a recipe, for as long as is given; the run, with its weights, is left in --out."""
+    recipe = ["--config", args.recipe] if args.recipe else ["--dataset", "cifar10"]
+    command = ["cifar.train", "--device", args.device, *recipe, "--output-dir", str(args.out / "train"), *args.options]
+    began = time.monotonic()
+    process = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, preexec_fn=end_with_parent)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(60 * args.train)
+    process.terminate()  # it saves, and ends
+    status = process.wait()
+    epochs = [epoch for path in (args.out / "train").glob("*/metrics.jsonl") for epoch in read(path)]
+    best = max(epochs, key=lambda epoch: next(iter(epoch["test"].values()))["acc1"], default=None)
+    lasted = time.monotonic() - began
+    write(args.out / RESULTS, "train", command=command, status=status, seconds=lasted, epochs=len(epochs), best=best)
+
+
+def table(folder: Path) -> None:
+    """Print what docs/PERFORMANCE.md says of a device."""
+    found = {line["item"]: line for line in read(folder / RESULTS)}
+    about, outcomes = found["device"], [line["outcome"] for item, line in found.items() if item.startswith("test ")]
+    print(f"### {about['machine']}\n\n{about['date'][:10]}, driver {about['driver']}, versions:")
+    print(", ".join(f"{name} {version}" for name, version in about["versions"].items()) + ".")
+    print(f"Copies {about['copy_gb_per_s']:.0f} GB/s, multiplies {about['bf16_tflop_per_s']:.0f} TFLOP/s in bfloat16.")
+    print(f"Of {len(outcomes)} device tests {outcomes.count('passed')} passed, {outcomes.count('failed')} failed.")
+    for size in dict.fromkeys(item.partition(": ")[2] for item in found if ": " in item):
+        print(f"\n| {size} | training, images/s | of the bound | peak, GiB | inference, images/s | of the bound |")
+        print("|---|---|---|---|---|---|")
+        bound = found.get(f"{ALONE}: {size}", {})
+        for item, line in found.items():
+            if item.endswith(f": {size}"):
+                print("|", " | ".join([item.partition(":")[0], *_cells(line, bound)]), "|")
+    if "kernels" in found.get("profile", {}):
+        print(f"\n| of {found['profile']['ms']:.1f} ms of a training step | ms | calls |\n|---|---|---|")
+        for kernel in found["profile"]["kernels"]:
+            print(f"| `{kernel['name'][:60]}` | {kernel['ms']:.2f} | {kernel['calls']} |")
+
+
+def _cells(line: Found, bound: Found) -> list[str]:
+    if "error" in line:
+        return [line["error"].splitlines()[0][:60], *[""] * 4]
+    cells = []
+    for kind in ("train", "infer"):
+        images = line[kind]["images_per_second"]
+        cells += [f"{images:.0f}", f"{images / bound[kind]['images_per_second']:.2f}" if kind in bound else ""]
+    return [*cells[:2], f"{line['train']['peak_gib'] or 0:.1f}", *cells[2:]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda", help="cuda, or cpu with tiny sizes (default: cuda)")
+    parser.add_argument("--minutes", type=float, default=8.0, help="for all but the training (default: 8)")
+    parser.add_argument("--out", type=Path, help="folder of the results")
+    parser.add_argument("--only", nargs="+", help="items whose names contain one of these")
+    parser.add_argument("--train", type=float, metavar="MINUTES", help="train as well, for so long at most")
+    parser.add_argument("--recipe", metavar="FILE.yaml", help="of cifar.train (default: its defaults, on CIFAR-10)")
+    parser.add_argument("--table", type=Path, nargs="+", metavar="FOLDER", help="print the tables of these, and end")
+    parser.add_argument("--work", nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument("options", nargs="*", help="after --: of cifar.train")
+    args = parser.parse_args()
+    if args.table:
+        for folder in args.table:
+            table(folder)
+        return
+    if args.out is None:
+        parser.error("--out is missing: name a folder for the results")
+    args.out = args.out.absolute()
+    if args.work:
+        return work(args)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / RESULTS).touch()
+    supervise(args)
+    if args.train:
+        train(args)
+
+
+if __name__ == "__main__":
+    main()
