@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu --minutes 8 --out FOLDER
     python -m benchmarks.gpu --minutes 8 --out FOLDER --train 6 --recipe FILE.yaml -- --data-path FOLDER
-    python -m benchmarks.gpu --table FOLDER ...                            # for docs/PERFORMANCE.md
+    python -m benchmarks.gpu --table --out FOLDER                          # for docs/PERFORMANCE.md
     python -m benchmarks.gpu --device cpu --minutes 3 --out FOLDER         # the same in small, where there is no GPU
 
 Items run in order of worth. Each appends its result to FOLDER/results.jsonl as it comes, so a run that is cut off keeps
@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import faulthandler
 import functools
 import gc
 import itertools
@@ -49,21 +50,21 @@ from .inference import evaluation
 Found = dict[str, Any]
 ROOT = Path(__file__).parent.parent
 RESULTS = "results.jsonl"
-HANGS = 150.0  # seconds without a result
+LIMIT = 300.0  # seconds for an item
 LAST: Any = torch.channels_last
 
-OURS, PLAIN, COMPILED, IN_TORCH = "ours", "plain ResNet-18", "spikingjelly, compiled", "spikingjelly, torch"
+OURS, COMPILED, IN_TORCH = "ours", "spikingjelly, compiled", "spikingjelly, torch"
 SIDES: dict[str, Callable[[Any], nn.Module]] = {  # name -> what it makes of our network
     OURS: lambda model: use_fused(model).to(memory_format=LAST),
     "ours, not fused": lambda model: model.to(memory_format=LAST),
     "spikingjelly, Triton": stock,
     "spikingjelly, Triton, channels last": lambda model: stock(model).to(memory_format=LAST),
-    PLAIN: lambda model: create_model(
-        "resnet18", width=model.config["width"], stem=model.config["stem"]
-    ).to(model.fc.weight.device, memory_format=LAST),
+    "plain ResNet-18": lambda model: create_model("resnet18", **{k: model.config[k] for k in ("width", "stem")}).to(
+        model.fc.weight.device, memory_format=LAST
+    ),
     IN_TORCH: stock,
     COMPILED: lambda model: torch.compile(stock(model)),
-}  # fmt: skip
+}
 
 
 def cases(device: torch.device) -> list[Found]:
@@ -82,9 +83,7 @@ def describe(device: torch.device) -> Found:
     query = ["nvidia-smi", "--query-gpu=driver_version,memory.total,clocks.max.sm", "--format=csv,noheader"]
     a, n = torch.empty(2**30 if cuda else 2**24, dtype=torch.uint8, device=device), 8192 if cuda else 256
     b, x = torch.empty_like(a), torch.randn(n, n, dtype=torch.bfloat16, device=device)
-    copying, multiplying = (
-        min(seconds(side, device) for _ in range(5)) for side in (lambda: b.copy_(a), lambda: x @ x)
-    )  # fmt: skip
+    copying, multiplying = (min(seconds(f, device) for _ in range(5)) for f in (lambda: b.copy_(a), lambda: x @ x))
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(device, 1),
@@ -159,18 +158,18 @@ def items(args: argparse.Namespace) -> dict[str, Callable[[], Found]]:
     """Everything there is to run, by name, in order of worth."""
     device = torch.device(args.device)
     sizes = cases(device)
-
-    def speeds(case: Found, names: list[str]) -> dict[str, Callable[[], Found]]:
-        size = f"{case['batch_size']} x {case['size']} x {case['size']}"
-        return {f"{name}: {size}": functools.partial(speed, name, case) for name in names}
-
     usual = [OURS, ALONE, *(name for name in SIDES if name not in (OURS, IN_TORCH, COMPILED))]
-    found = {"device": lambda: describe(device), "tests": lambda: test(device, args.out / RESULTS)}
-    found |= {**speeds(sizes[0], usual), "profile": lambda: profile(sizes[0])}
-    for names, of in ((usual, sizes[1:]), ([IN_TORCH], sizes), ([COMPILED], sizes)):
-        for case in of:
-            found |= speeds(case, names)
-    return found
+    return {
+        "device": lambda: describe(device),
+        "tests": lambda: test(device, args.out / RESULTS),
+        "profile": lambda: profile(sizes[0]),
+        **{
+            f"{name}: {case['batch_size']} x {case['size']} x {case['size']}": functools.partial(speed, name, case)
+            for names in (usual, [IN_TORCH], [COMPILED])
+            for case in sizes
+            for name in names
+        },
+    }
 
 
 def write(results: Path, item: str, **found: Any) -> None:
@@ -186,38 +185,18 @@ def read(results: Path) -> list[Found]:
 
 
 def work(args: argparse.Namespace) -> None:
-    """In a process of its own: the items that it is told, until one of them breaks the device."""
+    """In a process of its own: the items that it is told, up to one that fails, and may have broken the device."""
     end_with_parent()
     torch.backends.cudnn.benchmark = True
     for name in args.work:
+        faulthandler.dump_traceback_later(LIMIT, exit=True)
         began = time.monotonic()
         try:
-            found = items(args)[name]()
+            write(args.out / RESULTS, name, **items(args)[name](), seconds=time.monotonic() - began)
         except Exception as error:
-            found = {"error": f"{type(error).__name__}: {error}"[:2000]}
-        write(args.out / RESULTS, name, seconds=time.monotonic() - began, **found)
+            return write(args.out / RESULTS, name, error=f"{type(error).__name__}: {error}"[:2000])
         gc.collect()
-        try:
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-                torch.cuda.empty_cache()
-        except RuntimeError:  # from now on all fails here: the rest is for another process
-            return
-
-
-def watch(command: list[str], end: float, results: Path, env: dict[str, str]) -> str | None:
-    """Run a process, and say what stopped it: it is killed at `end`, and where no more results come."""
-    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, env=env)
-    heard, size = time.monotonic(), -1
-    while process.poll() is None:
-        time.sleep(0.05)
-        now, grown = time.monotonic(), results.stat().st_size
-        heard, size = (now, grown) if grown != size else (heard, size)
-        if now > min(end, heard + HANGS):
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            return "killed: the time was over" if now > end else f"killed: no result for {HANGS:g} s"
-    return f"its process ended with status {process.returncode}" if process.returncode else None
+        torch.cuda.empty_cache()
 
 
 def supervise(args: argparse.Namespace) -> None:
@@ -225,35 +204,31 @@ def supervise(args: argparse.Namespace) -> None:
     end, results = time.monotonic() + 60 * args.minutes, args.out / RESULTS
     names = [name for name in items(args) if not args.only or any(part in name for part in args.only)]
     command = [sys.executable, "-m", "benchmarks.gpu", "--out", str(args.out), "--device", args.device, "--work"]
-    not_run: list[str] = []
     for in_torch, group in itertools.groupby(names, lambda name: name.startswith(IN_TORCH)):
         left = list(group)
         env = {**os.environ, **({"SJ_IF_CUDA_IMPLEMENTATION": "torch"} if in_torch else {})}  # read when imported
         while left and time.monotonic() < end:
             before = len(read(results))
-            why = watch([*command, *left], end, results, env)
+            process = subprocess.Popen([*command, *left], cwd=ROOT, start_new_session=True, env=env)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(end - time.monotonic())
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # and all that it has started
             done = {line["item"] for line in read(results)[before:]}
             left = [name for name in left if name not in done]
-            if why is not None and left:
-                write(results, left.pop(0), error=why)
-        not_run += left
-    write(results, "end", not_run=not_run)
+            if process.wait() and left:
+                write(results, left.pop(0), error=f"its process ended with status {process.returncode}")
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train on CIFAR-10 by a recipe, for as long as is given; the run, with its weights, is left in --out."""
+    """Train on CIFAR-10 by a recipe, for as long as is given: its folder, with metrics and weights, is below --out."""
     recipe = ["--config", args.recipe] if args.recipe else ["--dataset", "cifar10"]
     command = ["cifar.train", "--device", args.device, *recipe, "--output-dir", str(args.out / "train"), *args.options]
-    began = time.monotonic()
     process = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, preexec_fn=end_with_parent)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(60 * args.train)
     process.terminate()  # it saves, and ends
-    status = process.wait()
-    epochs = [epoch for path in (args.out / "train").glob("*/metrics.jsonl") for epoch in read(path)]
-    best = max(epochs, key=lambda epoch: next(iter(epoch["test"].values()))["acc1"], default=None)
-    lasted = time.monotonic() - began
-    write(args.out / RESULTS, "train", command=command, status=status, seconds=lasted, epochs=len(epochs), best=best)
+    write(args.out / RESULTS, "train", command=command, status=process.wait())
 
 
 def table(folder: Path) -> None:
@@ -264,50 +239,37 @@ def table(folder: Path) -> None:
     print(", ".join(f"{name} {version}" for name, version in about["versions"].items()) + ".")
     print(f"Copies {about['copy_gb_per_s']:.0f} GB/s, multiplies {about['bf16_tflop_per_s']:.0f} TFLOP/s in bfloat16.")
     print(f"Of {len(outcomes)} device tests {outcomes.count('passed')} passed, {outcomes.count('failed')} failed.")
-    for size in dict.fromkeys(item.partition(": ")[2] for item in found if ": " in item):
-        print(f"\n| {size} | training, images/s | of the bound | peak, GiB | inference, images/s | of the bound |")
-        print("|---|---|---|---|---|---|")
-        bound = found.get(f"{ALONE}: {size}", {})
-        for item, line in found.items():
-            if item.endswith(f": {size}"):
-                print("|", " | ".join([item.partition(":")[0], *_cells(line, bound)]), "|")
+    print("\n| | training, images/s | of the bound | peak, GiB | inference, images/s | of the bound |")
+    print("|---|---|---|---|---|---|")
+    for item, line in found.items():
+        if "infer" in line:
+            bound = found.get(f"{ALONE}: {item.partition(': ')[2]}", line)
+            (train, most), (infer, most_) = (
+                [x[kind]["images_per_second"] for x in (line, bound)] for kind in ("train", "infer")
+            )
+            peak = line["train"]["peak_gib"] or 0.0
+            print(f"| {item} | {train:.0f} | {train / most:.2f} | {peak:.1f} | {infer:.0f} | {infer / most_:.2f} |")
     if "kernels" in found.get("profile", {}):
         print(f"\n| of {found['profile']['ms']:.1f} ms of a training step | ms | calls |\n|---|---|---|")
         for kernel in found["profile"]["kernels"]:
             print(f"| `{kernel['name'][:60]}` | {kernel['ms']:.2f} | {kernel['calls']} |")
 
 
-def _cells(line: Found, bound: Found) -> list[str]:
-    if "error" in line:
-        return [line["error"].splitlines()[0][:60], *[""] * 4]
-    cells = []
-    for kind in ("train", "infer"):
-        images = line[kind]["images_per_second"]
-        cells += [f"{images:.0f}", f"{images / bound[kind]['images_per_second']:.2f}" if kind in bound else ""]
-    return [*cells[:2], f"{line['train']['peak_gib'] or 0:.1f}", *cells[2:]]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", help="cuda, or cpu with tiny sizes (default: cuda)")
     parser.add_argument("--minutes", type=float, default=8.0, help="for all but the training (default: 8)")
-    parser.add_argument("--out", type=Path, help="folder of the results")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--table", action="store_true", help="print what docs/PERFORMANCE.md says of the results there")
     parser.add_argument("--only", nargs="+", help="items whose names contain one of these")
     parser.add_argument("--train", type=float, metavar="MINUTES", help="train as well, for so long at most")
     parser.add_argument("--recipe", metavar="FILE.yaml", help="of cifar.train (default: its defaults, on CIFAR-10)")
-    parser.add_argument("--table", type=Path, nargs="+", metavar="FOLDER", help="print the tables of these, and end")
     parser.add_argument("--work", nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("options", nargs="*", help="after --: of cifar.train")
     args = parser.parse_args()
-    if args.table:
-        for folder in args.table:
-            table(folder)
-        return
-    if args.out is None:
-        parser.error("--out is missing: name a folder for the results")
     args.out = args.out.absolute()
-    if args.work:
-        return work(args)
+    if args.table or args.work:
+        return table(args.out) if args.table else work(args)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / RESULTS).touch()
     supervise(args)

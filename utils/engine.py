@@ -298,8 +298,7 @@ def _check(run: Run, weights: Pretrained | None) -> None:
 def train_epoch(run: Run) -> tuple[int, float]:
     """Train from the run's step to the epoch's end; the CPU waits for the device at reports alone.
 
-    Returns:
-        (samples of all processes, when the first was asked for by `time.monotonic`).
+    Returns (samples of all processes, when that began).
     """
     args, first = run.args, run.step
     run.loaders.sampler.start_at(run.epoch, first)
