@@ -118,20 +118,18 @@ def speed(name: str, case: Found) -> Found:
     """A side's training step under autocast to bfloat16, and its inference in bfloat16 without the pathway."""
     model, images = network(argparse.Namespace(**case))
     images, half = images.to(memory_format=LAST), images.to(torch.bfloat16, memory_format=LAST)
-    if name == ALONE:
-        step = products(model, images, backward=True, dtype=torch.bfloat16)[0]
-    else:
-        step = training_step(SIDES[name](copy.deepcopy(model)), images, half=True)
-    train = rate(step, len(images), case["device"])
-    del step  # and what it holds
+
+    def side(network: Any, backward: bool) -> Side:
+        if name == ALONE:
+            return products(network, images, backward=backward, dtype=torch.bfloat16)[0]
+        if backward:
+            return training_step(SIDES[name](network), images, half=True)
+        made = SIDES[name](fold_batchnorm(network) if name == OURS else network)
+        return evaluation(made.eval().to(torch.bfloat16), half, stateful=True)
+
+    train = rate(side(copy.deepcopy(model), True), len(images), case["device"])
     set_norms(model, images[:4])
-    detached = detach_aap(model).eval()
-    if name == ALONE:
-        inference = products(detached, images, backward=False, dtype=torch.bfloat16)[0]
-    else:
-        made = SIDES[name](fold_batchnorm(detached) if name == OURS else detached)
-        inference = evaluation(made.eval().to(torch.bfloat16), half, stateful=True)
-    return {"train": train, "infer": rate(inference, len(images), case["device"])}
+    return {"train": train, "infer": rate(side(detach_aap(model).eval(), False), len(images), case["device"])}
 
 
 def profile(case: Found) -> Found:
@@ -142,16 +140,10 @@ def profile(case: Found) -> Found:
         step()
     with torch.profiler.profile() as profiler:
         seconds(step, case["device"])
-    events = list(profiler.key_averages())
-    of = "self_cpu_time_total"
-    if case["device"].type == "cuda":
-        of, events = "self_device_time_total", [e for e in events if e.device_type.name == "CUDA"]
-    total = sum(getattr(e, of) for e in events)  # microseconds
-    costly = sorted(events, key=lambda e: getattr(e, of), reverse=True)[:10]
-    return {
-        "ms": total / 1000,
-        "kernels": [{"name": e.key[:100], "ms": getattr(e, of) / 1000, "calls": e.count} for e in costly],
-    }
+    cuda = case["device"].type == "cuda"
+    events = [event for event in profiler.key_averages() if not cuda or event.device_type.name == "CUDA"]
+    took = {e.key[:100]: (e.self_device_time_total if cuda else e.self_cpu_time_total) / 1000 for e in events}
+    return {"ms": sum(took.values()), "kernels": dict(sorted(took.items(), key=lambda x: -x[1])[:10])}
 
 
 def items(args: argparse.Namespace) -> dict[str, Callable[[], Found]]:
@@ -241,18 +233,16 @@ def table(folder: Path) -> None:
     print(f"Of {len(outcomes)} device tests {outcomes.count('passed')} passed, {outcomes.count('failed')} failed.")
     print("\n| | training, images/s | of the bound | peak, GiB | inference, images/s | of the bound |")
     print("|---|---|---|---|---|---|")
-    for item, line in found.items():
-        if "infer" in line:
-            bound = found.get(f"{ALONE}: {item.partition(': ')[2]}", line)
-            (train, most), (infer, most_) = (
-                [x[kind]["images_per_second"] for x in (line, bound)] for kind in ("train", "infer")
-            )
-            peak = line["train"]["peak_gib"] or 0.0
-            print(f"| {item} | {train:.0f} | {train / most:.2f} | {peak:.1f} | {infer:.0f} | {infer / most_:.2f} |")
-    if "kernels" in found.get("profile", {}):
-        print(f"\n| of {found['profile']['ms']:.1f} ms of a training step | ms | calls |\n|---|---|---|")
-        for kernel in found["profile"]["kernels"]:
-            print(f"| `{kernel['name'][:60]}` | {kernel['ms']:.2f} | {kernel['calls']} |")
+    speeds = {item: line for item, line in found.items() if "infer" in line}
+    for item, line in speeds.items():
+        bound, peak = speeds.get(f"{ALONE}: {item.partition(': ')[2]}", line), line["train"]["peak_gib"] or 0.0
+        (train, most), (infer, most_) = (
+            [x[kind]["images_per_second"] for x in (line, bound)] for kind in ("train", "infer")
+        )
+        print(f"| {item} | {train:.0f} | {train / most:.2f} | {peak:.1f} | {infer:.0f} | {infer / most_:.2f} |")
+    print("\n| the costliest kernels of our training step | ms |\n|---|---|")
+    for name, ms in found.get("profile", {}).get("kernels", {}).items():
+        print(f"| `{name[:60]}` | {ms:.2f} |")
 
 
 def main() -> None:

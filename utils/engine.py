@@ -173,7 +173,6 @@ class Run:
             ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(args.ema_decay), use_buffers=True)
             self.optimizer.register_step_post_hook(lambda *_: average(ema, self.model, args.ema_decay))
             self.ema = ema
-        self.copying = torch.cuda.Stream(world.device) if world.device.type == "cuda" else None
         self.compiles = args.fused or args.compile  # the first step does
         self.meter = Meter(readout_names(self.model), world.device)
         self.interrupts = Interrupts(world, args.checkpoint_every)
@@ -307,8 +306,7 @@ def train_epoch(run: Run) -> tuple[int, float]:
     seen, began = 0, time.monotonic()
     window_seen, window_began = 0, began
     with run.log.progress(f"epoch {run.epoch + 1}/{args.epochs}", run.batches, first) as progress:
-        for step, (images, target) in enumerate(run.loaders.train, start=first):
-            images, target = _on_device(run, images, target)
+        for step, (images, target) in enumerate(_on_device(run), start=first):
             group_start = step - step % args.accumulate
             group = min(args.accumulate, run.batches - group_start)  # batches whose mean gradient makes the update
             update = step + 1 == group_start + group
@@ -343,17 +341,21 @@ def train_epoch(run: Run) -> tuple[int, float]:
     return seen, began
 
 
-def _on_device(run: Run, *batch: Tensor) -> list[Tensor]:
-    """The batch where the network is. To a GPU it goes by a stream of its own, beside the steps still to be made."""
-    if run.copying is None:
-        return [x.to(run.world.device) for x in batch]
-    with torch.cuda.stream(run.copying):
-        copies = [x.to(run.world.device, non_blocking=True) for x in batch]
-    training = torch.cuda.current_stream(run.world.device)
-    training.wait_stream(run.copying)
-    for x in copies:
-        x.record_stream(training)  # or its memory would be given to the next copy while it is read
-    return copies
+def _on_device(run: Run) -> Iterator[tuple[Tensor, ...]]:
+    """Batches where the network is; a GPU gets and makes them on a stream of its own, beside the steps still to do."""
+    batches, device = iter(run.loaders.train), run.world.device
+    ahead = torch.cuda.Stream(device) if device.type == "cuda" else None
+    while True:
+        with torch.cuda.stream(ahead):  # the same as ever where there is none
+            batch = tuple(x.to(device, non_blocking=True) for x in next(batches, ()))
+        if not batch:
+            return
+        if ahead is not None:
+            steps = torch.cuda.current_stream(device)
+            steps.wait_stream(ahead)
+            for x in batch:
+                x.record_stream(steps)  # or its memory would be another batch's while it is read
+        yield batch
 
 
 def train_step(run: Run, images: Tensor, target: Tensor, group: int, update: bool) -> tuple[Any, Tensor]:

@@ -135,10 +135,6 @@ class MemoryLoader:
     ) -> None:
         self.dataset, self.sampler, self.batch_size = dataset, sampler, batch_size
         self.world, self.seed, self.readers, self.mix = world, seed, readers, mix
-        if world.device.type == "cuda":  # numbers that are there already: copying them makes the CPU wait
-            for part in dataset.transform.together.normalise.transforms:
-                if isinstance(part, v2.Normalize):
-                    part.mean, part.std = (torch.tensor(x, device=world.device) for x in (part.mean, part.std))
 
     @staticmethod
     def suits(dataset: Any) -> bool:
@@ -164,9 +160,6 @@ class MemoryLoader:
         images, classes = (torch.cat(tensors).to(self.world.device) for tensors in zip(*batches, strict=True))
         return images, classes
 
-    def _on_device(self, x: Tensor) -> Tensor:
-        return x.pin_memory().to(self.world.device, non_blocking=True) if self.world.device.type == "cuda" else x
-
     def __len__(self) -> int:
         return -(-len(self.sampler) // self.batch_size)
 
@@ -177,9 +170,9 @@ class MemoryLoader:
         for start in range(0, len(order), step):
             some = order[start : start + step]
             seeds = derive(self.seed, epoch, some.numpy().astype(np.uint64))
-            drawn = together.draw(seeds, images.shape[-1])
-            parts = (some, *(self._on_device(x) for x in (some, drawn)))
-            for index, chosen, changes in zip(*(x.split(self.batch_size) for x in parts), strict=True):
+            drawn = together.draw(seeds, images.shape[-1]).to(self.world.device)
+            for index, changes in zip(some.split(self.batch_size), drawn.split(self.batch_size), strict=True):
+                chosen = index.to(self.world.device)
                 inputs, targets = together(images[chosen], changes), classes[chosen]
                 if self.mix is not None:
                     with drawing_from(self.seed, epoch, *index.tolist()):
