@@ -350,7 +350,10 @@ def add_run_arguments(parser: Parser) -> None:
     add = parser.group("speed (see docs/PERFORMANCE.md)", "run")
     on_off = argparse.BooleanOptionalAction
     add("--fused", action=on_off, default=False, help="batch norm, neuron and join of a layer compiled into one")
-    add("--channels-last", action=on_off, help="memory format of weights and maps (default: as --fused)")
+    add(
+        "--channels-last", action=on_off, help="memory format of weights and maps (default: on a GPU, and with --fused)"
+    )
+    add("--deterministic", action="store_true", help="on GPUs: kernels that repeat every bit, as the release; slower")
     add("--keep-memory", action=on_off, default=True, help="on the CPU: keep freed memory for the next step")
     add("--compile", action="store_true", help="torch.compile of the whole network in training: minutes")
     add(
@@ -391,7 +394,6 @@ def parse(parser: Parser, argv: Sequence[str] | None = None, below: Mapping[str,
         args = parser.parse_args([*_as_typed(parser, values), *argv], Args(_parser=parser))
     _check(args)
     args.cos_lr_T = args.cos_lr_T or args.epochs - args.cooldown_epochs
-    args.channels_last = args.fused if args.channels_last is None else args.channels_last
     return args
 
 
