@@ -7,11 +7,8 @@ of them makes a GPU wait.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -150,17 +147,6 @@ def data_parallel(network: Any, world: World) -> DistributedDataParallel:
     return wrapped
 
 
-def end_with_parent() -> None:
-    """Have the system kill this process when its parent ends, however that ends (Linux).
-
-    torchrun's workers would otherwise outlive an agent that was killed, and write into the run's folder beside the job
-    that takes their place.
-    """
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1  # linux/prctl.h
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
-
-
 def _whole_number(env: Mapping[str, str], name: str, default: int) -> int:
     text = env.get(name, str(default))
     if not (text.isascii() and text.isdigit()):
@@ -252,8 +238,6 @@ def start(device: str, *, world_size: int = 1, dist_url: str = "env://", timeout
         UserError: the processes did not meet.
     """
     env = os.environ
-    if dist.is_torchelastic_launched():
-        end_with_parent()
     if "RANK" not in env and in_slurm_step(env):
         env.update(slurm_variables(env))
     rank, size = _whole_number(env, "RANK", 0), _whole_number(env, "WORLD_SIZE", 1)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from full_spike.utils.distributed import World, end_with_parent
-from full_spike.utils.errors import UserError
+from full_spike.utils.distributed import World
+from full_spike.utils.errors import UserError, end_with_parent
 from full_spike.utils.seed import derive, drawing_from
 
 Mix = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]  # (inputs, classes [N], epoch) -> (inputs, targets)
