@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from full_spike.utils.errors import UsageError, UserError
+from full_spike.utils.errors import UsageError, UserError, end_with_parent
 
 X = TypeVar("X")
 
@@ -238,6 +238,8 @@ def start(device: str, *, world_size: int = 1, dist_url: str = "env://", timeout
         UserError: the processes did not meet.
     """
     env = os.environ
+    if dist.is_torchelastic_launched():
+        end_with_parent()
     if "RANK" not in env and in_slurm_step(env):
         env.update(slurm_variables(env))
     rank, size = _whole_number(env, "RANK", 0), _whole_number(env, "WORLD_SIZE", 1)
