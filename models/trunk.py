@@ -133,6 +133,12 @@ class Trunk(nn.Module):
                     "cannot: leave it out"
                 )
             nn.init.zeros_(last.norm.weight)
+            kind = getattr(getattr(last.neuron, "spec", None), "kind", type(last.neuron).__name__)
+            if neutral and kind not in ("IF", "LIF", "PLIF"):
+                raise ValueError(
+                    f"zero_init_residual=True with {join.name} needs IF, LIF or PLIF, which can be made to fire "
+                    f"always, not {kind}: leave it out"
+                )
             if neutral:
                 nn.init.constant_(last.norm.bias, last.neuron.firing_current())
 
