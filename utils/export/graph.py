@@ -344,6 +344,7 @@ def describe(model: Any, size: tuple[int, int]) -> Graph:
             f"{model.config['model']} still has its pathway, which adds: take it off by detach_aap, or use --detach-aap"
         )
     plain: Any = copy.deepcopy(model).eval().cpu().float()
+    plain.by_step = False
     if any(isinstance(module, _BatchNorm) for module in plain.modules()):
         plain = fold_batchnorm(plain)
     use_fused(plain, False)
