@@ -21,6 +21,7 @@ from full_spike.utils.data import augment
 from full_spike.utils.data.dataset import Datasets
 from full_spike.utils.data.digits import load_digits
 from full_spike.utils.data.images import given_numbers, load_folder
+from full_spike.utils.data.memory import Changes, Kept
 from full_spike.utils.data.options import KNOWN
 from full_spike.utils.distributed import World
 from full_spike.utils.errors import UsageError, UserError
@@ -38,14 +39,26 @@ def crops(args: Namespace) -> list[Callable]:
 
 def transforms(
     args: Namespace, mean: Sequence[float], std: Sequence[float], *, resize: bool = False
-) -> tuple[v2.Compose, v2.Compose]:
+) -> tuple[Callable, Callable]:
     """Of training and of test images: PIL image -> normalised [C, size, size]; one channel if there is one mean."""
     grey = [v2.Grayscale()] if len(mean) == 1 else []
     fit = [*grey, v2.ToImage(), *([v2.Resize(args.image_size), v2.CenterCrop(args.image_size)] if resize else [])]
-    changes = augment.changes(args, flips=flips(args), fill=mean)
-    normalised = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
-    train = [*fit, *crops(args), *changes, *normalised, *augment.erasing(args)]
-    return v2.Compose(train), v2.Compose([*fit, *normalised])
+    return _after(fit, args, mean, std, fill=mean)
+
+
+def _after(
+    fit: list[Callable], args: Namespace, mean: Sequence[float], std: Sequence[float], *, fill: Sequence[float]
+) -> tuple[Callable, Callable]:
+    """The transforms of training and of test images that begin with `fit`, which makes bytes or floats of them."""
+    normalise = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))])
+    changes = augment.changes(args, flips=flips(args), fill=fill)
+    train = v2.Compose([*crops(args), *changes, normalise, *augment.erasing(args)])
+    numbers = len(mean) * args.image_size**2
+    together = Changes(normalise, args.image_size // 8 if args.crop else 0, flips(args), args.random_erase)
+    test = Kept(v2.Compose(fit), normalise, Changes(normalise), numbers)
+    if args.auto_augment is not None:  # image by image
+        return v2.Compose([*fit, train]), test
+    return Kept(v2.Compose(fit), train, together, numbers), test
 
 
 class Digits(Dataset):
@@ -64,11 +77,8 @@ class Digits(Dataset):
         size = (args.image_size, args.image_size)
         self.images = F.interpolate(scans, size=size, mode="bilinear", align_corners=False)
         self.classes = torch.from_numpy(classes).long()
-        changes = [*crops(args), *augment.changes(args, flips=flips(args), fill=[0.0])] if train else []
-        if train and args.auto_augment is not None:
-            changes = [v2.ToDtype(torch.uint8, scale=True), *changes, v2.ToDtype(torch.float32, scale=True)]
-        erasing = augment.erasing(args) if train else []
-        self.transform = v2.Compose([*changes, v2.Normalize([self.mean], [self.std]), *erasing])
+        fit = v2.Identity() if args.auto_augment is None or not train else v2.ToDtype(torch.uint8, scale=True)
+        self.transform = _after([fit], args, [self.mean], [self.std], fill=[0.0])[0 if train else 1]
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -81,7 +91,7 @@ class Digits(Dataset):
         return self.transform(self.images[index]), int(self.classes[index])
 
 
-def picture(args: Namespace, channels: int) -> v2.Compose:
+def picture(args: Namespace, channels: int) -> Callable:
     """PIL image -> what a network reads [channels, size, size]: as a folder was, or grey as the digits are, or RGB."""
     numbers = given_numbers(args)
     if numbers is not None and len(numbers[0]) == channels:

@@ -18,13 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader
 
 from full_spike.models import Pretrained, model_options, save_memory, use_fused
 from full_spike.utils import checkpoint, distributed, interrupts, run_folder
 from full_spike.utils.allocator import keep_freed_memory
 from full_spike.utils.data.dataset import Datasets
-from full_spike.utils.data.loading import Loaders, make_loaders
+from full_spike.utils.data.loading import Batches, Loaders, make_loaders
 from full_spike.utils.distributed import World
 from full_spike.utils.errors import StopRequestedError, UsageError, UserError
 from full_spike.utils.interrupts import STOP, Interrupts, stopping_at_once
@@ -400,7 +399,7 @@ def _interrupted(run: Run) -> StopRequestedError:
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
-    loader: DataLoader,
+    loader: Batches,
     world: World,
     log: RunLog,
     *,

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Sized
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from full_spike.utils.data.memory import MemoryLoader
 from full_spike.utils.distributed import World, end_with_parent
 from full_spike.utils.errors import UserError
 from full_spike.utils.seed import derive, drawing_from
@@ -87,19 +88,28 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def __len__(self) -> int:
         return max(0, self.share - self.first_batch * self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def order(self) -> Tensor:
+        """The indices of the samples that are left of the epoch."""
         generator = torch.Generator().manual_seed(derive(self.seed, self.epoch))
         order = torch.randperm(self.length, generator=generator)
         order = order.repeat(-(-self.share * self.world.size // self.length))[: self.share * self.world.size]
-        mine = order[self.world.rank :: self.world.size][self.first_batch * self.batch_size :]
-        return iter([(self.epoch, index) for index in mine.tolist()])
+        return order[self.world.rank :: self.world.size][self.first_batch * self.batch_size :]
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter([(self.epoch, index) for index in self.order().tolist()])
 
 
 class EvaluationSampler(Sampler[int]):
     """Every world-size-th sample, in order: over all processes each exactly once, none repeated to even out."""
 
+    epoch = 0  # samples are always the same
+
     def __init__(self, dataset: Sized, world: World) -> None:
         self.indices = range(world.rank, len(dataset), world.size)
+
+    def order(self) -> Tensor:
+        """The indices of the samples."""
+        return torch.tensor(self.indices)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -119,12 +129,19 @@ def _start_worker(_worker: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(30))  # seconds; SIGALRM then kills
 
 
+class Batches(Protocol):
+    """Pairs of (inputs, targets), again at each iteration."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
 class Loaders(NamedTuple):
     """What a run reads its batches from."""
 
-    train: DataLoader
+    train: Batches
     sampler: EpochSampler  # of the training loader
-    test: DataLoader
+    test: Batches
 
 
 def make_loaders(
@@ -138,11 +155,12 @@ def make_loaders(
     collate: Callable | None = None,
     mix: Mix | None = None,
 ) -> Loaders:
-    """Loaders over datasets of (input, class).
+    """Loaders over datasets of (input, class). Small images are kept in memory, and made into batches there.
 
     Args:
         batch_size: samples of one process in a batch.
-        workers: loading processes of each process; 0 loads in the process itself.
+        workers: loading processes of each process; 0 loads in the process itself. What is kept in memory is read once,
+            by as many threads.
         collate: list of samples -> (input, classes [N]); by default inputs are stacked along a new first dimension.
         mix: makes of a training batch, and the epoch's number, one of the same shape with targets [N] or [N, classes].
 
@@ -166,13 +184,17 @@ def make_loaders(
             generator=torch.Generator(),  # a loader would otherwise draw from the trainer's stream at each epoch
         )
 
-    sampler = EpochSampler(train, batch_size, world, seed)
-    batches = SeededSamples(train, seed, collate, mix)
+    sampler, in_order = EpochSampler(train, batch_size, world, seed), EvaluationSampler(test, world)
+    how = (batch_size, world, seed, workers)
     return Loaders(
-        loader(batches, sampler, _no_collate, persistent=True),
+        MemoryLoader(train, sampler, *how, mix)
+        if MemoryLoader.suits(train)
+        else loader(SeededSamples(train, seed, collate, mix), sampler, _no_collate, persistent=True),
         sampler,
+        MemoryLoader(test, in_order, *how)
+        if MemoryLoader.suits(test)
         # a test set's workers would be idle while the network is trained: they live for one evaluation
-        loader(test, EvaluationSampler(test, world), collate, persistent=False),
+        else loader(test, in_order, collate, persistent=False),
     )
 
 
