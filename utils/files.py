@@ -13,12 +13,12 @@ from full_spike.utils.errors import UsageError, UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 # folders that systems make beside people's files, but for those whose names begin with a dot
-_OF_SYSTEMS = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
+OF_SYSTEMS = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 
 
 def is_hidden(name: str) -> bool:
     """Whether a file or a folder is hidden, or was made by a system: nobody's image, sample or class."""
-    return name.startswith(".") or name in _OF_SYSTEMS
+    return name.startswith(".") or name in OF_SYSTEMS
 
 
 def is_image(name: str) -> bool:

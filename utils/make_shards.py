@@ -19,19 +19,19 @@ from full_spike.utils.files import IMAGE_SUFFIXES, check_output_folder, replacin
 from full_spike.utils.options import Parser
 
 IMAGES = 1000  # in a shard
-ROW_GROUP = 16  # images in a row group, all of which are unpacked to read one
+ROW_GROUP = 100  # images in a row group
 
 Row = tuple[str, bytes, int]  # an image's name, its file, its class
 
 
 def write_wds(path: Path, rows: Sequence[Row], _: Sequence[str]) -> None:
-    """A shard of WebDataset: `<number>.jpg` and `<number>.cls` of each image."""
+    """A shard of WebDataset: `key.jpg` and `key.cls` of each image."""
     with tarfile.open(f"{path}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
         for i, (name, image, label) in enumerate(rows):
             suffix = os.path.splitext(name)[1].lower().replace(".jpeg", ".jpg")
             suffix = suffix if suffix in IMAGE_SUFFIXES else ".jpg"  # of Parquet, which does not say
             for end, content in ((suffix, image), (".cls", b"%d" % label)):
-                member = tarfile.TarInfo(f"{i:08d}{end}")
+                member = tarfile.TarInfo(f"{path.name}-{i:04d}{end}")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
 

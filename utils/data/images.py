@@ -206,7 +206,7 @@ def list_images_once(root: Path, say: Say, make: Callable[[Path, Say], Index] = 
 
     Args:
         make: lists them, in another way for shards.
-        what: of the root, if not all.
+        what: of the root, in words, if not all.
     """
     try:
         key = os.fsencode(root.resolve()) + f"{what}{IMAGE_SUFFIXES}".encode()
@@ -219,11 +219,11 @@ def list_images_once(root: Path, say: Say, make: Callable[[Path, Say], Index] = 
             index = dict(arrays)
         now = [os.stat(os.path.join(root, os.fsdecode(folder))).st_mtime_ns for folder in index["folders"]]
         if now == index["times"].tolist():
-            say(f"{len(index['paths'])} images of {root} from the list {path}")
+            say(f"{len(index['paths'])} images of {what or root} from the list {path}")
             return index
     began = time.monotonic()
     index = make(root, say)
-    say(f"{len(index['paths'])} images of {root} listed in {time.monotonic() - began:.1f} s")
+    say(f"{len(index['paths'])} images of {what or root} listed in {time.monotonic() - began:.1f} s")
     with replacing(path, contended=True) as partial, open(partial, "wb") as file:
         np.savez(file, **index)  # type: ignore[arg-type]  # none of them is called allow_pickle
     return index
@@ -242,7 +242,7 @@ def open_images(root: Path, split: str, how: str, say: Say, *, keep: bool = Fals
     files = FORMATS[how].find(root, split)
     if not files:
         return None
-    index = list_images_once(root, say, partial(list_shards, FORMATS[how], files), f"{how} {split}")
+    index = list_images_once(root, say, partial(list_shards, FORMATS[how], files), f"{split} of {root} ({how})")
     return ImageFolder(root, index, read=FORMATS[how].read)
 
 

@@ -101,6 +101,8 @@ def add_event_arguments(parser: Parser, name: str, side: int = 128) -> None:
     group = parser.add_argument_group("events")
     group.add_argument("--dataset", metavar="NAME", default=DIGITS,
         help=f"{name}, or {DIGITS}: made here, no download")  # fmt: skip
+    group.add_argument("--frames-path", metavar="FOLDER",
+        help="where frames are made, and looked for first (default: --data-path)")  # fmt: skip
     add_flags(group, "--T-train", "--T_train", type=positive_int, metavar="N",
         help="train on N of a sample's T frames, drawn anew each time and kept in order; default: as the published "
         "recipe of the data set does")  # fmt: skip

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import io
 import json
+import mmap
 import os
 import re
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -29,7 +30,6 @@ CLASSES = "classes.txt"  # beside WebDataset's shards, which number their classe
 SPLITS = {"train": {"train"}, "val": {"val", "validation"}, "test": {"test"}}  # by a word of a shard's path
 ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
 DEVKIT = "ILSVRC2012_devkit_t12"
-KEPT = 256 << 20  # bytes of row groups that a process keeps
 
 
 class Format(NamedTuple):
@@ -48,16 +48,21 @@ def known_format(root: Path) -> str:
     return next((name for name, kind in FORMATS.items() if any(kind.find(root, split) for split in SPLITS)), "folder")
 
 
-def list_shards(kind: Format, files: Sequence[Path], root: Path, _: object = None) -> Index:
+def list_shards(kind: Format, files: Sequence[Path], root: Path, say: Callable[[str], None]) -> Index:
     """Where every image lies; see `images.list_images`."""
     with ThreadPoolExecutor(16) as pool:  # a network file system takes a while for each answer
         listed = list(pool.map(partial(kind.list, root), files))
     rows = [row for found, _ in listed for row in found]
-    paths, targets, sizes, offsets = map(np.array, zip(*rows, strict=True)) if rows else [np.empty(0)] * 4
-    names = listed[0][1] or [str(k) for k in range(targets.max(initial=-1) + 1)]
-    if not len(names) > targets.max(initial=-1) >= targets.min(initial=0) >= 0:
-        raise UserError(
-            f"{files[0]} and others hold no images, or have not {len(names)} classes from 0 on: take others"
+    if not rows:
+        raise UserError(f"there is no image in {files[0]}: take it away, or fetch it again")
+    paths, targets, sizes, offsets = map(np.array, zip(*rows, strict=True))
+    names = listed[0][1] or [str(k) for k in range(targets.max() + 1)]
+    if not 0 <= targets.min() <= targets.max() < len(names):
+        raise UserError(f"{files[0]} and others have classes from {targets.min()} to {targets.max()}, not {len(names)}")
+    if offsets.min() < 0:
+        say(
+            f"warning: the images of {root} are compressed together: to read one is to unpack a row group; "
+            "full-spike make-shards copies them to where each is read alone"
         )
     looked_at = sorted({root, *(path.parent for path in files), *files})
     return {
@@ -90,7 +95,7 @@ def _members(file: BinaryIO, at: int = 0) -> Iterator[tuple[bytes, int, int]]:
 def _list_wds(root: Path, path: Path) -> Listed:
     """Images `key.jpg` with their classes `key.cls`."""
     images: dict[tuple[bytes, bytes], Row] = {}
-    classes: dict[tuple[bytes, bytes], int] = {}
+    classes: dict[tuple[bytes, bytes], bytes] = {}
     shard, suffixes = os.fsencode(path.relative_to(root)), {suffix[1:].encode() for suffix in IMAGE_SUFFIXES}
     with open(path, "rb", buffering=0) as file:
         for name, offset, size in _members(file):
@@ -99,17 +104,21 @@ def _list_wds(root: Path, path: Path) -> Listed:
             if stem and suffix.lower() in suffixes:
                 images[folder, stem] = shard + b"/" + name, -1, size, offset
             elif stem and suffix == b"cls":
-                classes[folder, stem] = int(os.pread(file.fileno(), size, offset))
-    if lacking := images.keys() - classes.keys():
-        raise UserError(f"{path}: {min(lacking)} has no class (key.cls beside key.jpg), so this is no WebDataset")
+                classes[folder, stem] = os.pread(file.fileno(), size, offset)
+    for key, (name, *_) in images.items():
+        if not classes.get(key, b"").strip().isdigit():
+            raise UserError(f"{os.fsdecode(name)} has no class, a number in key.cls beside key.jpg: see docs/DATA.md")
     names = read_text(root / CLASSES).splitlines() if (root / CLASSES).is_file() else None
-    return [(name, classes[key], size, offset) for key, (name, _, size, offset) in images.items()], names
+    return [(name, int(classes[key]), size, offset) for key, (name, _, size, offset) in images.items()], names
+
+
+def _span(path: str, index: Index, i: int) -> bytes:
+    with open(path, "rb", buffering=0) as file:
+        return os.pread(file.fileno(), index["sizes"][i], index["offsets"][i])
 
 
 def _read_tar(root: Path, index: Index, i: int) -> bytes:
-    shard = os.fsdecode(index["paths"][i]).partition(".tar/")[0]
-    with open(os.path.join(root, f"{shard}.tar"), "rb", buffering=0) as file:
-        return os.pread(file.fileno(), index["sizes"][i], index["offsets"][i])
+    return _span(os.path.join(root, os.fsdecode(index["paths"][i]).partition(".tar/")[0] + ".tar"), index, i)
 
 
 def _find_archive(root: Path, split: str) -> list[Path]:
@@ -159,35 +168,57 @@ def parquet() -> Any:
     return pyarrow.parquet
 
 
+@lru_cache(256)
+def _open_parquet(path: str) -> Any:
+    return parquet().ParquetFile(path, memory_map=True)
+
+
 def _list_parquet(root: Path, path: Path) -> Listed:
-    """Columns `image`, with `bytes`, and `label`; each image by its row group and the row in that."""
-    shard, size = os.fsencode(path.relative_to(root)), path.stat().st_size
+    """Columns `image`, with `bytes`, and `label`; a path is that of the file, the row group and the row in that."""
+    shard = os.fsencode(path.relative_to(root))
     try:
-        table = parquet().ParquetFile(path)
+        table = _open_parquet(str(path))
         table.schema_arrow.field("image").type.field("bytes")
         labels = table.read(["label"], use_threads=False).column("label").to_pylist()
         described = json.loads((table.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
+        groups = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
+        where = _where(path, table) or [(path.stat().st_size, -1)] * len(labels)
     except (OSError, ValueError, KeyError, AttributeError) as error:  # pyarrow's are these
         raise UserError(f"{path} has no columns image.bytes and label ({str(error).splitlines()[0]})") from None
-    groups = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
-    places = (b"%s/%d/%d" % (shard, group, row) for group, count in enumerate(groups) for row in range(count))
+    paths = (b"%s/%d/%d" % (shard, group, row) for group, count in enumerate(groups) for row in range(count))
     names = described.get("info", {}).get("features", {}).get("label", {}).get("names")
-    return [(place, label, size, 0) for place, label in zip(places, labels, strict=True)], names
+    return [(path, label, *at) for path, label, at in zip(paths, labels, where, strict=True)], names
 
 
-_row_groups: dict[tuple[str, str], Any] = {}
+def _where(path: Path, table: Any) -> list[tuple[int, int]]:
+    """(bytes, offset) of each image if they lie in the file as they are, each a bit behind the other; else nothing.
+
+    pyarrow does not tell, and to read one image it unpacks a row group: 100 on the hub, and all if they are compressed.
+    """
+    found, at = [], 0
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for batch in table.iter_batches(16, columns=["image.bytes"], use_threads=False):
+            for image in (each or b"" for each in batch.column(0).field(0).to_pylist()):
+                at, end = at - 1, at + len(image) + (1 << 20)
+                while (at := content.find(image[:64], at + 1, end)) >= 0 and content[at : at + len(image)] != image:
+                    pass  # another image's beginning, or a copy among the statistics
+                if at < 0:
+                    return []
+                found.append((len(image), at))
+                at += len(image)
+    return found
+
+
+@lru_cache(8)
+def _row_group(path: str, group: int) -> Any:
+    return _open_parquet(path).read_row_group(group, ["image.bytes"], use_threads=False).column(0).chunk(0).field(0)
 
 
 def _read_parquet(root: Path, index: Index, i: int) -> bytes:
     shard, group, row = os.path.join(root, os.fsdecode(index["paths"][i])).rsplit("/", 2)
-    found = _row_groups.get((shard, group))
-    if found is None:
-        if sum(images.nbytes for images in [*_row_groups.values()]) > KEPT:
-            _row_groups.clear()
-        table = parquet().ParquetFile(shard, memory_map=True)
-        found = table.read_row_group(int(group), ["image.bytes"], use_threads=False).column(0).chunk(0).field(0)
-        _row_groups[shard, group] = found
-    return found[int(row)].as_py()
+    if index["offsets"][i] < 0:
+        return _row_group(shard, int(group))[int(row)].as_py()
+    return _span(shard, index, i)
 
 
 FORMATS = {
