@@ -23,7 +23,6 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from full_spike.utils.data.options import KNOWN, MEASURED
 from full_spike.utils.distributed import World
@@ -303,7 +302,10 @@ def decode(path: str) -> Image.Image | Tensor:
     """A JPEG as bytes [3, H, W], upright, by torchvision, which is faster; other images as `load_image` has them."""
     content = Path(path).read_bytes()
     if content.startswith(b"\xff\xd8"):
-        with contextlib.suppress(RuntimeError):  # damaged, or of a rare kind: Pillow reads it, or says what is wrong
+        # damaged, or of a rare kind: Pillow reads it, or says what is wrong; and a later torchvision may lack this
+        with contextlib.suppress(RuntimeError, ImportError):
+            from torchvision.io import ImageReadMode, decode_jpeg
+
             encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
             return decode_jpeg(encoded, ImageReadMode.RGB, apply_exif_orientation=True)
     return load_image(path)
