@@ -7,11 +7,8 @@ of them makes a GPU wait.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from full_spike.utils.errors import UsageError, UserError
+from full_spike.utils.errors import UsageError, UserError, end_with_parent
 
 X = TypeVar("X")
 
@@ -149,17 +146,6 @@ def data_parallel(network: Any, world: World) -> DistributedDataParallel:
     for parameter in network.parameters():
         parameter.grad = None
     return wrapped
-
-
-def end_with_parent() -> None:
-    """Have the system kill this process when its parent ends, however that ends (Linux).
-
-    torchrun's workers would otherwise outlive an agent that was killed, and write into the run's folder beside the job
-    that takes their place.
-    """
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1  # linux/prctl.h
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
 
 
 def _whole_number(env: Mapping[str, str], name: str, default: int) -> int:
