@@ -82,6 +82,12 @@ def _explaining_exhaustion() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
+        reason = str(error).strip(". \n").rpartition("\n")[2]
+        if "killed by signal" in reason or "shared memory" in reason:
+            raise UserError(
+                f"a loading process ended ({reason}): give it more memory or a larger /dev/shm (docker's --shm-size), "
+                "or load with -j 0"
+            ) from None
         # RuntimeError is what torch's allocator on the CPU raises
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
             raise
