@@ -11,9 +11,10 @@ import os
 import pickle
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -23,7 +24,21 @@ from .accumulation import without_pathway
 from .published import from_published, load_published
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+LATEST = "checkpoint_latest.pth"  # in a run's folder
 SHIPPED = Path(__file__).parent.parent / "weights"  # beside models/, in a checkout and once installed
+AVERAGED = (
+    "ema",
+    "model_ema",
+    "state_dict_ema",
+)  # where checkpoints keep averaged weights: ours, torchvision's, timm's
+# what others' checkpoints hold beside weights: command lines, paths, NumPy's numbers and arrays
+_SCALAR, _ARRAY = (value.__reduce__()[0] for value in (np.float64(), np.zeros(1)))
+HARMLESS = [
+    argparse.Namespace, np.ndarray, np.dtype, *{type(np.dtype(code)) for code in np.typecodes["All"] if code != "O"},
+    *((PosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *((_ARRAY, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+]  # fmt: skip
 METADATA = ("data_set", "classes", "inputs", "recipe")  # what a checkpoint says of its data besides
 
 
@@ -53,7 +68,7 @@ def list_pretrained() -> dict[str, list[str]]:
 
 
 def find_pretrained(where: str | os.PathLike[str], model: str | None = None) -> Path:
-    """The folder or file of weights.
+    """The folder or file of weights; of a run's folder, its newest checkpoint.
 
     Args:
         where: a name, as cifar10 or cifar10/fsnn18, or else a path.
@@ -78,7 +93,7 @@ def find_pretrained(where: str | os.PathLike[str], model: str | None = None) -> 
     if not path.exists():
         names = ", ".join(f"{name}/{network}" for name, networks in shipped.items() for network in networks)
         raise ValueError(f"there is no {where}, neither a file nor weights that come along ({names}): check the path")
-    return path
+    return path / LATEST if (path / LATEST).is_file() else path
 
 
 def save_pretrained(model: Any, folder: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> None:
@@ -125,8 +140,7 @@ def load_checkpoint(path: Path) -> Any:
                 broken = archive.testzip()
             if broken is not None:
                 raise ValueError(f"checksum of {broken}")
-        # a Namespace is how published checkpoints carry their command line
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Unsupported global" in str(error) or "weights_only" in str(error):
@@ -157,11 +171,11 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_pretrained(where: str | os.PathLike[str], model: str | None = None, *, averaged: bool = False) -> Pretrained:
-    """Trained weights of a name, a folder of `save_pretrained`, a .safetensors file or a checkpoint, ours or published.
+    """Trained weights of a name, a run's folder, one of `save_pretrained`, a .safetensors file or anyone's checkpoint.
 
     Args:
         where, model: see `find_pretrained`.
-        averaged: the averaged weights (--ema-decay) of one of our checkpoints.
+        averaged: the averaged weights of a checkpoint (of ours: with --ema-decay).
 
     Raises:
         ValueError: it is damaged, or holds no such weights.
@@ -178,14 +192,15 @@ def read_pretrained(where: str | os.PathLike[str], model: str | None = None, *, 
         content = load_checkpoint(path)
         if not isinstance(content, Mapping):
             raise ValueError(f"{path} holds a {type(content).__name__}, not a checkpoint: use another file")
-        config = content.get("config") or {}
+        config = content.get("config") or {} if "format" in content else {}  # others keep what they like there
         if not isinstance(config, Mapping) or (config and not isinstance(config.get("model"), str)):
             raise ValueError(f"{path} names no model: use another checkpoint")
     if averaged:
-        if not content.get("ema"):
+        found = next((content[name] for name in AVERAGED if isinstance(content.get(name), Mapping)), None)
+        if found is None:
             raise ValueError(f"{path} has no averaged weights: train with --ema-decay, or leave out --ema")
         # torch's AveragedModel: the network below `module`, and a counter
-        state = {k.removeprefix("module."): v for k, v in content["ema"].items() if k.startswith("module.")}
+        state = {str(k).removeprefix("module."): v for k, v in found.items() if k != "n_averaged"}
     else:
         state = content.get("model") if "format" in content or config else content
     if not isinstance(state, Mapping) or not state:
