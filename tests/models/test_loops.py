@@ -89,9 +89,14 @@ def test_hugging_faces_trainer(tmp_path):
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
 
-    class Trainer(transformers.Trainer):
-        def compute_loss(self, model, inputs, *_args, **_kwargs):
-            return DualStreamLoss()(model(inputs["x"]), inputs["labels"])
+    class ForTrainer(torch.nn.Module):  # which takes a network's `config` for one of its own
+        def __init__(self, network):
+            super().__init__()
+            self.network, self.criterion = network, DualStreamLoss()
+
+        def forward(self, x, labels):
+            outputs = self.network(x)
+            return {"loss": self.criterion(outputs, labels), "logits": outputs}
 
     model = small("dsnn18")
     before = model.fc.weight.detach().clone()
@@ -100,5 +105,5 @@ def test_hugging_faces_trainer(tmp_path):
         remove_unused_columns=False, save_strategy="no",
     )  # fmt: skip
     samples = [{"x": x, "labels": y} for x, y in data()]
-    Trainer(model, arguments, train_dataset=samples).train()
+    transformers.Trainer(ForTrainer(model), arguments, train_dataset=samples).train()
     assert not torch.equal(model.fc.weight, before)
