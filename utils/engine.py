@@ -182,6 +182,7 @@ class Run:
             self.ema = ema
         self.compiles = args.fused or args.compile  # the first step does
         self.meter = Meter(readout_names(self.model), world.device)
+        self.nan_batch = torch.zeros(1, dtype=torch.int64, device=world.device)  # the first, counted from 1
         self.interrupts = Interrupts(world, args.checkpoint_every)
         self.folder = Path(args.output_dir) / run_folder.run_name(args, self.model.config, self.data.name)
         for name in args.of("network"):  # what config.yaml keeps is what the network was built with
@@ -337,7 +338,9 @@ def train_epoch(run: Run) -> tuple[int, float]:
                 run.log.say(f"first step {took:.1f} s, mostly compiling")
                 run.clock.leave_out(took)
                 run.compiles = False
-            run.meter.update(readouts(outputs), target, loss)
+            hold_nan = images.isnan().any()  # of which neurons would make silence, and a loss like any other
+            run.nan_batch = torch.where(hold_nan & (run.nan_batch == 0), step + 1, run.nan_batch)
+            run.meter.update(readouts(outputs), target, loss.masked_fill(hold_nan, math.nan))
             run.step = step + 1
             seen += len(target) * run.world.size
             window_seen += len(target) * run.world.size
@@ -503,6 +506,12 @@ def _read_meter(run: Run) -> tuple[float, Scores]:
     """The epoch so far; every process sees the same numbers, so all stop together at a loss that is not finite."""
     loss, scores = run.meter.read(run.world)
     if not math.isfinite(loss) and run.step:
+        nan_batch = max(int(batch) for batch in run.world.gather(run.nan_batch.cpu()))
+        if nan_batch:
+            raise UserError(
+                f"inputs hold NaN in batch {nan_batch} of epoch {run.epoch + 1}: look at how the data are made; the "
+                "checkpoints of the run are untouched"
+            )
         raise UserError(
             f"the loss became {loss} in epoch {run.epoch + 1}, batch {run.step} or before: lower --lr, or use "
             "--amp-dtype bf16 or no --amp; the checkpoints of the run are untouched"
