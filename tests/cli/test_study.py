@@ -102,6 +102,13 @@ def test_tasks_of_a_job_array_are_the_runs_of_the_list(tiny):
         ("synops: [with]", "synops: [without]", "names 'without'"),
         ("blocks: [with]", "shell: [with]", "names 'shell', which is not one of synops"),
         ("rows:", "rows: [", "is no study: while parsing"),
+        ("seeds: [0, 1]", "seeds: 3", "seeds is 3, and must be list[int]"),
+        ("title: a small one", "title: x\ndata: [a]", "data is ['a'], and must be str | None"),
+        ("device: cpu}", "5: cpu}", "are no options: write `name: value`"),
+        ("plain: {model: resnet18}", "plain: resnet18", "'resnet18' are no options"),
+        ("epochs: 2", "epochs: two", "with needs a number of epochs"),
+        ("synops: [with]", "synops: 3", "is no study"),
+        ("what: [with, plain]", "what: [[with], plain]", "is no study"),
     ],
 )
 def test_a_wrong_study_is_one_line(tiny, right, wrong, message):
