@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from .accumulation import DUAL, SINGLE
+from .accumulation import without_pathway
 from .published import from_published, load_published
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -77,7 +77,12 @@ def find_pretrained(where: str | os.PathLike[str], model: str | None = None) -> 
     Raises:
         ValueError: there is no such path, or no weights of this network by that name.
     """
-    shipped, (name, *rest) = list_pretrained(), os.fspath(where).split("/")
+    shipped = list_pretrained()
+    if where is True:
+        where = next((name for name, networks in shipped.items() if model in networks), "")
+        if not where:
+            raise ValueError(f"no weights of {model} come along: name a folder or a checkpoint by pretrained=")
+    name, *rest = os.fspath(where).split("/")
     if name in shipped and len(rest) < 2:
         network = rest[0] if rest else model
         if network not in shipped[name]:
@@ -100,9 +105,14 @@ def save_pretrained(model: Any, folder: str | os.PathLike[str], metadata: Mappin
     Raises:
         OSError: the disk is full, or the folder not writable.
     """
+    wrong = [k for k, v in model.config.items() if not isinstance(v, str | int | float | None)]
+    if wrong:
+        raise ValueError(f"{wrong[0]}={model.config[wrong[0]]!r} has no name to save: make it a row of its table")
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
-    config = {"library_name": "full-spike-aap", **model.config, **(metadata or {})}
+    own = {"classes": list(model.classes), "inputs": dict(model.inputs)}
+    own = {name: value for name, value in own.items() if value}
+    config = {"library_name": "full-spike-aap", **model.config, **own, **(metadata or {})}
     partial = [path / f"{name}.partial" for name in (WEIGHTS, CONFIG)]
     try:
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, partial[0], {"format": "pt"})
@@ -212,11 +222,8 @@ def load_pretrained(model: Any, found: Pretrained) -> list[str]:
         ValueError: the weights are of another network, or hold numbers that are not finite.
     """
     saved, name = found.config, model.config["model"]
-    if saved and saved["model"] not in (name, DUAL + name.removeprefix(SINGLE)):
+    if saved and name not in (saved["model"], without_pathway(saved["model"])):
         raise ValueError(f"{found.path} was saved from another network, {saved['model']}: create that one, not {name}")
-    channels = saved.get("in_channels", model.in_channels)
-    if channels != model.in_channels:
-        raise ValueError(f"{found.path} reads {channels} channels, and this network {model.in_channels}: use others")
     try:
         state = from_published(model, found.state)
         if saved and saved["model"] != name:
@@ -224,6 +231,9 @@ def load_pretrained(model: Any, found: Pretrained) -> list[str]:
         wrong = next((key for key, value in state.items() if _is_not_finite(key, value)), None)
         if wrong is not None:
             raise ValueError(f"{wrong} holds numbers that are not finite: use other weights")
+        stem = next(f"{n}.weight" for n, m in model.named_modules() if m is model.stem_layer().conv)
+        if isinstance(state.get(stem), torch.Tensor) and state[stem].ndim == 4:
+            state[stem] = _for_channels(state[stem], model.in_channels)
         classes = model.config.get("num_classes")
         heads = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m.out_features == classes]
         new = {
@@ -234,7 +244,20 @@ def load_pretrained(model: Any, found: Pretrained) -> list[str]:
         load_published(model, {**state, **new})
     except ValueError as error:
         raise ValueError(f"{found.path}: {error}") from None
+    classes, inputs = found.metadata.get("classes", ()), found.metadata.get("inputs", {})
+    model.classes = list(classes) if len(classes) == model.config.get("num_classes") else []
+    model.inputs = dict(inputs) if len(inputs.get("mean", ())) == model.in_channels else {}
     return [f"{k}={v}" for k, v in saved.items() if k in model.config and k != "model" and v != model.config[k]]
+
+
+def _for_channels(weight: torch.Tensor, channels: int) -> torch.Tensor:
+    """The stem's weights [O, C, h, w] for another number of channels, as timm has it: summed for one, else repeated."""
+    had = weight.shape[1]
+    if channels == had:
+        return weight
+    if channels == 1:
+        return weight.sum(1, keepdim=True)
+    return weight.repeat(1, -(-channels // had), 1, 1)[:, :channels] * (had / channels)
 
 
 def _is_not_finite(name: str, value: Any) -> bool:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from full_spike.models import Pretrained, model_options, save_memory, use_fused
+from full_spike.models import Pretrained, model_options, returning, save_memory, use_fused
 from full_spike.utils import checkpoint, distributed, interrupts, run_folder
 from full_spike.utils.allocator import keep_freed_memory
 from full_spike.utils.data.dataset import Datasets
@@ -30,7 +30,7 @@ from full_spike.utils.distributed import World
 from full_spike.utils.errors import StopRequestedError, UsageError, UserError
 from full_spike.utils.interrupts import STOP, Interrupts, stopping_at_once
 from full_spike.utils.log import RunLog
-from full_spike.utils.losses import readout_names, readouts
+from full_spike.utils.losses import Outputs, readout_names, readouts
 from full_spike.utils.measure.firing_rates import FiringRates
 from full_spike.utils.metrics import Clock, EpochResult, Meter, Scores, clock_time
 from full_spike.utils.optim import make_optimizer, make_schedule
@@ -144,6 +144,7 @@ class Run:
         if args.amp and args.amp_dtype is None:
             args.amp_dtype = "fp16" if args.device == "cuda" else "bf16"
         self.model = place(self.model, args, world)
+        self.model.by_step = getattr(self.criterion, "by_step", False)
         self.epoch = args.start_epoch
         self.loaders = make_loaders(
             self.data.train,
@@ -246,7 +247,8 @@ def fit(
 
     Args:
         model: of `create_model`; returns logits [N, classes], or a pair of them.
-        criterion: (outputs, targets) -> mean loss, see `DualStreamLoss`. Its attribute `epoch` is kept up to date.
+        criterion: (outputs, targets) -> mean loss, see `DualStreamLoss`. Its attributes `epoch` and `inputs` (of the
+            batch) are kept up to date; one with `by_step` gets logits of each time step [T, N, classes].
         weights: that the network begins with, to be reported.
 
     Raises:
@@ -291,8 +293,11 @@ def _check(run: Run, weights: Pretrained | None) -> None:
         different = [f"{k}={v}" for k, v in weights.config.items() if k in config and v != config[k]]
         trained_with = f", trained with {', '.join(different)}" if different else ""
         say(f"beginning with the weights of {weights.path}{trained_with}")
-    if (args.aap_weight != 1.0 or args.aap_off_epoch) and getattr(run.model, "aap", None) is None:
-        raise UsageError(f"--aap-weight and --aap-off-epoch weigh the pathway's loss, and {args.model} has no pathway")
+    weighed = args.aap_weight != 1.0 or args.aap_off_epoch or args.aap_weight_end is not None
+    if weighed and getattr(run.model, "aap", None) is None:
+        raise UsageError(
+            f"--aap-weight... and --aap-off-epoch weigh the pathway's loss, and {args.model} has no pathway"
+        )
     if args.tau not in (None, args.default("tau"), 2.0) and run.model.config.get("neuron") == "IF":
         raise UsageError(f"--tau {args.tau} does nothing: IF neurons have no time constant; leave it out")
     if args.lr_scheduler.startswith("cosine") and args.cos_lr_T + args.cooldown_epochs < args.epochs:
@@ -382,6 +387,7 @@ def train_step(run: Run, images: Tensor, target: Tensor, group: int, update: boo
     with run.network.no_sync() if accumulating else contextlib.nullcontext():
         with torch.autocast(images.device.type, run.amp_dtype, enabled=run.amp_dtype is not None):
             outputs = run.network(images)
+            run.criterion.inputs = images
             loss = run.criterion(outputs, target)
         run.scaler.scale(loss / group).backward()
     if update:
@@ -458,26 +464,29 @@ def evaluate(
     title: str = "test",
     rates: FiringRates | None = None,
     after_batch: Callable[[], None] = lambda: None,
-    watch: Callable[[dict[str, Tensor], Tensor], None] = lambda _logits, _target: None,
+    by_step: bool = False,
+    watch: Callable[[Outputs, Tensor], None] = lambda _outputs, _target: None,
 ) -> Scores:
     """Score every sample of a loader once, over all processes, in the precision of the weights.
 
     Args:
         rates: follows the firing rates meanwhile.
         after_batch: is called between the batches that all processes have (one may have one more), and may raise.
-        watch: gets each batch's logits [N, classes] by readout, and its classes [N].
+        by_step: ask the network for the logits of each time step.
+        watch: gets the network's outputs for each batch, all streams, and its classes [N].
     """
     model.eval()
     world.share_buffers(model)
     meter = Meter(readout_names(model), world.device)
     common = min(int(batches) for batches in world.gather(torch.tensor([len(loader)])))
-    with rates or contextlib.nullcontext(), log.progress(title, len(loader)) as progress:
+    streams = returning(model, readout="both", by_step=by_step)
+    with streams, rates or contextlib.nullcontext(), log.progress(title, len(loader)) as progress:
         for batch, (images, target) in enumerate(loader, start=1):
             images = images.to(world.device, non_blocking=True)
             target = target.to(world.device, non_blocking=True)
-            logits = readouts(model(images))
-            meter.update(logits, target)
-            watch(logits, target)
+            outputs = model(images)
+            meter.update(readouts(outputs), target)
+            watch(outputs, target)
             progress.advance()
             if batch < common:
                 after_batch()
@@ -648,6 +657,7 @@ def resume(run: Run, weights: Pretrained | None) -> None:
 
 def _check_network(path: Path, saved: dict[str, Any], ours: dict[str, Any]) -> None:
     # an option that the network of then did not have is at its default
+    saved = {**model_options(ours["model"]), **saved}
     wrong = [f"{k}={saved[k]!r} instead of {ours[k]!r}" for k in ours if k in saved and saved[k] != ours[k]]
     if wrong:
         raise UserError(f"{path} was saved from another network ({', '.join(wrong)}): use its options")

@@ -139,9 +139,7 @@ def test_a_wrong_command_is_one_line(tiny, arguments, message):
 
 
 def test_a_run_that_fails_is_said_and_the_others_go_on(tiny, tmp_path):
-    tiny.write_text(
-        TINY.replace("neuron: IF", "neuron: NONE").replace("[0, 1]", "[0]").replace("epochs: 2", "epochs: 1")
-    )
+    tiny.write_text(TINY.replace("neuron: IF", "lr: -1").replace("[0, 1]", "[0]").replace("epochs: 2", "epochs: 1"))
     (tmp_path / "runs/tiny/plain_seed0.log").mkdir(parents=True)  # where its log is to be
     ended = {run.name: problem for run, problem in Runner(tmp_path / "runs", {}, jobs=2).all(read_study(tiny).runs())}
     assert "train of with_seed0 ended with status 2" in ended["with_seed0"]

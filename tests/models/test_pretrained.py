@@ -86,7 +86,7 @@ def test_what_does_not_fit_is_one_line(trained):
     _, folder = trained
     assert "was saved from another network, dsnn18" in refusal(folder, "sew_resnet18")
     assert "was saved from another network, dsnn18" in refusal(folder, "dsnn34")
-    assert "reads 3 channels, and this network 1" in refusal(folder, in_channels=1)
+    assert "no weights of dsnn34 come along: name a folder" in refusal(True, "dsnn34")
     assert "of another shape: conv1.weight" in refusal(folder, width=8)
     assert "missing: sn1.w" in refusal(folder, neuron="PLIF")
     assert "there is no nowhere, neither a file nor weights that come along (cifar10/" in refusal("nowhere")

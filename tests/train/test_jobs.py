@@ -91,6 +91,7 @@ def test_a_process_whose_parent_has_ended_before_it_could_ask_ends(jobs):
     wait_for(lambda: not jobs.living(), "the end of the child", limit=30)
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_agent_has_its_workers_save(jobs, tmp_path):
     """scripts/train_imagenet.sh: by SIGUSR1, which schedulers send, torchrun's agent would end, and so its workers."""
     data = imagenet_tree(tmp_path / "data")
