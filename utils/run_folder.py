@@ -35,7 +35,7 @@ _RELEASED = {
 }  # fmt: skip
 # what the data's own name says, and how they are read
 _DATA = {"dataset", "image_size", "frame_size", "T_train", "augment"}
-_READING = {"data_path", "workers", "cache_dataset", "download"}
+_READING = {"data_path", "data_format", "check_data", "frames_path", "workers", "cache_dataset", "download"}
 _LONGEST = 200  # bytes of a name, of the 255 that file systems take
 
 
