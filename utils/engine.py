@@ -184,7 +184,7 @@ class Run:
         self.meter = Meter(readout_names(self.model), world.device)
         self.nan_batch = torch.zeros(1, dtype=torch.int64, device=world.device)  # the first, counted from 1
         self.interrupts = Interrupts(world, args.checkpoint_every)
-        self.folder = Path(args.output_dir) / run_folder.run_name(args, self.model.config, self.data.name)
+        self.folder = run_folder.folder_of(args, self.model.config, self.data.name)
         for name in args.of("network"):  # what config.yaml keeps is what the network was built with
             setattr(args, name, {**self.model.config, "model": args.model}.get(name))
         self.log = RunLog(world, self.folder)
@@ -596,7 +596,7 @@ def resume(run: Run, weights: Pretrained | None) -> None:
     args, world, say = run.args, run.world, run.log.say
     found: tuple[Path, dict[str, Any]] | None = None
     with world.main_only("reading the checkpoint") as main:
-        if main and args.resume == "auto":
+        if main and (args.resume == "auto" or Path(args.resume) == run.folder):
             found = checkpoint.newest_whole(run.folder, say)
         elif main:
             found = Path(args.resume), checkpoint.read(Path(args.resume))
