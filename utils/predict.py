@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from full_spike.utils.errors import UsageError, UserError, escaped, run_command
-from full_spike.utils.files import check_output_folder, is_image, passed_over, read_text
+from full_spike.utils.files import check_output_folder, is_image, passed_over, read_text, write_picture
 from full_spike.utils.options import Parser, positive_int, probability
 from full_spike.utils.trained import add_data_set_arguments, add_network_arguments
 
@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.output.mkdir(parents=True, exist_ok=True)
         image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
         title = f"{network.config['model']} at {escaped(path.name)}: {top[0].strip()}"
-        plots.spikes(layers, title, np.asarray(image)).savefig(target, dpi=120)
+        write_picture(target, plots.spikes(layers, title, np.asarray(image)))
         print(f"wrote {target}")
     return 0
 

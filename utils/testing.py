@@ -40,7 +40,7 @@ def test(model: Any, data: Datasets, args: Args, world: World, weights: Pretrain
         UserError: there are none, or they do not fit.
     """
     log = RunLog(world)
-    folder = Path(args.output_dir) / run_folder.run_name(args, model.config, data.name)
+    folder = run_folder.folder_of(args, model.config, data.name)
     if weights is None:
         weights = _newest(folder, args, world, log)
         try:
