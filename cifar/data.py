@@ -21,7 +21,7 @@ from full_spike.utils.data import augment
 from full_spike.utils.data.dataset import Datasets
 from full_spike.utils.data.digits import load_digits
 from full_spike.utils.data.images import given_numbers, load_folder
-from full_spike.utils.data.memory import Changes, Kept
+from full_spike.utils.data.memory import Kept
 from full_spike.utils.data.options import KNOWN
 from full_spike.utils.distributed import World
 from full_spike.utils.errors import UsageError, UserError
@@ -50,15 +50,14 @@ def _after(
     fit: list[Callable], args: Namespace, mean: Sequence[float], std: Sequence[float], *, fill: Sequence[float]
 ) -> tuple[Callable, Callable]:
     """The transforms of training and of test images that begin with `fit`, which makes bytes or floats of them."""
-    normalise = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))])
-    changes = augment.changes(args, flips=flips(args), fill=fill)
-    train = v2.Compose([*crops(args), *changes, normalise, *augment.erasing(args)])
-    numbers = len(mean) * args.image_size**2
-    together = Changes(normalise, args.image_size // 8 if args.crop else 0, flips(args), args.random_erase)
-    test = Kept(v2.Compose(fit), normalise, Changes(normalise), numbers)
+    begin, normalise, numbers = v2.Compose(fit), augment.Normalise(mean, std), len(mean) * args.image_size**2
+    erasing = augment.erasing(args)
+    then = v2.Compose([*crops(args), *augment.changes(args, flips=flips(args), fill=fill), normalise, *erasing])
+    test = Kept(begin, numbers, normalise, normalise)
     if args.auto_augment is not None:  # image by image
-        return v2.Compose([*fit, train]), test
-    return Kept(v2.Compose(fit), train, together, numbers), test
+        return v2.Compose([begin, then]), test
+    padding = args.image_size // 8 if args.crop else 0
+    return Kept(begin, numbers, then, normalise, padding, flips(args), *erasing), test
 
 
 class Digits(Dataset):

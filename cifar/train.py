@@ -24,7 +24,7 @@ def make_parser() -> Parser:
     add_folder_arguments(parser)
     add_augment_arguments(parser)
     parser.set_defaults(
-        model="dsnn18", neuron="LIF", stem="cifar", batch_size=128, workers=2, epochs=100, lr=0.1, weight_decay=5e-4,
+        model="dsnn18", neuron="LIF", stem="cifar", batch_size=128, epochs=100, lr=0.1, weight_decay=5e-4,
         output_dir="runs",
     )  # fmt: skip
     return parser

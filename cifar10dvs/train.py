@@ -17,7 +17,7 @@ def make_parser() -> Parser:
     add_loading_arguments(parser)
     add_event_arguments(parser, "cifar10dvs")
     parser.set_defaults(
-        model="dsnn_wide7b", T=16, batch_size=16, workers=4, epochs=64, lr=0.01, weight_decay=0.0, output_dir="runs",
+        model="dsnn_wide7b", T=16, batch_size=16, epochs=64, lr=0.01, weight_decay=0.0, output_dir="runs",
     )  # fmt: skip
     return parser
 

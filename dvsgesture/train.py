@@ -17,7 +17,7 @@ def make_parser() -> Parser:
     add_loading_arguments(parser)
     add_event_arguments(parser, "dvsgesture")
     parser.set_defaults(
-        model="dsnn_7b", T=16, batch_size=16, workers=4, epochs=192, lr=1e-3, lr_scheduler="step", step_size=64,
+        model="dsnn_7b", T=16, batch_size=16, epochs=192, lr=1e-3, lr_scheduler="step", step_size=64,
         gamma=0.1, weight_decay=0.0, output_dir="runs",
     )  # fmt: skip
     return parser

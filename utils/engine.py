@@ -6,7 +6,9 @@ A data set's train.py calls `fit` with the network, the criterion and the data t
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -61,9 +63,18 @@ def job(args: Args) -> Iterator[World]:
             if world.device.type == "cpu" and args.keep_memory:
                 keep_freed_memory()
             seed_everything(args.seed, world.rank)
-            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False  # as released
+            if world.device.type == "cuda":
+                _choose_kernels(args.deterministic)
             yield world
         distributed.stop(world)
+
+
+def _choose_kernels(deterministic: bool) -> None:
+    """On a GPU: those that are fastest at the shapes they meet, or those that give the same bits in every run."""
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = not deterministic, deterministic
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)  # torch has no such kernel for max pooling
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
 
 
 @contextlib.contextmanager
@@ -150,7 +161,8 @@ class Run:
         self.schedule = make_schedule(self.optimizer, args, self.steps)
         self.amp_dtype = HALF_TYPES[args.amp_dtype] if args.amp else None
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.amp_dtype is torch.float16)
-        # the hooks run after steps that the optimizer made: the loss scaler leaves some out
+        # the hooks run after steps that the optimizer made: the loss scaler leaves some out. On a GPU, where it is the
+        # optimizer's kernel that leaves them out, they run after these as well
         if args.sched_on_updates:
             self.optimizer.register_step_post_hook(lambda *_: self.schedule.step())
         self.network: Any = torch.compile(self.model) if args.compile else self.model
@@ -159,7 +171,7 @@ class Run:
         self.ema: AveragedModel | None = None
         if args.ema_decay is not None:  # of the weights that all processes have from here on
             ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(args.ema_decay), use_buffers=True)
-            self.optimizer.register_step_post_hook(lambda *_: ema.update_parameters(self.model))
+            self.optimizer.register_step_post_hook(lambda *_: average(ema, self.model, args.ema_decay))
             self.ema = ema
         self.compiles = args.fused or args.compile  # the first step does
         self.meter = Meter(readout_names(self.model), world.device)
@@ -169,6 +181,14 @@ class Run:
             setattr(args, name, {**self.model.config, "model": args.model}.get(name))
         self.log = RunLog(world, self.folder)
         self.clock = Clock(self.epoch, args.epochs)
+
+    def plan_schedule(self, first: int) -> None:
+        """The schedule of the options once more, over the epochs that are left from the epoch `first` on."""
+        args = self.args
+        left = {"epochs": args.epochs - first, "cos_lr_T": args.epochs - first - args.cooldown_epochs, "start_epoch": 0}
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] = args.lr
+        self.schedule = make_schedule(self.optimizer, Args(**{**vars(args), **left}), self.steps)
 
     @property
     def lr(self) -> float:
@@ -191,8 +211,22 @@ class Run:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
+@torch.no_grad()
+def average(ema: AveragedModel, model: nn.Module, decay: float) -> None:
+    """`ema.update_parameters(model)`, but that one copies its count of updates to a GPU, and waits for it."""
+    if ema.n_averaged == 0:
+        return ema.update_parameters(model)
+    pairs = list(zip(*(list(itertools.chain(m.parameters(), m.buffers())) for m in (ema.module, model)), strict=True))
+    for floats in (True, False):
+        if chosen := [pair for pair in pairs if pair[0].is_floating_point() == floats]:
+            get_ema_multi_avg_fn(decay)(*zip(*chosen, strict=True), 0)
+    ema.n_averaged += 1
+
+
 def place(model: Any, args: Args, world: World) -> Any:
     """A network on its device, in its memory format, with compiled layers and recomputation as the options say."""
+    if args.channels_last is None:
+        args.channels_last = args.fused or world.device.type == "cuda"  # as the convolutions of tensor cores want it
     layout: Any = torch.channels_last if args.channels_last else torch.preserve_format
     model = use_fused(model.to(world.device, memory_format=layout), args.fused)
     if args.memory_saving:
@@ -235,8 +269,7 @@ def fit(
         run.clock, started = Clock(run.done, args.epochs), time.monotonic()
         with run.interrupts.listening():
             while run.epoch < args.epochs:
-                speed = train_epoch(run)
-                end_epoch(run, speed)
+                end_epoch(run, *train_epoch(run))
         run.log.close()
     say(
         f"done in {clock_time(time.monotonic() - started)}, best test top-1 {run.max_test_acc1:.2f} %, "
@@ -269,8 +302,11 @@ def _check(run: Run, weights: Pretrained | None) -> None:
         )
 
 
-def train_epoch(run: Run) -> float:
-    """Train from the run's step to the epoch's end; returns samples a second over all processes."""
+def train_epoch(run: Run) -> tuple[int, float]:
+    """Train from the run's step to the epoch's end; the CPU waits for the device at reports alone.
+
+    Returns (samples of all processes, when that began).
+    """
     args, first = run.args, run.step
     run.loaders.sampler.start_at(run.epoch, first)
     run.network.train()
@@ -278,9 +314,7 @@ def train_epoch(run: Run) -> float:
     seen, began = 0, time.monotonic()
     window_seen, window_began = 0, began
     with run.log.progress(f"epoch {run.epoch + 1}/{args.epochs}", run.batches, first) as progress:
-        for step, (images, target) in enumerate(run.loaders.train, start=first):
-            images = images.to(run.world.device, non_blocking=True)
-            target = target.to(run.world.device, non_blocking=True)
+        for step, (images, target) in enumerate(_on_device(run), start=first):
             group_start = step - step % args.accumulate
             group = min(args.accumulate, run.batches - group_start)  # batches whose mean gradient makes the update
             update = step + 1 == group_start + group
@@ -312,7 +346,24 @@ def train_epoch(run: Run) -> float:
                     save(run)
                 if request == STOP:
                     raise _interrupted(run)
-    return seen / max(time.monotonic() - began, 1e-9)
+    return seen, began
+
+
+def _on_device(run: Run) -> Iterator[tuple[Tensor, ...]]:
+    """Batches where the network is; a GPU gets and makes them on a stream of its own, beside the steps still to do."""
+    batches, device = iter(run.loaders.train), run.world.device
+    ahead = torch.cuda.Stream(device) if device.type == "cuda" else None
+    while True:
+        with torch.cuda.stream(ahead):  # the same as ever where there is none
+            batch = tuple(x.to(device, non_blocking=True) for x in next(batches, ()))
+        if not batch:
+            return
+        if ahead is not None:
+            steps = torch.cuda.current_stream(device)
+            steps.wait_stream(ahead)
+            for x in batch:
+                x.record_stream(steps)  # or its memory would be another batch's while it is read
+        yield batch
 
 
 def train_step(run: Run, images: Tensor, target: Tensor, group: int, update: bool) -> tuple[Any, Tensor]:
@@ -344,10 +395,11 @@ def train_step(run: Run, images: Tensor, target: Tensor, group: int, update: boo
     return detached, loss.detach()
 
 
-def end_epoch(run: Run, speed: float) -> None:
-    """Save what was trained, test it, report, and save what came of it."""
+def end_epoch(run: Run, seen: int, began: float) -> None:
+    """Save what was trained, test it, report, and save what came of it; see `train_epoch`."""
     args, epoch = run.args, run.epoch
     loss, train = _read_meter(run)
+    speed = seen / max(time.monotonic() - began, 1e-9)  # the device has done it all by now
     lr = run.lr
     save(run)  # first: whatever testing meets, the epoch is kept
 
@@ -546,13 +598,27 @@ def resume(run: Run, weights: Pretrained | None) -> None:
             f"{path} stopped inside epoch {state['epoch'] + 1}, whose data would be dealt out otherwise ({what}): "
             "use the same options until the epoch ends"
         )
+    longer = then["epochs"] != args.epochs
+    if longer:
+        changed.pop("cos_lr_T", None)  # follows --epochs, of which a warning of its own tells
+        left = args.epochs - state["epoch"]
+        if args.new_schedule and (state["step"] or left <= args.warmup_epochs + args.cooldown_epochs):
+            raise UsageError(
+                f"--new-schedule begins with an epoch and needs more of them than the warm-up and the cool-down take: "
+                f"{path} stopped in epoch {state['epoch'] + 1}, batch {state['step']}, of {args.epochs} epochs"
+            )
     if (state["ema"] is None) != (run.ema is None):
         has, wants = ("no ", "keeps") if state["ema"] is None else ("", "keeps no")
         raise UsageError(f"{path} has {has}averaged weights and this run {wants}: use the same --ema-decay")
     try:
+        for group in state["optimizer"]["param_groups"]:
+            group["fused"] = run.optimizer.defaults.get("fused")  # of this device, not of the one then
         run.model.load_state_dict(state["model"])
         run.optimizer.load_state_dict(state["optimizer"])
-        run.schedule.load_state_dict(state["lr_scheduler"])
+        if args.new_schedule and longer:
+            run.plan_schedule(state["epoch"])
+        else:
+            run.schedule.load_state_dict(state["lr_scheduler"])
         if run.scaler.is_enabled() and state["scaler"]:
             run.scaler.load_state_dict(state["scaler"])
         if run.ema is not None:
@@ -567,6 +633,11 @@ def resume(run: Run, weights: Pretrained | None) -> None:
     except (RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} does not fit this run ({reason}): use another one, or the options of then") from None
+    if longer and not args.new_schedule:
+        say(
+            f"warning: the learning rate follows the schedule of {then['epochs']} epochs, planned before --epochs "
+            f"{args.epochs}: --new-schedule plans it again, from --lr at epoch {run.epoch + 1} to the new end"
+        )
     if changed:
         say(
             f"warning: options changed since the checkpoint ({'; '.join(changed.values())}): the optimizer and the "

@@ -21,7 +21,9 @@ from full_spike.utils.errors import UsageError
 LARGEST_INT = 2**31 - 1  # of what is counted: tensors' sizes multiply
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("cosine", "cosine-timm", "step")
-ONE_CALL = ("config", "resume", "overwrite", "test_only", "synops", "no_syops", "detach", "predictions")  # not of a run
+ONE_CALL = (  # not of a run
+    "config", "resume", "new_schedule", "overwrite", "test_only", "synops", "no_syops", "detach", "predictions",
+)  # fmt: skip
 
 
 class Args(argparse.Namespace):
@@ -319,6 +321,10 @@ def add_run_arguments(parser: Parser) -> None:
     )  # fmt: skip
     add("--start-epoch", type=natural, default=0, metavar="N", help="number of the first epoch of a new run")
     add("--resume", type=weights_name, metavar="FILE|auto", help="go on from this checkpoint, or the run's newest")
+    add(
+        "--new-schedule", action="store_true",
+        help="with --resume and other --epochs: plan the learning rate again, from --lr now to the new end",
+    )  # fmt: skip
     add("--overwrite", action="store_true", help="begin anew in a folder that holds a run")
     add("--checkpoint-every", type=_interval, metavar="N", help="also save inside epochs: 500 (steps) or 10min")
     add("--ema", action="store_true", help="judge, test and detach the averaged weights (--ema-decay) instead")
@@ -344,7 +350,10 @@ def add_run_arguments(parser: Parser) -> None:
     add = parser.group("speed (see docs/PERFORMANCE.md)", "run")
     on_off = argparse.BooleanOptionalAction
     add("--fused", action=on_off, default=False, help="batch norm, neuron and join of a layer compiled into one")
-    add("--channels-last", action=on_off, help="memory format of weights and maps (default: as --fused)")
+    add(
+        "--channels-last", action=on_off, help="memory format of weights and maps (default: on a GPU, and with --fused)"
+    )
+    add("--deterministic", action="store_true", help="on GPUs: kernels that repeat every bit, as the release; slower")
     add("--keep-memory", action=on_off, default=True, help="on the CPU: keep freed memory for the next step")
     add("--compile", action="store_true", help="torch.compile of the whole network in training: minutes")
     add(
@@ -385,7 +394,6 @@ def parse(parser: Parser, argv: Sequence[str] | None = None, below: Mapping[str,
         args = parser.parse_args([*_as_typed(parser, values), *argv], Args(_parser=parser))
     _check(args)
     args.cos_lr_T = args.cos_lr_T or args.epochs - args.cooldown_epochs
-    args.channels_last = args.fused if args.channels_last is None else args.channels_last
     return args
 
 

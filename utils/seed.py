@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,15 +13,13 @@ from torch import Tensor
 _MASK = (1 << 64) - 1
 
 
-def derive(*numbers: Any) -> Any:
+def derive(*numbers: int) -> int:
     """A seed in [0, 2^63) from some numbers, e.g. (seed, epoch, index): near tuples give unrelated seeds.
-
-    A number may also be an array of uint64, for a seed of each.
 
     The mixing step is splitmix64's (Steele, Lea & Flood, OOPSLA 2014). The low 32 bits are mixed as well as the high
     ones, which matters since torch's CPU generator takes no more than those.
     """
-    state: Any = 0
+    state = 0
     for number in numbers:
         state = (state + (number & _MASK) + 0x9E3779B97F4A7C15) & _MASK
         state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
@@ -40,24 +37,6 @@ def drawing_from(*numbers: int) -> Iterator[None]:
         yield
     finally:
         torch.set_rng_state(before)
-
-
-def first_words(seeds: np.ndarray, count: int) -> np.ndarray:
-    """The first words that torch's CPU generator gives after `manual_seed`, for many seeds [N]: uint32 [count, N].
-
-    It is the Mersenne Twister (Matsumoto & Nishimura, ACM TOMACS 1998), of whose 624 words of state the first outputs
-    need some 400. For one seed at a time, seeding alone would take longer than the changes to a small image.
-    """
-    state = np.empty((397 + count, len(seeds)), dtype=np.uint32)
-    state[0] = seeds & 0xFFFFFFFF
-    for i in range(1, len(state)):
-        state[i] = (state[i - 1] ^ (state[i - 1] >> 30)) * np.uint32(1812433253) + np.uint32(i)
-    mixed = (state[:count] & 0x80000000) | (state[1 : count + 1] & 0x7FFFFFFF)
-    words = state[397:] ^ (mixed >> 1) ^ ((mixed & 1) * np.uint32(0x9908B0DF))
-    words ^= words >> 11
-    words ^= (words << 7) & 0x9D2C5680
-    words ^= (words << 15) & 0xEFC60000
-    return words ^ (words >> 18)
 
 
 def seed_everything(seed: int, rank: int = 0) -> None:

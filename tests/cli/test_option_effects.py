@@ -80,8 +80,8 @@ CHANGES = {
 OTHERS = set(
     "config output_dir name start_epoch resume overwrite checkpoint_every ema ema_decay print_freq tb test_only synops "
     "no_syops detach predictions device world_size dist_url dist_timeout fused channels_last keep_memory compile "
-    "memory_saving sync_bn initial_checkpoint products dataset download workers cache_dataset val_resize_size "
-    "val_crop_size".split()
+    "deterministic memory_saving sync_bn initial_checkpoint products dataset download workers cache_dataset "
+    "val_resize_size val_crop_size".split()
 )
 
 

@@ -2,7 +2,6 @@
 
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from torch.utils.data import TensorDataset
@@ -11,10 +10,10 @@ from full_spike.cifar import data as cifar
 from full_spike.imagenet import data as imagenet
 from full_spike.utils.data.augment import mixing
 from full_spike.utils.data.loading import EpochSampler, EvaluationSampler, make_loaders
-from full_spike.utils.data.memory import MemoryLoader
+from full_spike.utils.data.memory import InMemory
 from full_spike.utils.distributed import World
 from full_spike.utils.errors import UserError
-from full_spike.utils.seed import derive, drawing_from, first_words
+from full_spike.utils.seed import drawing_from
 from support.images import image_args, image_tree, imagenet_tree
 
 DATA_SETS = {
@@ -51,7 +50,7 @@ def test_batches_do_not_depend_on_how_loading_processes_are_started(tmp_path, mo
     for workers in (0, 1):
         loaders = loaders_of(data, workers=workers)
         for loader in (loaders.train, loaders.test):
-            loader.multiprocessing_context = "forkserver" if workers else None
+            loader.source.multiprocessing_context = "forkserver" if workers else None
             found.append(next(iter(loader)))
         monkeypatch.setattr("full_spike.utils.data.memory.LIMIT", 0)
     assert same(found[:2], found[2:])
@@ -70,19 +69,9 @@ def test_batches_made_in_memory_are_those_made_image_by_image(tmp_path, monkeypa
             loaders.sampler.start_at(3, first)
             batches += [*loaders.train, *loaders.test]
         found.append(batches)
-        assert isinstance(loaders.train, MemoryLoader) == (len(found) == 1)
+        assert isinstance(loaders.train.source, InMemory) == (len(found) == 1)
         monkeypatch.setattr("full_spike.utils.data.memory.LIMIT", 0)
     assert same(*found)
-
-
-def test_first_words_of_many_streams():
-    seeds = derive(5, 1, np.arange(50, dtype=np.uint64))
-    assert seeds.tolist() == [derive(5, 1, i) for i in range(50)]
-    words = first_words(seeds, 30)
-    for seed, mine in zip(seeds.tolist(), words.T.tolist(), strict=True):
-        generator = torch.Generator().manual_seed(seed)
-        # torch takes one word for a number below 2^28
-        assert torch.randint(0, 2**28 - 1, (30,), generator=generator).tolist() == [x % (2**28 - 1) for x in mine]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
