@@ -8,8 +8,12 @@ import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from full_spike.utils.errors import UsageError, UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 # folders that systems make beside people's files, but for those whose names begin with a dot
@@ -98,6 +102,12 @@ def write_file(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
     with replacing(path) as partial:
         partial.write_bytes(content)
+
+
+def write_picture(path: Path, figure: Figure) -> None:
+    """Write a figure whole or not at all, as the kind of picture that the name says; a link is replaced."""
+    with replacing(path) as partial:
+        figure.savefig(partial, format=path.suffix[1:], dpi=120)
 
 
 def _remove(path: Path) -> None:

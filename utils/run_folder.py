@@ -73,6 +73,13 @@ def run_name(args: Args, network: Mapping[str, Any], prefix: str = "") -> str:
     return name
 
 
+def folder_of(args: Args, network: Mapping[str, Any], prefix: str = "") -> Path:
+    """The run's folder: the one that --resume names, or else `run_name` in --output-dir."""
+    if args.resume and args.resume != "auto" and (Path(args.resume) / checkpoint.LATEST).exists():
+        return Path(args.resume)
+    return Path(args.output_dir) / run_name(args, network, prefix)
+
+
 @contextlib.contextmanager
 def locked(folder: Path, world: World) -> Iterator[Callable[[], None]]:
     """A block in which the run's folder, which is made if need be, belongs to this job.

@@ -25,7 +25,6 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from full_spike.utils.data.options import KNOWN, MEASURED
 from full_spike.utils.data.shards import FORMATS, Index, known_format, list_shards
@@ -73,8 +72,8 @@ class ImageFolder(Dataset):
         self.index = list_images(root) if index is None else index
         self.classes = tuple(self.index["classes"].tolist())
         self.transform = transform
+        self.load: Callable[[str, bytes], Any] = load_image
         self._read = read
-        self.load: Callable = load_image
 
     def __len__(self) -> int:
         return len(self.index["paths"])
@@ -419,7 +418,10 @@ def load_image(path: str | Path, content: bytes | None = None) -> Image.Image:
 def decode(path: str, content: bytes) -> Image.Image | Tensor:
     """A JPEG as bytes [3, H, W], upright, by torchvision, which is faster; other images as `load_image` has them."""
     if content.startswith(b"\xff\xd8"):
-        with contextlib.suppress(RuntimeError):  # damaged, or of a rare kind: Pillow reads it, or says what is wrong
+        # damaged, or of a rare kind: Pillow reads it, or says what is wrong; and a later torchvision may lack this
+        with contextlib.suppress(RuntimeError, ImportError):
+            from torchvision.io import ImageReadMode, decode_jpeg
+
             encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
             return decode_jpeg(encoded, ImageReadMode.RGB, apply_exif_orientation=True)
     return load_image(path, content)
