@@ -154,10 +154,7 @@ def training_step(model: Any, images: torch.Tensor, half: bool = False) -> Side:
 
     def step() -> None:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
-            outputs = model(images)
-            if isinstance(outputs, torch.Tensor) and outputs.ndim == 3:
-                outputs = outputs.mean(0)  # spikingjelly's Spikformer has logits for each time step
-            loss = criterion(outputs, target)
+            loss = criterion(model(images), target)  # spikingjelly's Spikformer has logits for each time step
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from full_spike.models import Pretrained, model_options, save_memory, use_fused
+from full_spike.models import Pretrained, model_options, returning, save_memory, use_fused
 from full_spike.utils import checkpoint, distributed, interrupts, run_folder
 from full_spike.utils.allocator import keep_freed_memory
 from full_spike.utils.data.dataset import Datasets
@@ -30,7 +30,7 @@ from full_spike.utils.distributed import World
 from full_spike.utils.errors import StopRequestedError, UsageError, UserError
 from full_spike.utils.interrupts import STOP, Interrupts, stopping_at_once
 from full_spike.utils.log import RunLog
-from full_spike.utils.losses import readout_names, readouts
+from full_spike.utils.losses import Outputs, readout_names, readouts
 from full_spike.utils.measure.firing_rates import FiringRates
 from full_spike.utils.metrics import Clock, EpochResult, Meter, Scores, clock_time
 from full_spike.utils.optim import make_optimizer, make_schedule
@@ -82,6 +82,12 @@ def _explaining_exhaustion() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
+        reason = str(error).strip(". \n").rpartition("\n")[2]
+        if "killed by signal" in reason or "shared memory" in reason:
+            raise UserError(
+                f"a loading process ended ({reason}): give it more memory or a larger /dev/shm (docker's --shm-size), "
+                "or load with -j 0"
+            ) from None
         # RuntimeError is what torch's allocator on the CPU raises
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
             raise
@@ -144,6 +150,7 @@ class Run:
         if args.amp and args.amp_dtype is None:
             args.amp_dtype = "fp16" if args.device == "cuda" else "bf16"
         self.model = place(self.model, args, world)
+        self.model.by_step = getattr(self.criterion, "by_step", False)
         self.epoch = args.start_epoch
         self.loaders = make_loaders(
             self.data.train,
@@ -175,8 +182,9 @@ class Run:
             self.ema = ema
         self.compiles = args.fused or args.compile  # the first step does
         self.meter = Meter(readout_names(self.model), world.device)
+        self.nan_batch = torch.zeros(1, dtype=torch.int64, device=world.device)  # the first, counted from 1
         self.interrupts = Interrupts(world, args.checkpoint_every)
-        self.folder = Path(args.output_dir) / run_folder.run_name(args, self.model.config, self.data.name)
+        self.folder = run_folder.folder_of(args, self.model.config, self.data.name)
         for name in args.of("network"):  # what config.yaml keeps is what the network was built with
             setattr(args, name, {**self.model.config, "model": args.model}.get(name))
         self.log = RunLog(world, self.folder)
@@ -246,7 +254,8 @@ def fit(
 
     Args:
         model: of `create_model`; returns logits [N, classes], or a pair of them.
-        criterion: (outputs, targets) -> mean loss, see `DualStreamLoss`. Its attribute `epoch` is kept up to date.
+        criterion: (outputs, targets) -> mean loss, see `DualStreamLoss`. Its attributes `epoch` and `inputs` (of the
+            batch) are kept up to date; one with `by_step` gets logits of each time step [T, N, classes].
         weights: that the network begins with, to be reported.
 
     Raises:
@@ -291,8 +300,11 @@ def _check(run: Run, weights: Pretrained | None) -> None:
         different = [f"{k}={v}" for k, v in weights.config.items() if k in config and v != config[k]]
         trained_with = f", trained with {', '.join(different)}" if different else ""
         say(f"beginning with the weights of {weights.path}{trained_with}")
-    if (args.aap_weight != 1.0 or args.aap_off_epoch) and getattr(run.model, "aap", None) is None:
-        raise UsageError(f"--aap-weight and --aap-off-epoch weigh the pathway's loss, and {args.model} has no pathway")
+    weighed = args.aap_weight != 1.0 or args.aap_off_epoch or args.aap_weight_end is not None
+    if weighed and getattr(run.model, "aap", None) is None:
+        raise UsageError(
+            f"--aap-weight... and --aap-off-epoch weigh the pathway's loss, and {args.model} has no pathway"
+        )
     if args.tau not in (None, args.default("tau"), 2.0) and run.model.config.get("neuron") == "IF":
         raise UsageError(f"--tau {args.tau} does nothing: IF neurons have no time constant; leave it out")
     if args.lr_scheduler.startswith("cosine") and args.cos_lr_T + args.cooldown_epochs < args.epochs:
@@ -314,7 +326,7 @@ def train_epoch(run: Run) -> tuple[int, float]:
     seen, began = 0, time.monotonic()
     window_seen, window_began = 0, began
     with run.log.progress(f"epoch {run.epoch + 1}/{args.epochs}", run.batches, first) as progress:
-        for step, (images, target) in enumerate(_on_device(run), start=first):
+        for step, (images, target) in enumerate(_ahead(run), start=first):
             group_start = step - step % args.accumulate
             group = min(args.accumulate, run.batches - group_start)  # batches whose mean gradient makes the update
             update = step + 1 == group_start + group
@@ -326,7 +338,9 @@ def train_epoch(run: Run) -> tuple[int, float]:
                 run.log.say(f"first step {took:.1f} s, mostly compiling")
                 run.clock.leave_out(took)
                 run.compiles = False
-            run.meter.update(readouts(outputs), target, loss)
+            hold_nan = images.isnan().any()  # of which neurons would make silence, and a loss like any other
+            run.nan_batch = torch.where(hold_nan & (run.nan_batch == 0), step + 1, run.nan_batch)
+            run.meter.update(readouts(outputs), target, loss.masked_fill(hold_nan, math.nan))
             run.step = step + 1
             seen += len(target) * run.world.size
             window_seen += len(target) * run.world.size
@@ -349,14 +363,14 @@ def train_epoch(run: Run) -> tuple[int, float]:
     return seen, began
 
 
-def _on_device(run: Run) -> Iterator[tuple[Tensor, ...]]:
-    """Batches where the network is; a GPU gets and makes them on a stream of its own, beside the steps still to do."""
+def _ahead(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
+    """The epoch's batches; a GPU gets and makes them on a stream of its own, beside the steps still to do there."""
     batches, device = iter(run.loaders.train), run.world.device
     ahead = torch.cuda.Stream(device) if device.type == "cuda" else None
     while True:
         with torch.cuda.stream(ahead):  # the same as ever where there is none
-            batch = tuple(x.to(device, non_blocking=True) for x in next(batches, ()))
-        if not batch:
+            batch = next(batches, None)
+        if batch is None:
             return
         if ahead is not None:
             steps = torch.cuda.current_stream(device)
@@ -382,6 +396,7 @@ def train_step(run: Run, images: Tensor, target: Tensor, group: int, update: boo
     with run.network.no_sync() if accumulating else contextlib.nullcontext():
         with torch.autocast(images.device.type, run.amp_dtype, enabled=run.amp_dtype is not None):
             outputs = run.network(images)
+            run.criterion.inputs = images
             loss = run.criterion(outputs, target)
         run.scaler.scale(loss / group).backward()
     if update:
@@ -458,26 +473,29 @@ def evaluate(
     title: str = "test",
     rates: FiringRates | None = None,
     after_batch: Callable[[], None] = lambda: None,
-    watch: Callable[[dict[str, Tensor], Tensor], None] = lambda _logits, _target: None,
+    by_step: bool = False,
+    watch: Callable[[Outputs, Tensor], None] = lambda _outputs, _target: None,
 ) -> Scores:
     """Score every sample of a loader once, over all processes, in the precision of the weights.
 
     Args:
         rates: follows the firing rates meanwhile.
         after_batch: is called between the batches that all processes have (one may have one more), and may raise.
-        watch: gets each batch's logits [N, classes] by readout, and its classes [N].
+        by_step: ask the network for the logits of each time step.
+        watch: gets the network's outputs for each batch, all streams, and its classes [N].
     """
     model.eval()
     world.share_buffers(model)
     meter = Meter(readout_names(model), world.device)
     common = min(int(batches) for batches in world.gather(torch.tensor([len(loader)])))
-    with rates or contextlib.nullcontext(), log.progress(title, len(loader)) as progress:
+    streams = returning(model, readout="both", by_step=by_step)
+    with streams, rates or contextlib.nullcontext(), log.progress(title, len(loader)) as progress:
         for batch, (images, target) in enumerate(loader, start=1):
             images = images.to(world.device, non_blocking=True)
             target = target.to(world.device, non_blocking=True)
-            logits = readouts(model(images))
-            meter.update(logits, target)
-            watch(logits, target)
+            outputs = model(images)
+            meter.update(readouts(outputs), target)
+            watch(outputs, target)
             progress.advance()
             if batch < common:
                 after_batch()
@@ -488,6 +506,12 @@ def _read_meter(run: Run) -> tuple[float, Scores]:
     """The epoch so far; every process sees the same numbers, so all stop together at a loss that is not finite."""
     loss, scores = run.meter.read(run.world)
     if not math.isfinite(loss) and run.step:
+        nan_batch = max(int(batch) for batch in run.world.gather(run.nan_batch.cpu()))
+        if nan_batch:
+            raise UserError(
+                f"inputs hold NaN in batch {nan_batch} of epoch {run.epoch + 1}: look at how the data are made; the "
+                "checkpoints of the run are untouched"
+            )
         raise UserError(
             f"the loss became {loss} in epoch {run.epoch + 1}, batch {run.step} or before: lower --lr, or use "
             "--amp-dtype bf16 or no --amp; the checkpoints of the run are untouched"
@@ -572,7 +596,7 @@ def resume(run: Run, weights: Pretrained | None) -> None:
     args, world, say = run.args, run.world, run.log.say
     found: tuple[Path, dict[str, Any]] | None = None
     with world.main_only("reading the checkpoint") as main:
-        if main and args.resume == "auto":
+        if main and (args.resume == "auto" or Path(args.resume) == run.folder):
             found = checkpoint.newest_whole(run.folder, say)
         elif main:
             found = Path(args.resume), checkpoint.read(Path(args.resume))
@@ -648,6 +672,7 @@ def resume(run: Run, weights: Pretrained | None) -> None:
 
 def _check_network(path: Path, saved: dict[str, Any], ours: dict[str, Any]) -> None:
     # an option that the network of then did not have is at its default
+    saved = {**model_options(ours["model"]), **saved}
     wrong = [f"{k}={saved[k]!r} instead of {ours[k]!r}" for k in ours if k in saved and saved[k] != ours[k]]
     if wrong:
         raise UserError(f"{path} was saved from another network ({', '.join(wrong)}): use its options")

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from full_spike.models import returning
+from full_spike.models.neuron import carrying
 from full_spike.utils.export.graph import SPIKING, Add, Attention, Conv, Fire, Gate, Graph, Head, Pool
 
 INPUT_BITS = 20  # inputs of float networks are rounded to multiples of 2^-20
@@ -193,16 +195,26 @@ class Stream:
     """A network fed one time step at a time; its spikes and logits are those of the whole sequence, up to here.
 
     A network of static images is shown the picture at each step. Keeps the membranes, and nothing else of the past.
+
+    Args:
+        network: a `Runner`, or a network of `create_model`, which may be used otherwise meanwhile.
+
+    Raises:
+        ValueError: the network is in training mode, or returns two readouts.
     """
 
-    def __init__(self, runner: Runner) -> None:
-        self.runner = runner
+    def __init__(self, network: Any) -> None:
+        if network.training and not isinstance(network, Runner):
+            raise ValueError("a stream is for evaluation: call eval() on the network first")
+        if getattr(network, "aap", None) is not None and network.readout == "both":
+            raise ValueError('a stream has one readout: set the network\'s to "fsnn", "aap" or "sum"')
+        self.network = network
         self.reset()
 
     def reset(self) -> None:
         """Begin at rest."""
-        self._state: dict[str, Tensor] = {}
-        self._counts: Tensor | None = None
+        self._state: dict[str, Any] = {}
+        self._sums: Tensor | None = None
         self.steps = 0
 
     @torch.no_grad()
@@ -210,13 +222,37 @@ class Stream:
         """Logits [N, classes] after one more frame [N, C, H, W]; `see` as in `Runner.run`.
 
         Raises:
-            ValueError: see `Runner`.
+            ValueError: it has another number of samples than the frames before, or see `Runner`.
         """
-        self.runner.check_steps(self.steps + 1)
-        counts, _ = self.runner.run(frame.unsqueeze(0), self._state, see)
-        self._counts = counts if self._counts is None else self._counts + counts
+        if self._sums is not None and len(frame) != len(self._sums):
+            raise ValueError(f"{len(frame)} samples cannot go on where {len(self._sums)} were: reset() begins anew")
+        network = self.network
+        if isinstance(network, Runner):
+            network.check_steps(self.steps + 1)
+            now, _ = network.run(frame.unsqueeze(0), self._state, see)
+        else:
+            with returning(network, by_step=True), carrying(network, self._state):
+                (now,) = network(frame.unsqueeze(0))
+        self._sums = now if self._sums is None else self._sums + now
         self.steps += 1
-        return self.runner.logits(self._counts, self.steps)
+        return network.logits(self._sums, self.steps) if isinstance(network, Runner) else self._sums / self.steps
+
+    def until_sure(self, x: Tensor, confidence: float) -> Tensor:
+        """Logits [N, classes] after as many steps as it takes until every sample's class has this probability.
+
+        From rest, and at most to the last step; `steps` tells how many it took.
+
+        Args:
+            x: images [N, C, H, W] or frames [T, N, C, H, W].
+        """
+        self.reset()
+        graph = self.network.graph if isinstance(self.network, Runner) else self.network
+        for frame in x if x.ndim == 5 else [x] * graph.T:
+            logits = self.step(frame)
+            mean = logits * (graph.logit_scale * graph.T / self.steps) if getattr(graph, "integer", False) else logits
+            if bool((mean.softmax(dim=1).amax(dim=1) >= confidence).all()):
+                break
+        return logits
 
 
 def largest_sum(graph: Graph, conv: Conv) -> int:
