@@ -182,8 +182,9 @@ class Run:
             self.ema = ema
         self.compiles = args.fused or args.compile  # the first step does
         self.meter = Meter(readout_names(self.model), world.device)
+        self.nan_batch = torch.zeros(1, dtype=torch.int64, device=world.device)  # the first, counted from 1
         self.interrupts = Interrupts(world, args.checkpoint_every)
-        self.folder = Path(args.output_dir) / run_folder.run_name(args, self.model.config, self.data.name)
+        self.folder = run_folder.folder_of(args, self.model.config, self.data.name)
         for name in args.of("network"):  # what config.yaml keeps is what the network was built with
             setattr(args, name, {**self.model.config, "model": args.model}.get(name))
         self.log = RunLog(world, self.folder)
@@ -325,7 +326,7 @@ def train_epoch(run: Run) -> tuple[int, float]:
     seen, began = 0, time.monotonic()
     window_seen, window_began = 0, began
     with run.log.progress(f"epoch {run.epoch + 1}/{args.epochs}", run.batches, first) as progress:
-        for step, (images, target) in enumerate(_on_device(run), start=first):
+        for step, (images, target) in enumerate(_ahead(run), start=first):
             group_start = step - step % args.accumulate
             group = min(args.accumulate, run.batches - group_start)  # batches whose mean gradient makes the update
             update = step + 1 == group_start + group
@@ -337,7 +338,9 @@ def train_epoch(run: Run) -> tuple[int, float]:
                 run.log.say(f"first step {took:.1f} s, mostly compiling")
                 run.clock.leave_out(took)
                 run.compiles = False
-            run.meter.update(readouts(outputs), target, loss)
+            hold_nan = images.isnan().any()  # of which neurons would make silence, and a loss like any other
+            run.nan_batch = torch.where(hold_nan & (run.nan_batch == 0), step + 1, run.nan_batch)
+            run.meter.update(readouts(outputs), target, loss.masked_fill(hold_nan, math.nan))
             run.step = step + 1
             seen += len(target) * run.world.size
             window_seen += len(target) * run.world.size
@@ -360,14 +363,14 @@ def train_epoch(run: Run) -> tuple[int, float]:
     return seen, began
 
 
-def _on_device(run: Run) -> Iterator[tuple[Tensor, ...]]:
-    """Batches where the network is; a GPU gets and makes them on a stream of its own, beside the steps still to do."""
+def _ahead(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
+    """The epoch's batches; a GPU gets and makes them on a stream of its own, beside the steps still to do there."""
     batches, device = iter(run.loaders.train), run.world.device
     ahead = torch.cuda.Stream(device) if device.type == "cuda" else None
     while True:
         with torch.cuda.stream(ahead):  # the same as ever where there is none
-            batch = tuple(x.to(device, non_blocking=True) for x in next(batches, ()))
-        if not batch:
+            batch = next(batches, None)
+        if batch is None:
             return
         if ahead is not None:
             steps = torch.cuda.current_stream(device)
@@ -503,6 +506,12 @@ def _read_meter(run: Run) -> tuple[float, Scores]:
     """The epoch so far; every process sees the same numbers, so all stop together at a loss that is not finite."""
     loss, scores = run.meter.read(run.world)
     if not math.isfinite(loss) and run.step:
+        nan_batch = max(int(batch) for batch in run.world.gather(run.nan_batch.cpu()))
+        if nan_batch:
+            raise UserError(
+                f"inputs hold NaN in batch {nan_batch} of epoch {run.epoch + 1}: look at how the data are made; the "
+                "checkpoints of the run are untouched"
+            )
         raise UserError(
             f"the loss became {loss} in epoch {run.epoch + 1}, batch {run.step} or before: lower --lr, or use "
             "--amp-dtype bf16 or no --amp; the checkpoints of the run are untouched"
@@ -587,7 +596,7 @@ def resume(run: Run, weights: Pretrained | None) -> None:
     args, world, say = run.args, run.world, run.log.say
     found: tuple[Path, dict[str, Any]] | None = None
     with world.main_only("reading the checkpoint") as main:
-        if main and args.resume == "auto":
+        if main and (args.resume == "auto" or Path(args.resume) == run.folder):
             found = checkpoint.newest_whole(run.folder, say)
         elif main:
             found = Path(args.resume), checkpoint.read(Path(args.resume))
@@ -648,9 +657,10 @@ def resume(run: Run, weights: Pretrained | None) -> None:
     except (RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} does not fit this run ({reason}): use another one, or the options of then") from None
-    if longer and not args.new_schedule:
+    planned = then["cos_lr_T"] + then["cooldown_epochs"]
+    if longer and not args.new_schedule and args.lr_scheduler != "step" and planned != args.epochs:
         say(
-            f"warning: the learning rate follows the schedule of {then['epochs']} epochs, planned before --epochs "
+            f"warning: the learning rate follows the schedule of {planned} epochs, planned before --epochs "
             f"{args.epochs}: --new-schedule plans it again, from --lr at epoch {run.epoch + 1} to the new end"
         )
     if changed:

@@ -15,7 +15,7 @@ import pytest
 from torch.nn.modules.module import register_module_forward_hook
 
 from full_spike.imagenet.train import main
-from full_spike.utils import checkpoint
+from full_spike.utils import checkpoint, make_shards
 from support import processes
 from support.agents import children, wait_for
 from support.command import assert_same_run, newest, only, succeed
@@ -130,9 +130,13 @@ def test_killed_while_writing_checkpoints(quiet, tmp_path):
     assert_ends_alike(resume(data, out, log), out, log, expected)
 
 
-def test_a_run_goes_on_inside_an_epoch(quiet, tmp_path):
-    """Guards the tests above: kills do land inside epochs, and a run goes on from there."""
+@pytest.mark.parametrize("kind", ["folder", "wds"])
+def test_a_run_goes_on_inside_an_epoch(quiet, tmp_path, kind):
+    """Guards the tests above: kills do land inside epochs, and a run goes on from there, also on shards."""
     data, _, expected = quiet
+    if kind == "wds":
+        make_shards.main([str(data), str(tmp_path / "shards")])
+        data = tmp_path / "shards"
     out, log = tmp_path / "out", tmp_path / "log"
     assert_killed(resume(data, out, log, (3, 0)), signal.SIGXFSZ, out, log)
     assert_ends_alike(resume(data, out, log), out, log, expected)
