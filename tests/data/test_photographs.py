@@ -37,7 +37,7 @@ def test_decoded_as_pillow_decodes(tmp_path, mode, how):
     image = Image.fromarray(pixels, "CMYK").convert(mode).resize((130, 90))
     path = tmp_path / "image.jpg"
     image.save(path, **how)
-    found = decode(str(path))
+    found = decode(str(path), path.read_bytes())
     assert found.dtype == torch.uint8
     assert np.abs(found.permute(1, 2, 0).numpy().astype(int) - np.asarray(load_image(path)).astype(int)).max() <= 2
 
@@ -45,11 +45,11 @@ def test_decoded_as_pillow_decodes(tmp_path, mode, how):
 def test_what_is_no_whole_jpeg_is_left_to_pillow(tmp_path):
     path = tmp_path / "image.jpg"
     Image.new("RGB", (8, 8)).save(path, "PNG")
-    assert decode(str(path)).size == (8, 8)
+    assert decode(str(path), path.read_bytes()).size == (8, 8)
     Image.effect_noise((80, 80), 50).save(path)
     path.write_bytes(path.read_bytes()[:700])
     with pytest.raises(UserError, match="cannot read the image"):
-        decode(str(path))
+        decode(str(path), path.read_bytes())
 
 
 @pytest.mark.parametrize(
