@@ -400,7 +400,7 @@ def photographs(inputs: dict[str, Any], count: int) -> list[Tensor]:
             v2.ToDtype(torch.float32, scale=True), v2.Normalize(inputs["mean"], inputs["std"]),
         ][channels == 3 :]
     )  # fmt: skip
-    photos = [torch.from_numpy(photo).permute(2, 0, 1) for photo in load_sample_images().images]
+    photos = [torch.tensor(photo).permute(2, 0, 1) for photo in load_sample_images().images]
     found = []
     for i in range(count):
         scale, down, along = torch.rand(3, generator=generator).tolist()

@@ -187,7 +187,7 @@ def test_without_data_it_is_compared_on_photographs(tmp_path, to):
     assert "accuracy" not in done.out
 
 
-@pytest.mark.parametrize("to", ["integer", "onnx", "c"])
+@pytest.mark.parametrize("to", ["onnx", *(pytest.param(to, marks=pytest.mark.slow) for to in ("integer", "c"))])
 def test_networks_read_what_they_were_trained_on(tmp_path_factory, tmp_path, to):
     """Those made for events still images, and those made for images the frames of events."""
     tiny = ("--width", 2, "--T", 2, "-b", 64, "-j", 0, "--device", "cpu", "--epochs", 1, "--neuron", "IF")

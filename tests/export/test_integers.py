@@ -11,7 +11,7 @@ from torch import nn
 from full_spike import Stream, exact, quantize
 from full_spike.models import CONNECT_FUNCTIONS, create_model, fold_batchnorm, list_models
 from full_spike.utils.errors import UserError
-from full_spike.utils.export import fast, integers, saved
+from full_spike.utils.export import fast, integers, saved, write_c
 from full_spike.utils.export.graph import Add, Conv, Fire, Gate, describe
 from full_spike.utils.export.run import Layers, Runner, to_bytes
 from support.deployed import digits, in_floats, inputs, network, spikes_of
@@ -244,10 +244,6 @@ def test_a_file_holds_the_network(name, size, bits, tmp_path):
     assert plain == [weight.numel() if bits == 8 else (weight.numel() + 1) // 2 for weight, _ in pairs]
 
 
-def of_kind(plain, kind):
-    return next(node for node in plain["nodes"] if node["kind"] == kind)
-
-
 DAMAGES = {
     "a version": lambda p: p.update(version=3),
     "a scale": lambda p: p.update(scale=float("nan")),
@@ -257,8 +253,6 @@ DAMAGES = {
     "a shape": lambda p: p["nodes"][0].update(shape=(5, 14, 14)),
     "a threshold": lambda p: p["nodes"][1].update(threshold=torch.ones(3, dtype=torch.int32)),
     "a head": lambda p: p["nodes"].pop(),
-    "a comment of C": lambda p: of_kind(p, "gate").update(join="*/ int main; /*"),
-    "a name of C": lambda p: p["config"].update(model="*/ int main; /*"),
     "text for a number": lambda p: p.update(logit_scale="1.0 */"),
 }
 
@@ -270,3 +264,15 @@ def test_a_damaged_file_is_one_line(damage, tmp_path):
     torch.save({"graph": plain}, tmp_path / "integer.pth")
     with pytest.raises(UserError, match=r"integer.pth is damaged or no integer network \(.*\): export it again"):
         saved.read_integer(tmp_path / "integer.pth")
+
+
+def test_no_text_of_a_file_becomes_code(tmp_path):
+    plain = saved.to_plain(quantize(network("fsnn18", "OR"), [digits(4)]).graph)
+    code = '*/ int evil; /* "'
+    plain["config"].update(model=code)
+    plain.update(metadata={"classes": [code] * 10})
+    plain["nodes"][0].update(name=code)
+    plain["nodes"][1].update(inputs=(code,))
+    write_c(saved.from_plain(plain), tmp_path)
+    for file in tmp_path.iterdir():
+        assert "*/ int evil" not in file.read_text()

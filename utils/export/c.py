@@ -32,8 +32,8 @@ HEADER = """/* {name}: an integer spiking network, written by full-spike-aap.
  *     cc -std=c99 -O2 -c classify.c
  *
  * Input: bytes, clamp(round(x / CLASSIFY_SCALE) + CLASSIFY_ZERO, 0, 255) of each value x that the network was trained
- * on. Where CLASSIFY_MEAN is given, an image is resized to a shorter side of CLASSIFY_RESIZE, its centre taken, and x
- * is (pixel / 255 - CLASSIFY_MEAN) / CLASSIFY_STD in each channel; of events, x is their count.
+ * on. Where CLASSIFY_MEAN is given, an image has its shorter side resized to CLASSIFY_RESIZE and its centre taken; x is
+ * (pixel / 255 - CLASSIFY_MEAN) / CLASSIFY_STD in each channel; of events, x is their count.
  * Logits: integers; times CLASSIFY_LOGIT_SCALE they are the trained network's, whose softmax are probabilities.
  * Needs arithmetic right shifts of negative numbers, as every C compiler of note has them.
  * One network and one set of buffers: not for several threads at once.
