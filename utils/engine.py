@@ -82,6 +82,12 @@ def _explaining_exhaustion() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
+        reason = str(error).strip(". \n").rpartition("\n")[2]
+        if "killed by signal" in reason or "shared memory" in reason:
+            raise UserError(
+                f"a loading process ended ({reason}): give it more memory or a larger /dev/shm (docker's --shm-size), "
+                "or load with -j 0"
+            ) from None
         # RuntimeError is what torch's allocator on the CPU raises
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
             raise
@@ -178,7 +184,7 @@ class Run:
         self.meter = Meter(readout_names(self.model), world.device)
         self.nan_batch = torch.zeros(1, dtype=torch.int64, device=world.device)  # the first, counted from 1
         self.interrupts = Interrupts(world, args.checkpoint_every)
-        self.folder = Path(args.output_dir) / run_folder.run_name(args, self.model.config, self.data.name)
+        self.folder = run_folder.folder_of(args, self.model.config, self.data.name)
         for name in args.of("network"):  # what config.yaml keeps is what the network was built with
             setattr(args, name, {**self.model.config, "model": args.model}.get(name))
         self.log = RunLog(world, self.folder)
@@ -320,7 +326,7 @@ def train_epoch(run: Run) -> tuple[int, float]:
     seen, began = 0, time.monotonic()
     window_seen, window_began = 0, began
     with run.log.progress(f"epoch {run.epoch + 1}/{args.epochs}", run.batches, first) as progress:
-        for step, (images, target) in enumerate(_on_device(run), start=first):
+        for step, (images, target) in enumerate(_ahead(run), start=first):
             group_start = step - step % args.accumulate
             group = min(args.accumulate, run.batches - group_start)  # batches whose mean gradient makes the update
             update = step + 1 == group_start + group
@@ -357,14 +363,14 @@ def train_epoch(run: Run) -> tuple[int, float]:
     return seen, began
 
 
-def _on_device(run: Run) -> Iterator[tuple[Tensor, ...]]:
-    """Batches where the network is; a GPU gets and makes them on a stream of its own, beside the steps still to do."""
+def _ahead(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
+    """The epoch's batches; a GPU gets and makes them on a stream of its own, beside the steps still to do there."""
     batches, device = iter(run.loaders.train), run.world.device
     ahead = torch.cuda.Stream(device) if device.type == "cuda" else None
     while True:
         with torch.cuda.stream(ahead):  # the same as ever where there is none
-            batch = tuple(x.to(device, non_blocking=True) for x in next(batches, ()))
-        if not batch:
+            batch = next(batches, None)
+        if batch is None:
             return
         if ahead is not None:
             steps = torch.cuda.current_stream(device)
@@ -590,7 +596,7 @@ def resume(run: Run, weights: Pretrained | None) -> None:
     args, world, say = run.args, run.world, run.log.say
     found: tuple[Path, dict[str, Any]] | None = None
     with world.main_only("reading the checkpoint") as main:
-        if main and args.resume == "auto":
+        if main and (args.resume == "auto" or Path(args.resume) == run.folder):
             found = checkpoint.newest_whole(run.folder, say)
         elif main:
             found = Path(args.resume), checkpoint.read(Path(args.resume))
@@ -651,9 +657,10 @@ def resume(run: Run, weights: Pretrained | None) -> None:
     except (RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} does not fit this run ({reason}): use another one, or the options of then") from None
-    if longer and not args.new_schedule:
+    planned = then["cos_lr_T"] + then["cooldown_epochs"]
+    if longer and not args.new_schedule and args.lr_scheduler != "step" and planned != args.epochs:
         say(
-            f"warning: the learning rate follows the schedule of {then['epochs']} epochs, planned before --epochs "
+            f"warning: the learning rate follows the schedule of {planned} epochs, planned before --epochs "
             f"{args.epochs}: --new-schedule plans it again, from --lr at epoch {run.epoch + 1} to the new end"
         )
     if changed:
