@@ -50,6 +50,7 @@ class FromRest:
     carried: list[Any] | None = None  # set by `carrying`: the states to go on from, which it replaces by its own
     surrogate_function: Any
     store_v_seq: bool
+    v_seq: Tensor | None
     _watchers: Mapping[int, Callable[[Tensor], None]] = MappingProxyType({})
 
     def watch_spikes(self, see: Callable[[Tensor], None]) -> RemovableHandle:

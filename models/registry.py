@@ -136,5 +136,6 @@ def create_model(model: str, *, pretrained: Any = None, features_only: bool = Fa
     if found is not None:
         load_pretrained(network, found)
     if features_only:
-        return FeatureMaps(network if network.aap is None else detach_aap(network))
+        trunk: Any = network if network.aap is None else detach_aap(network)
+        return FeatureMaps(trunk)
     return network

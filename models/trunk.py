@@ -177,7 +177,7 @@ class Trunk(nn.Module):
         """Make new classifiers, of both streams where the pathway has its own, for so many classes."""
         require_sizes(num_classes=num_classes)
         old, self.classes = self.classifier, ()
-        self.classifier = nn.Linear(old.in_features, num_classes).to(old.weight)
+        self.classifier = nn.Linear(old.in_features, num_classes).to(old.weight)  # type: ignore[misc]
         if self.aap is not None and self.aap.head is not None:
             self.aap.head = nn.Linear(old.in_features, num_classes).to(old.weight)
 
@@ -295,7 +295,7 @@ class FeatureMaps(nn.Module):
 
     def __init__(self, trunk: Trunk) -> None:
         super().__init__()
-        trunk.classifier = nn.Identity()  # type: ignore[assignment]
+        trunk.classifier = nn.Identity()  # type: ignore[misc, assignment]
         self.trunk, self.feature_info = trunk, trunk.feature_info
 
     def forward(self, x: Tensor) -> list[Tensor]:

@@ -130,7 +130,7 @@ def make_criterion(args: Any, model: Any, world: World) -> DualStreamLoss:
     if args.loss == "distill" and args.teacher is not None:
         weights = read_trained(args.teacher)
         with as_usage_error():
-            teacher = create_model(weights.config.get("model", "unknown"), pretrained=weights).to(world.device)
+            teacher: Any = create_model(weights.config.get("model", "unknown"), pretrained=weights).to(world.device)
         for what in ("num_classes", "in_channels"):
             if teacher.config[what] != model.config[what]:
                 raise UsageError(
