@@ -33,7 +33,7 @@ AVERAGED = (
 )  # where checkpoints keep averaged weights: ours, torchvision's, timm's
 # what others' checkpoints hold beside weights: command lines, paths, NumPy's numbers and arrays
 _SCALAR, _ARRAY = (value.__reduce__()[0] for value in (np.float64(), np.zeros(1)))
-HARMLESS = [
+HARMLESS: list[Any] = [
     argparse.Namespace, np.ndarray, np.dtype, *{type(np.dtype(code)) for code in np.typecodes["All"] if code != "O"},
     *((PosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),
     *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
