@@ -23,7 +23,7 @@ setup(
         "full_spike.weights": ["**/*"],
     },
     install_requires=[
-        "torch>=2.11",  # tested with 2.11 and 2.14
+        "torch>=2.11",  # the oldest that tests were run with; the suite runs with 2.14
         "torchvision>=0.26",
         "spikingjelly>=2.0.0",
         "tqdm>=4.60",

@@ -657,9 +657,10 @@ def resume(run: Run, weights: Pretrained | None) -> None:
     except (RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} does not fit this run ({reason}): use another one, or the options of then") from None
-    if longer and not args.new_schedule:
+    planned = then["cos_lr_T"] + then["cooldown_epochs"]
+    if longer and not args.new_schedule and args.lr_scheduler != "step" and planned != args.epochs:
         say(
-            f"warning: the learning rate follows the schedule of {then['epochs']} epochs, planned before --epochs "
+            f"warning: the learning rate follows the schedule of {planned} epochs, planned before --epochs "
             f"{args.epochs}: --new-schedule plans it again, from --lr at epoch {run.epoch + 1} to the new end"
         )
     if changed:
