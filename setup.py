@@ -24,8 +24,8 @@ setup(
         "full_spike.weights": ["**/*"],
     },
     install_requires=[
-        "torch>=2.6",
-        "torchvision>=0.21",
+        "torch>=2.11",  # the oldest that tests were run with; the suite runs with 2.14
+        "torchvision>=0.26",
         "spikingjelly>=2.0.0",
         "tqdm>=4.60",
         "scikit-learn>=1.4",
@@ -40,6 +40,7 @@ setup(
         "synops": ["syops==0.0.5", "progress>=1.6"],
         "export": ["onnx>=1.19", "onnxruntime>=1.23"],
         "nir": ["nir>=1.0.8", "nirtorch>=2.6"],
+        "parquet": ["pyarrow>=16"],
         "test": ["pytest>=8", "pytest-xdist>=3"],
         "lint": ["ruff", "mypy"],
     },

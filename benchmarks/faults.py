@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,6 @@ class Run:
 
     def __init__(self, folder: Path, agents: int, workers: int) -> None:
         self.folder, self.mark = folder, uuid.uuid4().hex
-        self.restarts = 0
         self.started: list[subprocess.Popen] = []
         # a store outside of the agents, so that either of them can be lost
         self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) if agents > 1 else None
@@ -78,9 +77,9 @@ class Run:
         self.started.append(process)
         return process
 
-    def _restart(self, index: int) -> None:
-        self.restarts += 1
-        self.agents[index] = self._start()
+    @property
+    def restarts(self) -> int:
+        return len(self.started) - len(self.agents)
 
     def through(self) -> bool:
         """Whether it has trained to its end; an agent that gave up is started again."""
@@ -88,15 +87,29 @@ class Run:
             return True
         for index, agent in enumerate(self.agents):
             if agent.poll() is not None:
-                self._restart(index)
+                self.agents[index] = self._start()
         return False
 
-    def wait(self, seconds: float) -> bool:
-        """Whether it came through within that time."""
+    def wait(self, condition: Callable[[], bool] = lambda: False, seconds: float = LIMIT) -> bool:
+        """Wait for a condition, or so long; whether the run came through meanwhile."""
         end = time.monotonic() + seconds
-        while not (through := self.through()) and time.monotonic() < end:
-            time.sleep(0.05)
+        while not (through := self.through()) and not condition() and time.monotonic() < end:
+            time.sleep(0.02)
         return through
+
+    def newest(self) -> int:
+        """What changes with each checkpoint; 0 before the first."""
+        return next((path.stat().st_mtime_ns for path in self.folder.glob(f"out/*/{checkpoint.LATEST}")), 0)
+
+    def wait_to_kill(self, chance: random.Random, starting: float) -> bool:
+        """Wait for a moment while it starts, or after some more steps; whether the run came through meanwhile."""
+        if chance.random() < 0.3:
+            return self.wait(seconds=chance.uniform(0, starting))
+        for _ in range(chance.randint(1, 6)):
+            before = self.newest()
+            if self.wait(lambda before=before: self.newest() != before):  # type: ignore[misc]
+                return True
+        return self.wait(seconds=chance.uniform(0, 0.2))
 
     def kill(self, chance: random.Random) -> None:
         """SIGKILL to a worker or an agent, which is started again at once, beside workers that may not know yet."""
@@ -108,7 +121,7 @@ class Run:
         else:
             self.agents[target].kill()
             self.agents[target].wait()
-            self._restart(target)
+            self.agents[target] = self._start()
 
     def left_over(self) -> int:
         """Processes that outlive the run: agents have two minutes to end, as one whose peer was killed at the very end
@@ -160,34 +173,31 @@ def differing_bits(ours: Any, theirs: Any) -> int:
     return 0 if type(ours) is type(theirs) and ours == theirs else 64
 
 
-def outcome(folder: Path) -> dict[str, Any]:
-    (path,) = folder.glob(f"out/*/{checkpoint.LATEST}")
-    return checkpoint.read(path)
-
-
 def campaign(mode: str, kills: int, chance: random.Random) -> str:
-    """A row of the table: what became of the runs of one mode."""
+    """A row of the table: what became of the runs of one mode, the first of which is not disturbed."""
     began, killed, restarts, bits, left, runs = time.monotonic(), 0, 0, 0, 0, 0
-    expected, lasts = None, 0.0
+    expected, starting = None, 0.0
     while expected is None or killed < kills:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
-            run, start, target = Run(Path(name), *MODES[mode]), time.monotonic(), min(kills, killed + KILLS_A_RUN)
+            run, target = Run(Path(name), *MODES[mode]), min(kills, killed + KILLS_A_RUN)
             try:
-                while expected is not None and killed < target and not run.wait(chance.uniform(0, lasts)):
+                if expected is None:
+                    run.wait(lambda run=run: run.newest() > 0)
+                    starting = time.monotonic() - began
+                while expected is not None and killed < target and not run.wait_to_kill(chance, starting):
                     run.kill(chance)
                     killed += 1
-                if not run.wait(LIMIT):
+                if not run.wait():
                     last = run.folder / f"output{len(run.started) - 1}.txt"
                     sys.exit(f"{mode}: not through {LIMIT:.0f} s after its last kill\n{last.read_text()[-2000:]}")
                 left += run.left_over()
                 restarts, runs = restarts + run.restarts, runs + 1
-                found = outcome(run.folder)
+                (path,) = run.folder.glob(f"out/*/{checkpoint.LATEST}")
+                found = checkpoint.read(path)
             finally:
                 run.close()
-            if expected is None:
-                expected, lasts = found, time.monotonic() - start
-            else:
-                bits += differing_bits(found, expected)
+            bits += differing_bits(found, expected) if expected else 0
+            expected = expected or found
     seconds = time.monotonic() - began
     return f"{mode:29}{runs - 1:6}{killed:7}{restarts:10}{bits:16}{left:17}{seconds:9.0f}"
 

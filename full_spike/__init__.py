@@ -15,14 +15,18 @@ if not (Path(__file__).parent / "models").is_dir():  # a checkout: the packages 
 _HOMES = {
     "full_spike.models": (
         "create_model", "detach_aap", "fold_batchnorm", "list_models", "list_pretrained", "load_published",
-        "model_options", "register_model", "save_memory", "save_pretrained", "to_published", "use_fused",
+        "model_options", "register_join", "register_model", "save_memory", "save_pretrained", "to_published",
+        "use_fused",
     ),
+    "full_spike.utils.data.transform": ("transform",),
     "full_spike.utils.export": ("Stream", "exact", "quantize"),
 }  # fmt: skip
 __all__ = sorted(name for names in _HOMES.values() for name in names)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "losses":
+        return import_module("full_spike.losses")
     home = next((home for home, names in _HOMES.items() if name in names), None)
     if home is None:
         raise AttributeError(f"module 'full_spike' has no attribute {name!r}")

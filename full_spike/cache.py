@@ -4,6 +4,6 @@ import os
 from pathlib import Path
 
 
-def cache_home() -> Path:
-    """~/.cache/full-spike, or below $XDG_CACHE_HOME."""
+def cache_folder() -> Path:
+    """~/.cache/full-spike, or below $XDG_CACHE_HOME; it need not be there. RuntimeError: nobody knows of a home."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "full-spike"

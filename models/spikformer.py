@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .choices import require_one_of
 from .connect import Join, full_spike_join, get_join
 from .layers import MaxPool, SpikeMatmul, SpikingLayer, TokenLinear, conv3x3, spike, spike_and_join
 from .neuron import MakeNeuron, neuron_factory
@@ -61,7 +62,7 @@ class PatchSplitting(nn.Module):
 
     def __init__(self, in_channels: int, width: int, patch: int, make_neuron: MakeNeuron) -> None:
         super().__init__()
-        self.out_channels = width
+        self.out_channels, self.stride = width, patch
         halvings = PATCHES.index(patch)
 
         def pool_after(i: int) -> nn.Module:
@@ -230,9 +231,9 @@ class Spikformer(Trunk):
         *,
         num_classes: int = 1000,
         T: int = 4,
-        neuron: str = "LIF",
+        neuron: Any = "LIF",
         tau: float = 2.0,
-        surrogate: str = "sigmoid",
+        surrogate: Any = "sigmoid",
         alpha: float | None = None,
         in_channels: int = 3,
         depth: int = 8,
@@ -248,13 +249,12 @@ class Spikformer(Trunk):
         super().__init__(aux_head, T=T, in_channels=in_channels, **sizes)
         if width % 8 or width % heads:
             raise ValueError(f"width={width} does not fit: it must be a multiple of 8 and of heads={heads}")
-        for name, value, choices in (("patch", patch, PATCHES), ("products", products, PRODUCTS)):
-            if value not in choices:
-                raise ValueError(f"{name}={value!r} is unknown: choose one of {', '.join(map(str, choices))}")
+        require_one_of("patch", patch, PATCHES)
+        require_one_of("products", products, PRODUCTS)
         if not 0.0 < scale < float("inf"):
             raise ValueError(f"scale={scale} is out of range: it must be above 0 and finite")
         self.event_frames = SIZES[size].event_frames
-        make_neuron = neuron_factory(neuron, tau=tau, surrogate=surrogate, alpha=alpha)
+        make_neuron = neuron_factory(neuron, tau=tau, surrogate=surrogate, alpha=alpha, T=T)
         self.patch_embed = PatchSplitting(in_channels, width, patch, make_neuron)
         self.position = PositionEmbedding(width, join, make_neuron)
         attention = (width, join, make_neuron, heads, scale, products, qkv_bias)

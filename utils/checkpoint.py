@@ -19,13 +19,12 @@ import torch
 from torch import Tensor
 
 from full_spike.models import Pretrained, read_pretrained
-from full_spike.models.pretrained import load_checkpoint
+from full_spike.models.pretrained import LATEST, load_checkpoint
 from full_spike.utils.distributed import World
 from full_spike.utils.errors import UserError
 from full_spike.utils.files import replacing
 
 FORMAT = {"name": "full-spike-aap", "version": 1}
-LATEST = "checkpoint_latest.pth"
 PREVIOUS = "checkpoint_previous.pth"
 BEST = "checkpoint_max_test_acc1.pth"
 NEEDED = (
@@ -60,8 +59,8 @@ def write(path: Path, state: dict[str, Any], *, keep: Path | None = None) -> Non
         with replacing(path, durable=True, keep=keep) as partial, _File(io.FileIO(partial, "w")) as file:
             try:
                 torch.save({"format": dict(FORMAT), **state}, file)
-            except RuntimeError:  # what torch's zip writer makes of an error of the file below it
-                raise file.error or OSError(0, "torch.save failed") from None
+            except RuntimeError as error:  # what torch's zip writer makes of an error of the file below it
+                raise file.error or error from None
     except OSError as error:
         raise OSError(f"cannot write {path} ({error.strerror}): what was there before is untouched") from None
 

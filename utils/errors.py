@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import logging
 import os
@@ -88,12 +89,27 @@ def warn(message: str) -> None:
     print(f"warning: {escaped(message)}", file=sys.stderr, flush=True)
 
 
+def end_with_parent() -> None:
+    """Have the system kill this process when its parent ends, however that ends (Linux).
+
+    torchrun's workers would otherwise outlive an agent that was killed, and write into the run's folder beside the job
+    that takes their place.
+    """
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1  # linux/prctl.h
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() == 1 and "python" not in os.path.realpath("/proc/1/exe"):  # it has ended already
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 def run_command(main: Callable[[], int | None]) -> int:
     """Run a command's main function and return its exit status; a user's error is printed as one line.
 
     In a distributed job every process prints the errors that it met, after its rank. A command whose output nobody
     reads any more ends without a word, with the status of a process that SIGPIPE has ended.
     """
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # now: what comes takes seconds to import, and the agent may be killed then
+        end_with_parent()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     # whether nvcc has a GPU beside it concerns no command here
@@ -109,9 +125,10 @@ def run_command(main: Callable[[], int | None]) -> int:
         return status
     except UserError as error:
         label, message, status = error.label, one_line(error), error.exit_status
-        # torch's reraising of a worker's error refers to itself and so would keep the data loader: its workers would
-        # be killed at exit instead of ended now
-        traceback.clear_frames(error.__traceback__)
+        # what keeps the data loader: its workers would be killed at exit instead of ended now. torch's reraising of a
+        # worker's error refers to itself
+        for met in filter(None, (error, error.__context__)):
+            traceback.clear_frames(met.__traceback__)
     except OSError as error:  # a full disk, a missing permission: as the system names it, with the file
         if isinstance(error, BrokenPipeError) and _reader_is_gone():
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python writes at its end

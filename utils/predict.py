@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from full_spike.utils.errors import UsageError, UserError, escaped, run_command
-from full_spike.utils.files import check_output_folder, read_text
-from full_spike.utils.options import Parser, positive_int
+from full_spike.utils.files import check_output_folder, is_image, passed_over, read_text, write_picture
+from full_spike.utils.options import Parser, positive_int, probability
 from full_spike.utils.trained import add_data_set_arguments, add_network_arguments
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
 SHOWN_SIDE = 256  # pixels of the image in the picture
 SHIPPED = "cifar10", "fsnn18"  # default weights
 
@@ -33,6 +32,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, default=Path(), help="folder for the pictures (default: the current one)"
     )
+    parser.add_argument(
+        "--exit-confidence", type=probability, metavar="X",
+        help="stop at the time step at which a class has this probability (default: at the last)",
+    )  # fmt: skip
     parser.add_argument("--no-pictures", action="store_true", help="only print")
     add_data_set_arguments(parser)
     add_network_arguments(parser, optional=True)
@@ -56,10 +59,13 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-            if not inside:
+            inside = sorted(path.iterdir())
+            images = [p for p in inside if is_image(p.name)]
+            if not images:
                 raise UserError(f"{path} holds no image: name a folder that does")
-            found += inside
+            if len(images) < len(inside):
+                print(escaped(passed_over(path, [p.name for p in inside if p not in images])))
+            found += images
         elif path.exists():
             found.append(path)
         else:
@@ -85,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from full_spike.utils import plots
     from full_spike.utils.data.images import load_image
+    from full_spike.utils.export.run import Stream
     from full_spike.utils.losses import readouts
     from full_spike.utils.measure.spikes import record_spikes
     from full_spike.utils.trained import build_network, image_reader, trained
@@ -96,15 +103,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     weights: Any = trained(args)
     names = class_names(args.classes, weights.metadata.get("classes", []), network.classifier.out_features)
     print(f"{network.config['model']} from {escaped(str(weights.path))}")
+    stream, T = Stream(network), network.T
     written: set[Path] = set()
     for path in images:
         image = load_image(path)
-        layers, outputs = record_spikes(network, read(image).unsqueeze(0).to(args.device), args.seed)
+        x, after = read(image).unsqueeze(0).to(args.device), ""
+        if args.exit_confidence is not None:
+            network.T = T
+            stream.until_sure(x, args.exit_confidence)
+            network.T, after = stream.steps, f", after {stream.steps} of {T} time steps"
+        layers, outputs = record_spikes(network, x, args.seed)
         probabilities = next(iter(readouts(outputs).values()))[0].softmax(0)
         top = [
             f"{100 * p:5.1f} %  {names[k]}" for p, k in zip(*probabilities.topk(min(args.top, len(names))), strict=True)
         ]
-        print("\n  ".join([escaped(str(path)), *top]))
+        print("\n  ".join([escaped(str(path)) + after, *top]))
         if args.no_pictures:
             continue
         target = args.output / f"{path.stem}_spikes.png"
@@ -114,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.output.mkdir(parents=True, exist_ok=True)
         image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
         title = f"{network.config['model']} at {escaped(path.name)}: {top[0].strip()}"
-        plots.spikes(layers, title, np.asarray(image)).savefig(target, dpi=120)
+        write_picture(target, plots.spikes(layers, title, np.asarray(image)))
         print(f"wrote {target}")
     return 0
 

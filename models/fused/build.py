@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from full_spike.cache import cache_home
+from full_spike.cache import cache_folder
 
 # nothing is contracted unasked: spikes must be those of other code, bit for bit
 FLAGS = "-O3 -march=native -fopenmp -ffp-contract=off -shared -fPIC".split()
@@ -19,16 +19,16 @@ FLAGS = "-O3 -march=native -fopenmp -ffp-contract=off -shared -fPIC".split()
 def library(source: Path, *options: str) -> ctypes.CDLL:
     """A C file as a library, by the compiler that CC names, or cc.
 
-    It stays in `cache_home()`, under a hash of the source, the command, and what the compiler predefines: its version
+    It stays in `cache_folder()`, under a hash of the source, the command, and what the compiler predefines: its version
     and this CPU's instructions. Processes may build it side by side.
 
     Raises:
-        OSError: there is no compiler, or it fails, or the folder cannot be written to.
+        OSError, RuntimeError: there is no compiler, or it fails, or no folder to write to.
     """
     command = [*shlex.split(os.environ.get("CC") or "cc"), *FLAGS, *options]
     predefined = _output([*command, "-E", "-dM", "-x", "c", os.devnull])
     key = hashlib.sha256(source.read_bytes() + repr(command).encode() + predefined).hexdigest()
-    path = cache_home() / f"{source.stem}-{key[:16]}.so"
+    path = cache_folder() / f"{source.stem}-{key[:16]}.so"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:

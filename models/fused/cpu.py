@@ -43,7 +43,7 @@ def available(dtype: torch.dtype = torch.float32) -> bool:
     if not _failure and dtype in _BITS:
         try:
             _kernels(dtype)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             _failure.append(str(error))
             warnings.warn(f"fused layers are off, spikingjelly's neurons run instead: {error}", stacklevel=2)
     return not _failure and dtype in _BITS

@@ -60,5 +60,5 @@ def test_what_a_page_names_exists(page):
     for module in re.findall(rf"-m (?:full_spike\.)?((?:{ROOMS})\.[\w.]+)", text):
         path = ROOT / module.rstrip(".").replace(".", "/")
         missing += [] if path.with_suffix(".py").exists() or (path / "__main__.py").exists() else [module]
-    missing += [name for name in re.findall(r"(?:^ {4}|`)full-spike (\w+)", text, re.M) if name not in COMMANDS]
+    missing += [name for name in re.findall(r"(?:^ {4}|`)full-spike ([\w-]+)", text, re.M) if name not in COMMANDS]
     assert missing == []

@@ -40,8 +40,8 @@ def train(project, *args, script="cifar.train"):
     return text, folder, [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def one_epoch(project):
-    return train(project, *TINY, "--epochs", 1, "--lr", 0)[2][0]
+def one_epoch(project, *options):
+    return train(project, *TINY, "--epochs", 1, "--lr", 0, *options)[2][0]
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,8 @@ def unchanged(tmp_path_factory):
 
 def test_a_loss(project, unchanged):
     apply("A loss", project)
-    entry = one_epoch(project)
-    assert entry["train_loss"] > unchanged["train_loss"]  # plus a divergence, which is positive
+    entry = one_epoch(project, "--loss", "z")
+    assert entry["train_loss"] > unchanged["train_loss"]  # plus a square
     assert entry["test"] == unchanged["test"]
 
 
@@ -81,18 +81,26 @@ except ValueError as error:
     train(project, *TINY, "--epochs", 1, "--connect-f", "NAND")
 
 
-def test_a_variant_of_the_neuron(project):
-    apply("A variant of the neuron, as an option", project)
+def test_a_neuron(project):
+    apply("A neuron", project)
     code = """
 import torch
 from full_spike.models import create_model
-for reset in ("hard", "soft"):
-    node = create_model("dsnn18", width=4, reset=reset).sn1
-    print(node(torch.tensor([1.75, 0.5, 0.5]).view(3, 1)).flatten().tolist(), node.spec.standard)
+from full_spike.utils.export import exact
+from full_spike.utils.measure.certificate import certify
+for neuron in ("IF", "SoftIF"):
+    model = create_model("fsnn18", width=4, neuron=neuron).eval()
+    print(model.sn1(torch.tensor([1.75, 0.5, 0.5]).view(3, 1)).flatten().tolist(), model.sn1.spec.standard)
+assert certify(model, [(torch.rand(2, 3, 32, 32), None)]).holds
+try:
+    exact(model, (32, 32))
+except ValueError as error:
+    print(error)
 """
-    assert python(project, "-c", code) == "[1.0, 0.0, 1.0] True\n[1.0, 1.0, 0.0] False\n"
-    _, folder, _ = train(project, *TINY, "--epochs", 1, "--reset", "soft")
-    assert yaml.safe_load((folder / "config.yaml").read_text())["reset"] == "soft"
+    first, second, refusal = python(project, "-c", code).splitlines()
+    assert (first, second) == ("[1.0, 0.0, 1.0] True", "[1.0, 1.0, 0.0] False")
+    assert "is a SoftIFNode: only IF, LIF and PLIF with a reset to 0 can be described" in refusal
+    train(project, *TINY, "--epochs", 1, "--neuron", "SoftIF")
 
 
 def test_the_pathways_equation(project, unchanged):
@@ -140,7 +148,7 @@ sum(logits.square().sum() for logits in model(x)).backward()
 assert all(p.grad is not None for p in model.parameters())
 model.eval()
 detached = detach_aap(model)
-assert detached.config["model"] == "fs_vgg" and torch.equal(detached(x), model(x)[0])
+assert detached.config["model"] == "fs_vgg" and torch.equal(detached(x), model(x))
 double = detached.double()
 torch.testing.assert_close(fold_batchnorm(double)(x.double()), double(x.double()), rtol=1e-9, atol=1e-9)
 detached.float()

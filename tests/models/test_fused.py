@@ -94,7 +94,7 @@ class Case:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("surrogate", sorted(SURROGATES))
-@pytest.mark.parametrize("name", sorted(NEURONS))
+@pytest.mark.parametrize("name", sorted(STOCK))
 def test_equals_the_plain_layer(name, surrogate, dtype):
     """Spikes and statistics bit for bit, half types as the same numbers in float32; gradients to rounding."""
     eps = torch.finfo(dtype).eps
@@ -114,7 +114,7 @@ def test_equals_the_plain_layer(name, surrogate, dtype):
     assert 0.05 < sum(rates) / len(rates) < 0.95
 
 
-@pytest.mark.parametrize("name", sorted(NEURONS))
+@pytest.mark.parametrize("name", sorted(STOCK))
 def test_many_time_steps_equal_spikingjellys_node(name):
     torch.manual_seed(0)
     x, weights = torch.randn(2, 40, 1001) * 1.5

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import TensorDataset
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader, TensorDataset
 
 from full_spike.cifar.train import make_parser
 from full_spike.models import create_model, use_fused
@@ -15,8 +17,9 @@ from full_spike.models.fused import available
 from full_spike.utils.data.dataset import Datasets
 from full_spike.utils.data.loading import EpochSampler
 from full_spike.utils.distributed import World
-from full_spike.utils.engine import Run, train_step
-from full_spike.utils.losses import DualStreamLoss
+from full_spike.utils.engine import Run, _read_meter, average, train_epoch, train_step
+from full_spike.utils.errors import UserError
+from full_spike.utils.losses import DualStreamLoss, readouts
 from full_spike.utils.metrics import Meter
 from full_spike.utils.options import parse
 from support.processes import on_processes
@@ -153,6 +156,42 @@ def test_averaged_weights_are_the_recursion():
     assert not torch.allclose(averaged, weight, rtol=1e-3)
 
 
+def test_averaged_weights_are_torchs_bit_for_bit():
+    model = network()
+    ours, theirs = (AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.7), use_buffers=True) for _ in range(2))
+    for i in range(3):
+        with torch.no_grad():
+            for value in (*model.parameters(), *model.buffers()):
+                value += i + 1
+        average(ours, model, 0.7)
+        theirs.update_parameters(model)
+    assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in ours.state_dict().items())
+
+
+class _NothingIsRead(TorchDispatchMode):
+    """A block in which no number may leave a tensor: for that the CPU would wait for a GPU."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert function.overloadpacket not in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero), function
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("options", ["--amp", "--clip-grad-norm 1 --label-smoothing 0.1 --accumulate 2"])
+@pytest.mark.parametrize("name", SIZES)
+def test_a_step_and_its_metrics_read_no_number(name, options):
+    run = run_of(network(name), options)
+    images, target = samples((4, 3, 8, 8))
+    target = target[:4]
+    if run.model.event_frames:
+        images = images[:, :2].expand(2, 4, 2, 8, 8)
+    with _NothingIsRead():
+        for update in (False, True):
+            outputs, loss = train_step(run, images, target, 2, update)
+            run.meter.update(readouts(outputs), target, loss)
+        with pytest.raises(AssertionError, match="_local_scalar_dense"):
+            loss.item()
+
+
 CLASSES = torch.tensor([0, 3, 1, 1, 2, 0])
 SHARES = 0.7 * F.one_hot(CLASSES, 4).double() + 0.3 * F.one_hot(CLASSES.roll(1), 4).double()
 
@@ -271,3 +310,17 @@ def test_a_compiled_network_takes_the_same_steps():
     assert counters["stats"]["unique_graphs"] > graphs
     assert math.dist(flat(model), flat(plain.model)) < 1e-5
     assert set(compiled.model.state_dict()) == set(plain.model.state_dict())  # names are the network's own
+
+
+def test_nan_in_the_inputs_is_named():
+    """The loss stays finite: a comparison with NaN is false, so neurons are silent."""
+    images, target = samples()
+    images[20] = math.nan
+    model = create_model("dsnn18", num_classes=5, T=2, **SIZES["dsnn18"]).double()
+    args = parse(make_parser(), "--device cpu -j 0 --epochs 1 -b 8 --print-freq 99".split())
+    data = TensorDataset(images, target)
+    run = Run(model, DualStreamLoss(), Datasets(data, data, 5), args, World())
+    run.loaders = run.loaders._replace(train=DataLoader(data, batch_size=8))
+    train_epoch(run)
+    with pytest.raises(UserError, match="inputs hold NaN in batch 3 of epoch 1: look at how"):
+        _read_meter(run)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
@@ -165,6 +166,7 @@ class Graph:
     bits: of the weights of an integer network; None for floats.
     scale, zero: of an integer network, whose input is the byte clamp(round(x / scale) + zero, 0, 255).
     logit_scale: of an integer network; the float logits are its int32 ones times this.
+    metadata: "classes", their names, and "inputs", how an input is made of a file; as checkpoints have them.
     """
 
     nodes: tuple[Any, ...]
@@ -176,6 +178,7 @@ class Graph:
     scale: float = 1.0
     zero: int = 0
     logit_scale: float = 1.0
+    metadata: dict[str, Any] = field(default_factory=dict)
 
     @property
     def integer(self) -> bool:
@@ -195,9 +198,10 @@ class Graph:
         return " ".join(str(self.config[key]) for key in ("model", "connect_f") if key in self.config)
 
     @property
-    def last_use(self) -> dict[str, int]:
-        """Node, or input -> the index of the last node that reads it."""
-        return {name: i for i, node in enumerate(self.nodes) for name in node.inputs}
+    def facts(self) -> dict[str, str]:
+        """What a file says besides the network, so that it alone predicts: text, or JSON."""
+        found = {"network": self.name, "T": self.T, "bits": self.bits or "float32", "logit_scale": self.logit_scale}
+        return {k: v if isinstance(v, str) else json.dumps(v) for k, v in {**found, **self.metadata}.items()}
 
     def of(self, *kinds: type[Kind]) -> list[Kind]:
         return [node for node in self.nodes if isinstance(node, kinds)]
@@ -209,13 +213,33 @@ class Graph:
         """Of the output of a node, or of the input, for one time step of one image."""
         return self.input_shape if name == INPUT else self.node(name).shape
 
+    def walk(self, layers: Any, value: Any, see: Callable[[str, Any], None] | None = None) -> Any:
+        """What the head comes to: every node in order, by the method of `layers` that is named as its kind.
+
+        Args:
+            layers: called with a node and the values of its inputs, gives the node's: tensors, or names in a file.
+            value: of the input.
+            see: called with the name and the value of every node but the head.
+        """
+        last_use = {name: i for i, node in enumerate(self.nodes) for name in node.inputs}
+        values = {INPUT: value}
+        for i, node in enumerate(self.nodes):
+            made = getattr(layers, node.kind)(node, *(values[name] for name in node.inputs))
+            if see is not None and node is not self.head:
+                see(node.name, made)
+            for name in set(node.inputs):
+                if last_use[name] == i:
+                    del values[name]
+            values[node.name] = made
+        return made
+
     def require_binary(self, target: str) -> None:
         """Raises ValueError if anything but 0 and 1 goes from layer to layer."""
-        for node in self.of(Add):
-            raise ValueError(
-                f"{node.name} adds, so {self.name} is not full-spike and cannot become {target}: use a network whose "
-                "join is AND, IAND, OR or XOR"
-            )
+        for node in self.of(Add, Attention):
+            does, use = "adds", "use a network whose join is AND, IAND, OR or XOR"
+            if isinstance(node, Attention):
+                does, use = "is attention, which counts spikes", "export floats to ONNX"
+            raise ValueError(f"{node.name} {does}, so {self.name} cannot become {target}: {use}")
 
     def with_nodes(self, nodes: dict[str, Any], **changes: Any) -> Graph:
         """A copy with some nodes, by name, and some fields replaced."""
@@ -262,8 +286,6 @@ def _join(module: JoinLayer, inputs: tuple[str, ...], **node: Any) -> Gate | Add
 
 
 def _pool(module: nn.MaxPool2d, **node: Any) -> Pool:
-    if _pair(module.dilation) != (1, 1):
-        raise ValueError(f"{node['name']} is dilated: use a plain max-pooling")
     return Pool(kernel=_pair(module.kernel_size), stride=_pair(module.stride), padding=_pair(module.padding), **node)
 
 
@@ -320,8 +342,12 @@ class _Trace:
 
 
 @torch.no_grad()
-def describe(model: Any, size: tuple[int, int]) -> Graph:
-    """The description of a network of this package for images of one size (height, width), batch norms folded.
+def describe(model: Any, size: tuple[int, int], frames: bool | None = None) -> Graph:
+    """The description of a network of this package, batch norms folded.
+
+    Args:
+        size: (height, width) of its images.
+        frames: whether it reads sequences of frames, by default those networks do that are made for events.
 
     Raises:
         ValueError: its pathway is attached, a layer is of a kind that cannot be described, or the images are too small.
@@ -330,7 +356,10 @@ def describe(model: Any, size: tuple[int, int]) -> Graph:
         raise ValueError(
             f"{model.config['model']} still has its pathway, which adds: take it off by detach_aap, or use --detach-aap"
         )
+    if isinstance(size, int):
+        raise ValueError(f"size={size} is one number: give (height, width)")
     plain: Any = copy.deepcopy(model).eval().cpu().float()
+    plain.by_step = False
     if any(isinstance(module, _BatchNorm) for module in plain.modules()):
         plain = fold_batchnorm(plain)
     use_fused(plain, False)
@@ -344,4 +373,6 @@ def describe(model: Any, size: tuple[int, int]) -> Graph:
             reason = str(error).splitlines()[0]
             raise ValueError(f"images of {size[0]}x{size[1]} do not fit this network: {reason}") from None
     config = dict(getattr(model, "config", {}))
-    return Graph(tuple(trace.nodes), int(plain.T), bool(plain.event_frames), shape, config)
+    metadata = {name: getattr(model, name) for name in ("classes", "inputs") if getattr(model, name, None)}
+    frames = bool(plain.event_frames) if frames is None else frames
+    return Graph(tuple(trace.nodes), int(plain.T), frames, shape, config, metadata=metadata)
