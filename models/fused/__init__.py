@@ -1,14 +1,16 @@
-"""Spiking layers compiled into one loop each way, behind one door: `layer` gives a layer's result, or None.
+"""Spiking layers in one pass over memory each way, behind one door: `layer` gives a layer's result, or None.
 
-None means that the layer's own modules are to run: fusing is not chosen for this neuron, or there are no kernels for the
-device, or hooks must see what a module reads and gives, or the layer is of a kind that the kernels do not know.
+None means that the layer's own modules are to run: fusing is not chosen for this neuron, or there are no kernels for it, or
+torch.compile or a tracer looks on, or hooks must see what a module reads and gives.
 
-The kernels of a device are a module of three functions over the NamedTuples of `rule.py`:
+The kernels of a type of device are a module in `autograd.KERNELS`, with functions over the NamedTuples of `rule.py`:
 
+    available(dtype) -> bool
     forward(operands, rule) -> (o, s)                     the output and the own spikes, like x with T steps; s is None
                                                           without a join on spikes
     backward(operands, grad_o, grad_s, rule) -> Grads     grad_s None: nobody used the own spikes
     apply_(g, x, a, b, c)                                 g <- a g + b x + c for each channel, in place; a, b, c [C]
+    statistics(x) -> (mean, variance) or None             [C], of all steps, not Bessel's; None leaves them to torch
 
 All maps are [T, outer, C, inner] and contiguous: inner is 1 if channels lie last, else H*W; without a norm, C is 1 as
 well. A static x is [1, outer, C, inner] and is shown `rule.T` times, and its `Grads.current` is the sum over them. Vectors
@@ -19,13 +21,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..connect import JoinLayer, connect_add
-from .autograd import run
-from .compilation import available
-from .kernels import KINDS, SURROGATES
-from .rule import NeuronSpec, Rule
+from .autograd import KERNELS, run
+from .cpu import available
+from .rule import KINDS, SURROGATES, NeuronSpec, Rule
 
 __all__ = ["NeuronSpec", "available", "layer"]
 
@@ -63,8 +65,8 @@ def layer(
 ) -> tuple[Tensor, Tensor] | None:
     """Batch norm, neuron and join of a convolution's output in one, or None.
 
-    Spikes are those of torch's batch norm and spikingjelly's neuron, bit for bit for float32 and IF or LIF on a CPU
-    with fused multiply-add; else a membrane within rounding of the threshold may fire differently.
+    Spikes are those of torch's batch norm and spikingjelly's neuron, bit for bit for float32 and float64 on a CPU with
+    fused multiply-add; else a membrane within rounding of the threshold may fire differently.
 
     Args:
         y: [T, N, C, H, W], any floating dtype (half types are integrated in float32); [1, N, C, H, W] for a static
@@ -80,7 +82,9 @@ def layer(
         (output, own spikes), each [T, N, C, H, W] in y's dtype and memory format: the same tensor without a connect
         function.
     """
-    if not (getattr(neuron, "use_fused", False) and available() and y.numel()):
+    if not (getattr(neuron, "use_fused", False) and y.numel()):
+        return None
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return None
     passed_over = [module for module in (norm, join) if module is not None]
     if passed_over:
@@ -89,6 +93,9 @@ def layer(
         return None
     spec: NeuronSpec | None = getattr(neuron, "spec", None)  # spikingjelly's own neurons have none
     if not (spec is not None and _knows_neuron(spec) and _knows_norm(norm) and _knows_join(join)):
+        return None
+    kernels = KERNELS.get(y.device.type)
+    if kernels is None or not kernels.available(y.dtype):
         return None
     joins = join is not None and identity is not None and join.acts_on != "none"
     tau = None if spec.rate is not None else spec.tau

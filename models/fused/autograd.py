@@ -7,30 +7,28 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .compilation import call
-from .kernels import backward, forward
+from . import cpu
 from .rule import Operands, Rule
+
+KERNELS: dict[str, Any] = {"cpu": cpu}  # by type of device
 
 
 class _Layout:
-    """[T, N, C, H, W] as the kernels see it, without a copy: [T, N*H*W, C] if channels last, else [T, N, C, H*W].
+    """[T, N, C, H, W] as the kernels see it, without a copy: [T, N*H*W, C, 1] if channels last, else [T, N, C, H*W].
 
-    With `flat` channels don't matter, and any shape [T, *] becomes [T, M].
+    With `flat` channels don't matter, and any shape [T, *] becomes [T, 1, 1, M].
     """
 
     def __init__(self, x: Tensor, flat: bool) -> None:
         self.shape = x.shape[1:]
-        self.flat = flat
         contiguous = x[0].is_contiguous()
         self.last = x.ndim == 5 and not contiguous and x[0].is_contiguous(memory_format=torch.channels_last)
+        n, c = (1, 1) if flat else self.shape[:2]
+        self.packed = (-1, c, 1) if self.last and not flat else (n, c, -1)
 
     def pack(self, x: Tensor) -> Tensor:
-        x = x.detach()
-        if self.last:
-            x = x.permute(0, 1, 3, 4, 2)
-            x = x.reshape(x.shape[0], -1) if self.flat else x.reshape(x.shape[0], -1, x.shape[-1])
-            return x.contiguous()
-        return x.reshape(x.shape[0], -1) if self.flat else x.reshape(*x.shape[:3], -1).contiguous()
+        x = x.detach().permute(0, 1, 3, 4, 2) if self.last else x.detach()
+        return x.reshape(x.shape[0], *self.packed).contiguous()
 
     def unpack(self, x: Tensor) -> Tensor:
         if not self.last:
@@ -38,17 +36,12 @@ class _Layout:
         n, c, h, w = self.shape
         return x.view(x.shape[0], n, h, w, c).permute(0, 1, 4, 2, 3)
 
-    def channels(self, x: Tensor) -> Tensor:
-        """[C] so that it broadcasts over a packed time step."""
-        return x if self.last else x[:, None]
-
 
 class _Norm(NamedTuple):
     """A batch norm's statistics over T, N, H and W."""
 
     mean: Tensor  # [C]
     invstd: Tensor  # [C]
-    eps: float
     of_batch: bool  # or the running ones, which no gradient reaches
 
 
@@ -57,26 +50,26 @@ def _statistics(y: Tensor, norm: nn.BatchNorm2d) -> _Norm:
     if not norm.training:
         dtype = torch.promote_types(y.dtype, torch.float32)
         mean, variance = norm.running_mean.to(dtype), norm.running_var.to(dtype)  # type: ignore[union-attr]
-        return _Norm(mean, (variance + norm.eps).rsqrt(), norm.eps, False)
-    running = (norm.running_mean, norm.running_var) if norm.track_running_stats else (None, None)
-    mean, variance = torch.ops.aten.batch_norm_update_stats(y.flatten(0, 1), *running, norm.momentum)
+        return _Norm(mean, (variance + norm.eps).rsqrt(), False)
+    running: list[Any] = [norm.running_mean, norm.running_var] if norm.track_running_stats else [None, None]
+    found = KERNELS[y.device.type].statistics(_Layout(y, flat=False).pack(y))
+    if found is None:
+        found = torch.ops.aten.batch_norm_update_stats(y.flatten(0, 1), *running, norm.momentum)
+    elif norm.track_running_stats:
+        count = y.numel() // norm.num_features
+        running[0].lerp_(found[0].to(running[0].dtype), norm.momentum)
+        running[1].lerp_((found[1] * (count / max(count - 1, 1))).to(running[1].dtype), norm.momentum)
     if norm.track_running_stats and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
+    mean, variance = found
     invstd = (variance.double() + norm.eps).rsqrt().to(variance.dtype) if y.is_cpu else (variance + norm.eps).rsqrt()
-    return _Norm(mean, invstd, norm.eps, True)
+    return _Norm(mean, invstd, True)
 
 
 def _affine(weight: Tensor, bias: Tensor, norm: _Norm) -> tuple[Tensor, Tensor]:
     """(scale, shift) [C], rounded as torch's batch norm does on the CPU: the shift is one multiply-add."""
     scale = weight.detach() * norm.invstd
     return scale, torch.addcmul(bias.detach().double(), norm.mean.double(), scale.double(), value=-1).to(scale.dtype)
-
-
-def _operands(
-    layout: _Layout, y: Tensor, scale: Any, shift: Any, q: Tensor | None, identity: Tensor | None
-) -> Operands:
-    packed = None if identity is None else layout.pack(identity)
-    return Operands(layout.pack(y), scale, shift, None if q is None else q.detach(), packed)
 
 
 class _Layer(torch.autograd.Function):
@@ -88,46 +81,50 @@ class _Layer(torch.autograd.Function):
         norm: _Norm | None, rule: Rule,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         ctx.set_materialize_grads(False)
-        layout = _Layout(y, flat=norm is None)
-        scale = shift = None
-        if norm is not None:
-            scale, shift = (layout.channels(x) for x in _affine(weight, bias, norm))  # type: ignore[arg-type]
-        ctx.norm, ctx.rule, ctx.layout = norm, rule, layout
-        ctx.save_for_backward(y, weight, q, identity, scale, shift)
-        output, own = call(forward, rule, _operands(layout, y, scale, shift, q, identity))
-        return layout.unpack(output), None if own is None else layout.unpack(own)
+        scale, shift = (None, None) if norm is None else _affine(weight, bias, norm)  # type: ignore[arg-type]
+        ctx.norm, ctx.rule, ctx.layout = norm, rule, _Layout(y, flat=norm is None)
+        ctx.save_for_backward(y, q, identity, scale, shift)
+        output, own = KERNELS[y.device.type].forward(_operands(ctx, y, q, identity, scale, shift), rule)
+        return ctx.layout.unpack(output), None if own is None else ctx.layout.unpack(own)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_output: Tensor | None, grad_own: Tensor | None) -> Any:  # type: ignore[override]
-        y, weight, q, identity, scale, shift = ctx.saved_tensors
-        norm, rule, layout = ctx.norm, ctx.rule, ctx.layout
+        y, q, _, scale, _ = ctx.saved_tensors
+        norm, rule, layout, kernels = ctx.norm, ctx.rule, ctx.layout, KERNELS[y.device.type]
         if grad_output is None:  # only the own spikes were used
             grad_output = torch.zeros_like(grad_own)  # type: ignore[arg-type]
-        grad_x, grad_identity, grad_q = call(
-            backward, rule, _operands(layout, y, scale, shift, q, identity),
-            layout.pack(grad_output), None if grad_own is None else layout.pack(grad_own),
-        )  # fmt: skip
-        grad_x = layout.unpack(grad_x)
-        if grad_identity is not None:
-            grad_identity = layout.unpack(grad_identity)
-        elif rule.on("current"):
-            grad_identity = grad_x
+        operands = _operands(ctx, *ctx.saved_tensors)
+        grad, own = layout.pack(grad_output), None if grad_own is None else layout.pack(grad_own)
+        grads = kernels.backward(operands, grad, own, rule)
+        grad_identity = grads.current.clone() if rule.on("current") else grads.identity
         grad_weight = grad_bias = None
         if norm is not None:
-            grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
-                grad_x.flatten(0, 1), y.detach().flatten(0, 1), weight, norm.mean, norm.invstd.pow(-2) - norm.eps,
-                norm.mean, norm.invstd, norm.of_batch, norm.eps, [True, True, True],
-            )  # fmt: skip
-            grad_x = grad_x.unflatten(0, y.shape[:2])
-        grad_q = None if grad_q is None else grad_q.sum().to(q.dtype)
-        return grad_x, grad_weight, grad_bias, grad_q, grad_identity, None, None
+            grad_weight, grad_bias = grads.sum_cx * norm.invstd, grads.sum_c
+            # dL/dy = scale (dL/dc - mean(dL/dc) - x mean(dL/dc x)), x = (y - mean) invstd; the means are the batch's
+            share = scale.to(grad_bias.dtype) / (y.numel() // len(scale)) if norm.of_batch else 0.0 * scale
+            by_y = -share * norm.invstd * grad_weight
+            shift = -share * grad_bias - by_y * norm.mean
+            kernels.apply_(grads.current, operands.x, scale, by_y.to(scale.dtype), shift.to(scale.dtype))
+        return (
+            layout.unpack(grads.current), grad_weight, grad_bias, None if grads.q is None else grads.q.view_as(q),
+            None if grad_identity is None else layout.unpack(grad_identity), None, None,
+        )  # fmt: skip
+
+
+def _operands(
+    ctx: Any, y: Tensor, q: Tensor | None, identity: Tensor | None, scale: Tensor | None, shift: Tensor | None
+) -> Operands:
+    pack, mean = ctx.layout.pack, None if ctx.norm is None else ctx.norm.mean
+    return Operands(pack(y), scale, shift, q, None if identity is None else pack(identity).to(y.dtype), mean)
 
 
 def run(
     y: Tensor, norm: nn.BatchNorm2d | None, rule: Rule, q: Tensor | None, identity: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """(output, own spikes) of y [T, *], with a norm [T, N, C, H, W]; see `layer`."""
+    if identity is not None and identity.shape != y.shape:
+        identity = identity.expand_as(y)
     weight = bias = statistics = None
     if norm is not None:
         weight, bias, statistics = norm.weight, norm.bias, _statistics(y.detach(), norm)

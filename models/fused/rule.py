@@ -9,6 +9,11 @@ from torch import Tensor
 from ..connect import Join
 
 
+# what kernels know of it
+KINDS = ("IF", "LIF", "PLIF")
+SURROGATES = ("sigmoid", "atan")
+
+
 class NeuronSpec(NamedTuple):
     """What a neuron computes: h_t = charge(v_{t-1}, x_t), s_t = [h_t >= threshold], and then the reset.
 
