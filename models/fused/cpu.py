@@ -11,9 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..connect import ConnectFunction
 from .build import library
-from .rule import SURROGATES, Grads, Operands, Rule
+from .rule import SURROGATES, Grads, Operands, Rule, coefficients
 
 _BITS = {torch.bfloat16: 16, torch.float32: 32, torch.float64: 64}
 _ADD, _MULTIPLY, _DIVIDE, _LEARNED = range(4)
@@ -53,14 +52,6 @@ def _pointer(x: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if x is None else x.data_ptr())
 
 
-@functools.cache
-def _coefficients(function: ConnectFunction) -> dict[str, float]:
-    """Of 1, s, o and s o in a connect function, by its values for bits: it is linear in each argument."""
-    s, o = torch.tensor([[0.0, 1.0, 0.0, 1.0], [0.0, 0.0, 1.0, 1.0]], dtype=torch.float64)
-    neither, of_s, of_o, of_both = function(identity=o, residual=s).tolist()
-    return {"none": neither, "by_s": of_s - neither, "by_o": of_o - neither, "by_both": of_both - of_s - of_o + neither}
-
-
 def _charge(rule: Rule, q: Tensor | None) -> tuple[int, float]:
     if q is not None:
         return _LEARNED, q.item()
@@ -87,7 +78,7 @@ def _of(operands: Operands, rule: Rule) -> _Layer:
         steps=rule.T or operands.x.shape[0], still=bool(rule.T),
         charge=charge, rate=rate, threshold=rule.threshold, gain=rule.gain,
         surrogate=SURROGATES.index(rule.surrogate), alpha=rule.alpha,
-        join=_JOINS.index(join), **(_coefficients(rule.join.function) if join == "spikes" else {}),
+        join=_JOINS.index(join), **(coefficients(rule.join.function) if join == "spikes" else {}),
         identity=operands.identity, scale=operands.scale, shift=operands.shift, mean=operands.mean,
     )  # fmt: skip
 

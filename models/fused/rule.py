@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from ..connect import Join
-
+from ..connect import ConnectFunction, Join
 
 # what kernels know of it
 KINDS = ("IF", "LIF", "PLIF")
@@ -72,3 +73,11 @@ class Grads(NamedTuple):
     q: Tensor | None = None  # one element
     sum_c: Tensor | None = None  # [C] of dL/dc and of dL/dc (x - mean), summed for each channel; with scale
     sum_cx: Tensor | None = None
+
+
+@functools.cache
+def coefficients(function: ConnectFunction) -> dict[str, float]:
+    """Of 1, s, o and s o in a connect function, by its values for bits: it is linear in each argument."""
+    s, o = torch.tensor([[0.0, 1.0, 0.0, 1.0], [0.0, 0.0, 1.0, 1.0]], dtype=torch.float64)
+    neither, of_s, of_o, of_both = function(identity=o, residual=s).tolist()
+    return {"none": neither, "by_s": of_s - neither, "by_o": of_o - neither, "by_both": of_both - of_s - of_o + neither}

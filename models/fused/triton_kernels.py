@@ -21,6 +21,7 @@ rounds c = scale x + shift once, spikingjelly's charge after each operation, and
 from __future__ import annotations
 
 import functools
+import warnings
 from typing import Any, NamedTuple
 
 import torch
@@ -28,14 +29,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .rule import Grads, Operands, Rule
+from .rule import Grads, Operands, Rule, coefficients
 
 THREADS = 128  # of a program
+WIDE = 2**31  # from here on offsets take 64 bits
 PROGRAMS = 8192  # of a backward pass at most: about a dozen for each that runs at a time on the largest GPUs
 
 
 class _Formula(NamedTuple):
-    """What a kernel is compiled for. A join g(residual r, identity i) is constant + by_r r + by_i i + by_both r i."""
+    """What a kernel is compiled for. A join of spikes s and shortcut o is none + by_s s + by_o o + by_both s o."""
 
     q: float | None  # 1/tau, unless it is learned
     threshold: float
@@ -43,25 +45,20 @@ class _Formula(NamedTuple):
     sigmoid: bool  # or atan
     alpha: float
     on_spikes: bool
-    on_current: bool
-    constant: float
-    by_r: float
-    by_i: float
-    by_both: float
+    on_current: bool  # where kernels add
+    none: float = 0.0
+    by_s: float = 0.0
+    by_o: float = 0.0
+    by_both: float = 0.0
 
 
 @functools.cache
 def _formula(rule: Rule) -> _Formula:
     # on CUDA torch divides by a number so: times its reciprocal, rounded to float32
     q = None if rule.tau is None else torch.tensor(rule.tau).reciprocal().item()
-    g = [0.0, 0.0, 0.0, 0.0]
-    if rule.on("spikes"):  # on the current, kernels add
-        corners = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0))
-        g = [float(rule.join.function(residual=r, identity=i)) for r, i in corners]  # type: ignore[misc, union-attr]
-    return _Formula(
-        q, rule.threshold, rule.gain, rule.surrogate == "sigmoid", rule.alpha, rule.on("spikes"), rule.on("current"),
-        constant=g[0], by_r=g[1] - g[0], by_i=g[2] - g[0], by_both=g[3] - g[2] - g[1] + g[0],
-    )  # fmt: skip
+    join = coefficients(rule.join.function) if rule.on("spikes") else {}  # type: ignore[arg-type, union-attr]
+    on = rule.on("spikes"), rule.on("current")
+    return _Formula(q, rule.threshold, rule.gain, rule.surrogate == "sigmoid", rule.alpha, *on, **join)
 
 
 @triton.jit
@@ -81,6 +78,11 @@ def _tile(block, channel, rows, channels, inner, WIDE: tl.constexpr, ROWS: tl.co
     if WIDE:
         row = row.to(tl.int64)
     return row // inner * (channels * inner) + row % inner + channel * inner, exists
+
+
+@triton.jit
+def _vector(pointer, channel, channels):
+    return tl.load(pointer + channel, mask=channel < channels, other=0.0)
 
 
 @triton.jit
@@ -132,17 +134,10 @@ def _forward(
     channel = _channels(tl.program_id(0) % channel_blocks, COLS)
     offset, exists = _tile(tl.program_id(0) // channel_blocks, channel, rows, channels, inner, WIDE, ROWS)
     xs = _steps(x, offset, exists, step, 1 if STATIC else T)
-    shortcuts = xs
-    if identity is not None:
-        shortcuts = _steps(identity, offset, exists, step, T)
-    a = scale
-    b = shift
-    if scale is not None:
-        a = tl.load(scale + channel, mask=channel < channels, other=0.0)
-        b = tl.load(shift + channel, mask=channel < channels, other=0.0)
-    q = FORMULA.q
-    if learned_q is not None:
-        q = tl.load(learned_q).to(DTYPE)
+    shortcuts = xs if identity is None else _steps(identity, offset, exists, step, T)
+    a = None if scale is None else _vector(scale, channel, channels)
+    b = None if shift is None else _vector(shift, channel, channels)
+    q = FORMULA.q if learned_q is None else tl.load(learned_q).to(DTYPE)
     v = tl.zeros([ROWS, COLS], DTYPE)
     for t in tl.static_range(T):
         i = shortcuts[0 if identity is None else t]
@@ -152,7 +147,7 @@ def _forward(
         if FORMULA.on_spikes:
             tl.store(s + t * step + offset, r, mask=exists)
             i = i.to(DTYPE)
-            r = FORMULA.constant + r * FORMULA.by_r + i * (r * FORMULA.by_both + FORMULA.by_i)
+            r = FORMULA.none + r * FORMULA.by_s + i * (r * FORMULA.by_both + FORMULA.by_o)
         tl.store(o + t * step + offset, r, mask=exists)
 
 
@@ -165,16 +160,10 @@ def _backward(
 ):  # fmt: skip
     line = tl.program_id(0) // channel_blocks
     channel = _channels(tl.program_id(0) % channel_blocks, COLS)
-    a = scale
-    b = shift
-    center = mean
-    if scale is not None:
-        a = tl.load(scale + channel, mask=channel < channels, other=0.0)
-        b = tl.load(shift + channel, mask=channel < channels, other=0.0)
-        center = tl.load(mean + channel, mask=channel < channels, other=0.0)
-    q = FORMULA.q
-    if learned_q is not None:
-        q = tl.load(learned_q).to(DTYPE)
+    a = None if scale is None else _vector(scale, channel, channels)
+    b = None if shift is None else _vector(shift, channel, channels)
+    center = None if mean is None else _vector(mean, channel, channels)
+    q = FORMULA.q if learned_q is None else tl.load(learned_q).to(DTYPE)
     zero = tl.zeros([ROWS, COLS], DTYPE)
     sum_c = zero
     sum_cx = zero
@@ -183,12 +172,8 @@ def _backward(
         offset, exists = _tile(line * TILES + tile, channel, rows, channels, inner, WIDE, ROWS)
         xs = _steps(x, offset, exists, step, 1 if STATIC else T)
         grads = _steps(grad_o, offset, exists, step, T)
-        shortcuts = xs
-        if identity is not None:
-            shortcuts = _steps(identity, offset, exists, step, T)
-        own = grads
-        if grad_s is not None:
-            own = _steps(grad_s, offset, exists, step, T)
+        shortcuts = xs if identity is None else _steps(identity, offset, exists, step, T)
+        own = grads if grad_s is None else _steps(grad_s, offset, exists, step, T)
 
         hs = ()
         v = zero
@@ -206,8 +191,8 @@ def _backward(
             g = grads[t].to(DTYPE)
             if FORMULA.on_spikes:
                 r = tl.where(fired, 1.0, 0.0)
-                tl.store(grad_identity + t * step + offset, g * (r * FORMULA.by_both + FORMULA.by_i), mask=exists)
-                g = g * (i.to(DTYPE) * FORMULA.by_both + FORMULA.by_r)
+                tl.store(grad_identity + t * step + offset, g * (r * FORMULA.by_both + FORMULA.by_o), mask=exists)
+                g = g * (i.to(DTYPE) * FORMULA.by_both + FORMULA.by_s)
                 if grad_s is not None:
                     g = g + own[t].to(DTYPE)
             grad_h = g * _slope(hs[t] - FORMULA.threshold, FORMULA) + tl.where(fired, 0.0, grad_v)
@@ -245,61 +230,64 @@ def _backward(
 
 @triton.jit
 def _apply(
-    g, x, a, b, c, rows, channels, inner, channel_blocks,
+    g, x, a, b, c, rows, channels, inner, step: tl.int64, channel_blocks,
     DTYPE: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     channel = _channels(tl.program_id(0) % channel_blocks, COLS)
     offset, exists = _tile(tl.program_id(0) // channel_blocks, channel, rows, channels, inner, WIDE, ROWS)
-    inside = channel < channels
-    value = tl.load(g + offset, mask=exists).to(DTYPE) * tl.load(a + channel, mask=inside)
-    value += tl.load(x + offset, mask=exists).to(DTYPE) * tl.load(b + channel, mask=inside)
-    tl.store(g + offset, value + tl.load(c + channel, mask=inside), mask=exists)
+    by_x = tl.load(x + offset, mask=exists).to(DTYPE) * _vector(b, channel, channels) + _vector(c, channel, channels)
+    by_g = tl.load(g + offset, mask=exists).to(DTYPE) * _vector(a, channel, channels)
+    tl.store(g + offset, by_g + by_x, mask=exists)
 
 
-class _Grid:
-    """How the maps of one call are cut into tiles."""
+def _cut(x: Tensor, elements: int, per_channel: bool = True) -> tuple[int, int, dict[str, Any]]:
+    """Blocks of rows, blocks of channels, and what kernels are told of x [T, outer, C, inner] cut into tiles.
 
-    def __init__(self, x: Tensor, per_channel: bool, elements: int) -> None:
-        """x: [T, outer, C, inner]; elements: of a tile, for each thread, at most."""
-        _, outer, channels, inner = x.shape
-        self.step = outer * channels * inner
-        if not per_channel:  # one row of neighbours
-            outer, channels, inner = 1, self.step, 1
-        self.rows, self.channels, self.inner = outer * inner, channels, inner
-        size = THREADS * next(n for n in (8, 4, 2, 1) if n <= max(1, elements))
-        cols = 1  # neighbours are the inner positions
-        if inner == 1:  # neighbours are the channels: 64 are 128 bytes of bfloat16, and divide most widths
-            cols = size if not per_channel else min(64, size, max(16, channels & -channels))
-        self.shape = size // cols, cols
-        self.channel_blocks = triton.cdiv(channels, cols)
-        self.row_blocks = triton.cdiv(self.rows, size // cols)
-        self.wide = self.step >= 2**31
-
-    def options(self, **more: Any) -> dict[str, Any]:
-        ROWS, COLS = self.shape
-        return {
-            "rows": self.rows, "channels": self.channels, "inner": self.inner, "channel_blocks": self.channel_blocks,
-            "WIDE": self.wide, "ROWS": ROWS, "COLS": COLS,
-            "num_warps": THREADS // 32, "enable_fp_fusion": False, **more,
-        }  # fmt: skip
+    elements: of a tile, for each thread, at most.
+    """
+    _, outer, channels, inner = x.shape
+    step = outer * channels * inner
+    if not per_channel:  # one row of neighbours
+        outer, channels, inner = 1, step, 1
+    size = THREADS * next(n for n in (8, 4, 2, 1) if n <= max(1, elements))  # 8 are 16 bytes of bfloat16, one load
+    if inner > 1:  # neighbours are rows
+        cols = 1
+    else:  # neighbours are channels: 64 are 128 bytes of bfloat16, and most widths are a multiple
+        cols = min(64, size, max(16, channels & -channels)) if per_channel else size
+    row_blocks, channel_blocks = triton.cdiv(outer * inner, size // cols), triton.cdiv(channels, cols)
+    return row_blocks, channel_blocks, {
+        "rows": outer * inner, "channels": channels, "inner": inner, "step": step, "channel_blocks": channel_blocks,
+        "DTYPE": tl.float64 if x.dtype == torch.float64 else tl.float32, "WIDE": step >= WIDE,
+        "ROWS": size // cols, "COLS": cols, "num_warps": THREADS // 32, "enable_fp_fusion": False,
+    }  # fmt: skip
 
 
-def _dtype(x: Tensor) -> Any:
-    return tl.float64 if x.dtype == torch.float64 else tl.float32
+@functools.cache
+def available(dtype: torch.dtype) -> bool:
+    """Whether kernels run here. An element tells: Triton needs a C compiler, and a GPU that it knows."""
+    x = torch.ones(1, 1, 1, 1, dtype=dtype, device="cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        apply_(x.clone(), x, x, x, x)
+    except Exception as error:
+        warnings.warn(f"fused layers are off, spikingjelly's neurons run instead: {error}", stacklevel=2)
+        return False
+    return True
+
+
+def statistics(x: Tensor) -> None:
+    """Torch's kernels are for both layouts."""
 
 
 def forward(operands: Operands, rule: Rule) -> tuple[Tensor, Tensor | None]:
-    """(output, own spikes) [T, outer, C, inner]; see the package, as for the two functions below."""
     x, scale, shift, q, identity, _ = operands
     T = rule.T or len(x)
-    grid = _Grid(x, scale is not None, 32 // T)
+    row_blocks, channel_blocks, options = _cut(x, 32 // T, scale is not None)
     o = x.new_empty(T, *x.shape[1:])
     s = torch.empty_like(o) if rule.on("spikes") else None
     with torch.cuda.device_of(x):
-        _forward[(grid.row_blocks * grid.channel_blocks,)](
-            x, scale, shift, q, identity, o, s,
-            **grid.options(FORMULA=_formula(rule), step=grid.step, T=T, STATIC=bool(rule.T), DTYPE=_dtype(x)),
-        )  # fmt: skip
+        _forward[(row_blocks * channel_blocks,)](
+            x, scale, shift, q, identity, o, s, FORMULA=_formula(rule), T=T, STATIC=bool(rule.T), **options
+        )
     return o, s
 
 
@@ -307,28 +295,26 @@ def backward(operands: Operands, grad_o: Tensor, grad_s: Tensor | None, rule: Ru
     x, scale, shift, q, identity, mean = operands
     T = rule.T or len(x)
     formula = _formula(rule)
-    grid = _Grid(x, scale is not None, 16 // T)
-    tiles = triton.next_power_of_2(triton.cdiv(grid.row_blocks * grid.channel_blocks, PROGRAMS))  # few, each compiled
-    lines = triton.cdiv(grid.row_blocks, tiles)
-    programs = lines * grid.channel_blocks
+    row_blocks, channel_blocks, options = _cut(x, 16 // T, scale is not None)
+    tiles = triton.next_power_of_2(triton.cdiv(row_blocks * channel_blocks, PROGRAMS))  # few, as each is compiled
+    lines = triton.cdiv(row_blocks, tiles)
     dtype = torch.promote_types(x.dtype, torch.float32)
     grad_c = torch.empty_like(x)
-    grad_identity = x.new_empty(T, *x.shape[1:]) if formula.on_spikes else None
-    sums = x.new_empty(2, lines, grid.channels, dtype=dtype) if scale is not None else None
-    sums_q = x.new_empty(programs, dtype=dtype) if q is not None else None
-    needs_identity = formula.on_current or formula.by_both != 0.0
+    grad_identity = torch.empty_like(grad_o, dtype=x.dtype) if formula.on_spikes else None
+    sums = None if scale is None else x.new_empty(2, lines, len(scale), dtype=dtype)
+    sums_q = None if q is None else x.new_empty(lines * channel_blocks, dtype=dtype)
+    if not (formula.on_current or formula.by_both):
+        identity = None
     with torch.cuda.device_of(x):
-        _backward[(programs,)](
-            x, scale, shift, mean, q, identity if needs_identity else None, grad_o, grad_s,
-            grad_c, grad_identity, sums, sums_q,
-            **grid.options(FORMULA=formula, step=grid.step, TILES=tiles, T=T, STATIC=bool(rule.T), DTYPE=_dtype(x)),
+        _backward[(lines * channel_blocks,)](
+            x, scale, shift, mean, q, identity, grad_o, grad_s, grad_c, grad_identity, sums, sums_q,
+            TILES=tiles, FORMULA=formula, T=T, STATIC=bool(rule.T), **options,
         )  # fmt: skip
     sum_c, sum_cx = (None, None) if sums is None else sums.sum(1)
     return Grads(grad_c, grad_identity, None if sums_q is None else sums_q.sum(), sum_c, sum_cx)
 
 
 def apply_(g: Tensor, x: Tensor, a: Tensor, b: Tensor, c: Tensor) -> None:
-    maps = g.view(1, -1, *g.shape[2:])  # time steps are more positions
-    grid = _Grid(maps, True, 8)
+    row_blocks, channel_blocks, options = _cut(x.flatten(0, 1)[None], 8)  # time steps are more positions
     with torch.cuda.device_of(x):
-        _apply[(grid.row_blocks * grid.channel_blocks,)](g, x, a, b, c, **grid.options(DTYPE=_dtype(x)))
+        _apply[(row_blocks * channel_blocks,)](g, x, a, b, c, **options)
