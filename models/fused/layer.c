@@ -73,7 +73,7 @@ static inline stored store(real x) {
 #if BITS == 16 /* to the nearest, ties to even */
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
-    return x == x ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : 0x7fc0;
+    return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 #else
     return x;
 #endif
@@ -97,38 +97,30 @@ static inline real exponential(real x) {
 
 #define EACH for (int i = 0; i < n; i++)
 
-/* g times the surrogate's derivative at h - threshold. */
-static void through_surrogate(const Layer *l, int n, const real *restrict h, real *restrict g) {
-    const real alpha = l->alpha, threshold = l->threshold, factor = alpha * (M_PI / 2);
-    if (l->surrogate == ATAN) {
-        EACH {
-            real z = (h[i] - threshold) * factor;
-            g[i] *= alpha / 2 / FMA(z, z, 1);
-        }
-    } else {
-#if BITS == 16
-        /* alpha s (1 - s) = (alpha/4) / cosh(y)^2 with y = alpha u / 2, and cosh(y) = 1 + 2 sinh(y/2)^2 by the series of
-           sinh: off by up to 6e-5 for |alpha u| < 8. Where bytes are few, an exponential is what would take the time. */
-        EACH {
-            real u = (h[i] - threshold) * (alpha / 4), w = u * u;
-            real sinh = FMA(w, FMA(w, FMA(w, FMA(w, 1.f / 362880, 1.f / 5040), 1.f / 120), 1.f / 6), 1);
-            real cosh = FMA(sinh * sinh, 2 * w, 1);
-            g[i] *= alpha / 4 / (cosh * cosh);
-        }
-#else
-        EACH {
-            real y = alpha * fabs(h[i] - threshold), e = exponential(y > 80 ? -80 : -y);
-            g[i] *= alpha * e / ((1 + e) * (1 + e));
-        }
-#endif
+/* The surrogate's derivative at a distance u from the threshold. */
+static inline real slope(const int surrogate, real alpha, real u) {
+    if (surrogate == ATAN) {
+        real z = u * (alpha * (real)(M_PI / 2));
+        return alpha / 2 / FMA(z, z, 1);
     }
+#if BITS == 16
+    /* alpha s (1 - s) = (alpha/4) / cosh(y)^2 with y = alpha u / 2, and cosh(y) = 1 + 2 sinh(y/2)^2 by the series of
+       sinh: off by up to 6e-5 for |alpha u| < 8. Where bytes are few, an exponential is what would take the time. */
+    real half = u * (alpha / 4), w = half * half;
+    real sinh = FMA(w, FMA(w, FMA(w, FMA(w, 1.f / 362880, 1.f / 5040), 1.f / 120), 1.f / 6), 1);
+    real cosh = FMA(sinh * sinh, 2 * w, 1);
+    return alpha / 4 / (cosh * cosh);
+#else
+    real y = alpha * fabs(u), e = exponential(y > 80 ? -80 : -y);
+    return alpha * e / ((1 + e) * (1 + e));
+#endif
 }
 
 typedef struct {
     int64_t start;                    /* in each time step */
     int n, width;                     /* elements, and at most */
     real *h;                          /* [steps + 1, width], the first is v_0 */
-    real *c, *g, *total, *grad_v, *grad_q;
+    real *c, *g, *zero, *total, *grad_v, *grad_q;
     const real *scale, *shift, *mean; /* of each element */
     real *sum_c, *sum_cx;
     real *vectors[5];                 /* these five where `start` is the first of a channel, [channels + width] */
@@ -136,6 +128,15 @@ typedef struct {
 
 static stored *at(const Layer *l, const stored *map, int64_t t, const Block *b) {
     return (stored *)map + t * l->outer * l->channels * l->inner + b->start;
+}
+
+/* Fetch what maps have at step t, or at the next block's first: the processor foresees neither. */
+static void prefetch(const Layer *l, const Block *b, int64_t t, int count, const stored *const *maps) {
+    for (int k = 0; k < count; k++) {
+        if (!maps[k] || (l->still && maps[k] == l->x)) continue;
+        const stored *first = t < l->steps ? at(l, maps[k], t, b) : at(l, maps[k], 0, b) + b->width;
+        for (int i = 0; i < b->width; i += 64 / sizeof(stored)) __builtin_prefetch(first + i);
+    }
 }
 
 static void currents(const Layer *l, const Block *b, int64_t t, real *restrict c) {
@@ -150,19 +151,16 @@ static void currents(const Layer *l, const Block *b, int64_t t, real *restrict c
     }
 }
 
-static void integrate(const Layer *l, const Block *b) {
+static void charge(const Layer *l, const Block *b, int64_t t) {
     const int n = b->n;
-    const real rate = l->rate, threshold = l->threshold;
-    for (int64_t t = 0; t < l->steps; t++) {
-        const real *restrict before = b->h + t * b->width;
-        real *restrict h = b->h + (t + 1) * b->width;
-        currents(l, b, t, h);
+    const real rate = l->rate, threshold = l->threshold, *restrict before = b->h + t * b->width;
+    real *restrict h = b->h + (t + 1) * b->width;
+    currents(l, b, t, h);
 #define CHARGE(charged) EACH { real v = before[i] >= threshold ? 0 : before[i], c = h[i]; h[i] = charged; } break
-        switch (l->charge) {
-            case ADD: CHARGE(v + c);
-            case DIVIDE: CHARGE(v + (c - v) / rate);
-            default: CHARGE(v + (c - v) * rate);
-        }
+    switch (l->charge) {
+        case ADD: CHARGE(v + c);
+        case DIVIDE: CHARGE(v + (c - v) / rate);
+        default: CHARGE(v + (c - v) * rate);
     }
 }
 
@@ -183,45 +181,44 @@ static void fire(const Layer *l, const Block *b, int64_t t, stored *restrict o, 
     }
 }
 
-/* g = dL/ds_t */
-static void through_join(const Layer *l, const Block *b, int64_t t, const stored *restrict grad_o,
-                         const stored *restrict grad_s, stored *restrict grad_identity) {
+/* g = dL/dc_t. The first three are constants. */
+static inline __attribute__((always_inline)) void step_back(
+    const int charge, const int join, const int surrogate, const Layer *l, const Block *b, int64_t t,
+    const stored *restrict grad_o, const stored *restrict grad_s, stored *restrict grad_identity) {
     const int n = b->n;
-    const real threshold = l->threshold, *restrict h = b->h + (t + 1) * b->width;
-    real *restrict g = b->g;
-    if (l->join == ON_SPIKES) {
-        const stored *restrict identity = at(l, l->identity, t, b);
-        const real by_s = l->by_s, by_both = l->by_both, silent = l->by_o, fired = l->by_o + l->by_both;
-        EACH {
-            grad_identity[i] = store(load(grad_o[i]) * (h[i] >= threshold ? fired : silent));
-            g[i] = load(grad_o[i]) * FMA(load(identity[i]), by_both, by_s);
+    const real rate = l->rate, threshold = l->threshold, gain = l->gain, alpha = l->alpha;
+    const real by_s = l->by_s, by_both = l->by_both, silent = l->by_o, fired = l->by_o + l->by_both;
+    const stored *restrict identity = join == ON_SPIKES ? at(l, l->identity, t, b) : NULL;
+    const real *restrict h = b->h + (t + 1) * b->width, *restrict before = b->h + t * b->width, *restrict c = b->c;
+    real *restrict g = b->g, *restrict grad_v = b->grad_v, *restrict grad_q = b->grad_q;
+    EACH {
+        int fires = h[i] >= threshold;
+        real grad = load(grad_o[i]);
+        if (join == ON_SPIKES) {
+            grad_identity[i] = store(grad * (fires ? fired : silent));
+            grad = FMA(grad, FMA(load(identity[i]), by_both, by_s), load(grad_s[i]));
         }
-        if (grad_s) EACH g[i] += load(grad_s[i]);
-    } else {
-        EACH g[i] = load(grad_o[i]);
+        real grad_h = FMA(grad, slope(surrogate, alpha, h[i] - threshold), fires ? 0 : grad_v[i]);
+        if (charge == LEARNED) grad_q[i] = FMA(grad_h, c[i] - (before[i] >= threshold ? 0 : before[i]), grad_q[i]);
+        real part = charge == ADD ? grad_h : charge == DIVIDE ? grad_h / rate : grad_h * rate;
+        grad_v[i] = charge == ADD ? grad_h : grad_h - part;
+        g[i] = part * gain;
     }
 }
 
-/* g = dL/dc_t from dL/dh_t = g + dL/dv_t (1 - s_t), and dL/dv_{t-1} */
-static void through_charge(const Layer *l, const Block *b, int64_t t) {
-    const int n = b->n;
-    const real rate = l->rate, threshold = l->threshold, gain = l->gain;
-    const real *restrict h = b->h + (t + 1) * b->width, *restrict before = b->h + t * b->width, *restrict c = b->c;
-    real *restrict g = b->g, *restrict grad_v = b->grad_v, *restrict grad_q = b->grad_q;
-    if (l->charge == LEARNED) {
-        currents(l, b, t, b->c);
-        EACH grad_q[i] += (g[i] + (h[i] >= threshold ? 0 : grad_v[i])) * (c[i] - (before[i] >= threshold ? 0 : before[i]));
-    }
-#define SHARE(taken, kept) EACH { \
-        real grad_h = g[i] + (h[i] >= threshold ? 0 : grad_v[i]), part = taken; \
-        g[i] = part * gain; \
-        grad_v[i] = kept; \
-    } break
-    switch (l->charge) {
-        case ADD: SHARE(grad_h, grad_h);
-        case DIVIDE: SHARE(grad_h / rate, grad_h - part);
-        default: SHARE(grad_h * rate, grad_h - part);
-    }
+#define BY_CHARGE(...) switch (l->charge) { \
+    case ADD: step_back(ADD, __VA_ARGS__); break; \
+    case MULTIPLY: step_back(MULTIPLY, __VA_ARGS__); break; \
+    case DIVIDE: step_back(DIVIDE, __VA_ARGS__); break; \
+    default: step_back(LEARNED, __VA_ARGS__); \
+}
+
+static void through(const Layer *l, const Block *b, int64_t t, const stored *grad_o, const stored *grad_s, stored *grad_identity) {
+    if (l->charge == LEARNED) currents(l, b, t, b->c);
+    if (l->join == ON_SPIKES && l->surrogate == ATAN) BY_CHARGE(ON_SPIKES, ATAN, l, b, t, grad_o, grad_s, grad_identity)
+    else if (l->join == ON_SPIKES) BY_CHARGE(ON_SPIKES, SIGMOID, l, b, t, grad_o, grad_s, grad_identity)
+    else if (l->surrogate == ATAN) BY_CHARGE(NO_JOIN, ATAN, l, b, t, grad_o, grad_s, grad_identity)
+    else BY_CHARGE(NO_JOIN, SIGMOID, l, b, t, grad_o, grad_s, grad_identity)
 }
 
 /* Whether an element's channel is its index modulo the channels. */
@@ -253,11 +250,11 @@ static Block prepare(const Layer *l) {
     Block b = {0};
     int64_t width = 4096 / l->steps / 16 * 16;
     b.width = width < 64 ? 64 : width > 512 ? 512 : width;
-    int64_t all = (l->channels + b.width + 15) / 16 * 16, size = (l->steps + 6) * b.width + 5 * all;
+    int64_t all = (l->channels + b.width + 15) / 16 * 16, size = (l->steps + 7) * b.width + 5 * all;
     b.h = aligned_alloc(64, size * sizeof(real));
     memset(b.h, 0, size * sizeof(real));
-    real *room = b.h + (l->steps + 1) * b.width, **parts[] = {&b.c, &b.g, &b.total, &b.grad_v, &b.grad_q};
-    for (int i = 0; i < 5; i++, room += b.width) *parts[i] = room;
+    real *room = b.h + (l->steps + 1) * b.width, **parts[] = {&b.c, &b.g, &b.zero, &b.total, &b.grad_v, &b.grad_q};
+    for (int i = 0; i < 6; i++, room += b.width) *parts[i] = room;
     for (int i = 0; i < 5; i++, room += all) b.vectors[i] = room;
     if (channels_last(l)) spread_all(l, &b, 0, l->channels + b.width);
     return b;
@@ -311,6 +308,7 @@ static void gather_now_and_then(const Layer *l, const Block *b, int64_t done, in
 }
 
 void forward(const Layer *l, stored *o, stored *s) {
+    const stored *const maps[] = {l->x, l->identity, o, s};
 #pragma omp parallel num_threads(l->threads)
     {
         Block b = prepare(l);
@@ -318,9 +316,11 @@ void forward(const Layer *l, stored *o, stored *s) {
         share(l, &b, &from, &to);
         for (int64_t index = from; index < to; index++) {
             move(l, &b, index);
-            integrate(l, &b);
-            for (int64_t t = 0; t < l->steps; t++)
+            for (int64_t t = 0; t < l->steps; t++) {
+                prefetch(l, &b, t + 1, 4, maps);
+                charge(l, &b, t);
                 fire(l, &b, t, at(l, o, t, &b), s ? at(l, s, t, &b) : NULL);
+            }
         }
         free(b.h);
     }
@@ -329,6 +329,8 @@ void forward(const Layer *l, stored *o, stored *s) {
 /* grad_c is like x. sums [threads, 2 channels + 1], zeros: of dL/dc, of dL/dc (x - mean), and dL/dq. */
 void backward(const Layer *l, const stored *grad_o, const stored *grad_s, stored *grad_c, stored *grad_identity,
               double *all_sums) {
+    const stored *const up[] = {l->x, l->join == ON_CURRENT ? l->identity : NULL};
+    const stored *const down[] = {l->x, l->identity, grad_o, grad_s, l->still ? NULL : grad_c, grad_identity};
 #pragma omp parallel num_threads(l->threads)
     {
         double *sums = all_sums + omp_get_thread_num() * (2 * l->channels + 1);
@@ -337,14 +339,18 @@ void backward(const Layer *l, const stored *grad_o, const stored *grad_s, stored
         share(l, &b, &from, &to);
         for (int64_t index = from; index < to; index++) {
             move(l, &b, index);
-            integrate(l, &b);
             const int n = b.n;
+            for (int64_t t = 0; t < l->steps; t++) {
+                if (t + 1 < l->steps) prefetch(l, &b, t + 1, 2, up);
+                else prefetch(l, &b, t, 6, down);
+                charge(l, &b, t);
+            }
             memset(b.total, 0, 3 * b.width * sizeof(real)); /* and grad_v and grad_q */
             for (int64_t t = l->steps - 1; t >= 0; t--) {
-                through_join(l, &b, t, at(l, grad_o, t, &b), grad_s ? at(l, grad_s, t, &b) : NULL,
-                             grad_identity ? at(l, grad_identity, t, &b) : NULL);
-                through_surrogate(l, n, b.h + (t + 1) * b.width, b.g);
-                through_charge(l, &b, t);
+                if (t) prefetch(l, &b, t - 1, 6, down);
+                else prefetch(l, &b, l->steps, 2, up);
+                through(l, &b, t, at(l, grad_o, t, &b), grad_s ? at(l, grad_s, t, &b) : (const stored *)b.zero,
+                        grad_identity ? at(l, grad_identity, t, &b) : NULL);
                 if (l->still) EACH b.total[i] += b.g[i];
                 if (l->still && t) continue;
                 const real *restrict g = l->still ? b.total : b.g;
