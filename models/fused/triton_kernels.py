@@ -53,12 +53,21 @@ class _Formula(NamedTuple):
 
 
 @functools.cache
-def _formula(rule: Rule) -> _Formula:
-    # on CUDA torch divides by a number so: times its reciprocal, rounded to float32
-    q = None if rule.tau is None else torch.tensor(rule.tau).reciprocal().item()
+def _formula(rule: Rule, dtype: torch.dtype) -> _Formula:
+    # on CUDA torch divides by a number so: times its reciprocal, rounded to dtype
+    q = None if rule.tau is None else torch.tensor(rule.tau, dtype=dtype).reciprocal().item()
     join = coefficients(rule.join.function) if rule.on("spikes") else {}  # type: ignore[arg-type, union-attr]
     on = rule.on("spikes"), rule.on("current")
     return _Formula(q, rule.threshold, rule.gain, rule.surrogate == "sigmoid", rule.alpha, *on, **join)
+
+
+@triton.jit
+def _blocks(channel_blocks, WIDE: tl.constexpr):
+    """Of rows and of channels, that a program is for."""
+    program = tl.program_id(0)
+    if WIDE:
+        program = program.to(tl.int64)
+    return program // channel_blocks, program % channel_blocks
 
 
 @triton.jit
@@ -71,13 +80,11 @@ def _channels(block, COLS: tl.constexpr):
 
 
 @triton.jit
-def _tile(block, channel, rows, channels, inner, WIDE: tl.constexpr, ROWS: tl.constexpr):
+def _tile(block, channel, rows, channels, inner, ROWS: tl.constexpr):
     """Offsets within a time step, and whether they exist, [ROWS, COLS]."""
     row = block * ROWS + tl.arange(0, ROWS)[:, None]
-    exists = (row < rows) & (channel < channels)
-    if WIDE:
-        row = row.to(tl.int64)
-    return row // inner * (channels * inner) + row % inner + channel * inner, exists
+    offset = row // inner * (channels * inner) + row % inner + channel * inner
+    return offset, (row < rows) & (channel < channels)
 
 
 @triton.jit
@@ -131,8 +138,9 @@ def _forward(
     FORMULA: tl.constexpr, T: tl.constexpr, STATIC: tl.constexpr, DTYPE: tl.constexpr,
     WIDE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    channel = _channels(tl.program_id(0) % channel_blocks, COLS)
-    offset, exists = _tile(tl.program_id(0) // channel_blocks, channel, rows, channels, inner, WIDE, ROWS)
+    block, channel_block = _blocks(channel_blocks, WIDE)
+    channel = _channels(channel_block, COLS)
+    offset, exists = _tile(block, channel, rows, channels, inner, ROWS)
     xs = _steps(x, offset, exists, step, 1 if STATIC else T)
     shortcuts = xs if identity is None else _steps(identity, offset, exists, step, T)
     a = None if scale is None else _vector(scale, channel, channels)
@@ -158,8 +166,8 @@ def _backward(
     TILES: tl.constexpr, FORMULA: tl.constexpr, T: tl.constexpr, STATIC: tl.constexpr, DTYPE: tl.constexpr,
     WIDE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    line = tl.program_id(0) // channel_blocks
-    channel = _channels(tl.program_id(0) % channel_blocks, COLS)
+    line, channel_block = _blocks(channel_blocks, WIDE)
+    channel = _channels(channel_block, COLS)
     a = None if scale is None else _vector(scale, channel, channels)
     b = None if shift is None else _vector(shift, channel, channels)
     center = None if mean is None else _vector(mean, channel, channels)
@@ -169,7 +177,7 @@ def _backward(
     sum_cx = zero
     sum_q = zero
     for tile in range(TILES):
-        offset, exists = _tile(line * TILES + tile, channel, rows, channels, inner, WIDE, ROWS)
+        offset, exists = _tile(line * TILES + tile, channel, rows, channels, inner, ROWS)
         xs = _steps(x, offset, exists, step, 1 if STATIC else T)
         grads = _steps(grad_o, offset, exists, step, T)
         shortcuts = xs if identity is None else _steps(identity, offset, exists, step, T)
@@ -184,7 +192,7 @@ def _backward(
             v = tl.where(h >= FORMULA.threshold, 0.0, h)
 
         grad_v = zero
-        total = zero
+        later = zero
         for t in tl.static_range(T - 1, -1, -1):
             i = shortcuts[0 if identity is None else t]
             fired = hs[t] >= FORMULA.threshold
@@ -208,16 +216,14 @@ def _backward(
                 sum_q += grad_h * (_current(xs[0 if STATIC else t], a, b, i, FORMULA, DTYPE) - v)
             if FORMULA.gain != 1.0:
                 c = c * FORMULA.gain
-            total += c
-            if not STATIC:
+            if STATIC:
+                c += later
+                later = c
+            if t == 0 or not STATIC:
                 tl.store(grad_c + t * step + offset, c, mask=exists)
                 if sums is not None:
+                    sum_c += c
                     sum_cx += c * (xs[t].to(DTYPE) - center)
-        sum_c += total
-        if STATIC:
-            tl.store(grad_c + offset, total, mask=exists)
-            if sums is not None:
-                sum_cx += total * (xs[0].to(DTYPE) - center)
     if sums is not None:
         channel += tl.zeros([1, COLS], tl.int32)
         at = sums + line * channels + channel
@@ -233,8 +239,9 @@ def _apply(
     g, x, a, b, c, rows, channels, inner, step: tl.int64, channel_blocks,
     DTYPE: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    channel = _channels(tl.program_id(0) % channel_blocks, COLS)
-    offset, exists = _tile(tl.program_id(0) // channel_blocks, channel, rows, channels, inner, WIDE, ROWS)
+    block, channel_block = _blocks(channel_blocks, WIDE)
+    channel = _channels(channel_block, COLS)
+    offset, exists = _tile(block, channel, rows, channels, inner, ROWS)
     by_x = tl.load(x + offset, mask=exists).to(DTYPE) * _vector(b, channel, channels) + _vector(c, channel, channels)
     by_g = tl.load(g + offset, mask=exists).to(DTYPE) * _vector(a, channel, channels)
     tl.store(g + offset, by_g + by_x, mask=exists)
@@ -269,7 +276,7 @@ def available(dtype: torch.dtype) -> bool:
     try:
         apply_(x.clone(), x, x, x, x)
     except Exception as error:
-        warnings.warn(f"fused layers are off, spikingjelly's neurons run instead: {error}", stacklevel=2)
+        warnings.warn(f"fused layers are off, spikingjelly's neurons run instead: {error!r}", stacklevel=2)
         return False
     return True
 
@@ -280,25 +287,24 @@ def statistics(x: Tensor) -> None:
 
 def forward(operands: Operands, rule: Rule) -> tuple[Tensor, Tensor | None]:
     x, scale, shift, q, identity, _ = operands
-    T = rule.T or len(x)
+    T, dtype = rule.T or len(x), torch.promote_types(x.dtype, torch.float32)
     row_blocks, channel_blocks, options = _cut(x, 32 // T, scale is not None)
     o = x.new_empty(T, *x.shape[1:])
     s = torch.empty_like(o) if rule.on("spikes") else None
     with torch.cuda.device_of(x):
         _forward[(row_blocks * channel_blocks,)](
-            x, scale, shift, q, identity, o, s, FORMULA=_formula(rule), T=T, STATIC=bool(rule.T), **options
+            x, scale, shift, q, identity, o, s, FORMULA=_formula(rule, dtype), T=T, STATIC=bool(rule.T), **options
         )
     return o, s
 
 
 def backward(operands: Operands, grad_o: Tensor, grad_s: Tensor | None, rule: Rule) -> Grads:
     x, scale, shift, q, identity, mean = operands
-    T = rule.T or len(x)
-    formula = _formula(rule)
+    T, dtype = rule.T or len(x), torch.promote_types(x.dtype, torch.float32)
+    formula = _formula(rule, dtype)
     row_blocks, channel_blocks, options = _cut(x, 16 // T, scale is not None)
     tiles = triton.next_power_of_2(triton.cdiv(row_blocks * channel_blocks, PROGRAMS))  # few, as each is compiled
     lines = triton.cdiv(row_blocks, tiles)
-    dtype = torch.promote_types(x.dtype, torch.float32)
     grad_c = torch.empty_like(x)
     grad_identity = torch.empty_like(grad_o, dtype=x.dtype) if formula.on_spikes else None
     sums = None if scale is None else x.new_empty(2, lines, len(scale), dtype=dtype)
