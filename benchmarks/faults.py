@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +91,26 @@ class Run:
                 self._restart(index)
         return False
 
-    def wait(self, seconds: float) -> bool:
-        """Whether it came through within that time."""
+    def wait(self, condition: Callable[[], bool] = lambda: False, seconds: float = LIMIT) -> bool:
+        """Wait for a condition, or so long; whether the run came through meanwhile."""
         end = time.monotonic() + seconds
-        while not (through := self.through()) and time.monotonic() < end:
-            time.sleep(0.05)
+        while not (through := self.through()) and not condition() and time.monotonic() < end:
+            time.sleep(0.02)
         return through
+
+    def newest(self) -> int:
+        """What changes with each checkpoint; 0 before the first."""
+        return next((path.stat().st_mtime_ns for path in self.folder.glob(f"out/*/{checkpoint.LATEST}")), 0)
+
+    def wait_to_kill(self, chance: random.Random, starting: float) -> bool:
+        """Wait for a moment while it starts, or after some more steps; whether the run came through meanwhile."""
+        if chance.random() < 0.3:
+            return self.wait(seconds=chance.uniform(0, starting))
+        for _ in range(chance.randint(1, 6)):
+            before = self.newest()
+            if self.wait(lambda before=before: self.newest() != before):  # type: ignore[misc]
+                return True
+        return self.wait(seconds=chance.uniform(0, 0.2))
 
     def kill(self, chance: random.Random) -> None:
         """SIGKILL to a worker or an agent, which is started again at once, beside workers that may not know yet."""
@@ -166,17 +180,20 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 
 def campaign(mode: str, kills: int, chance: random.Random) -> str:
-    """A row of the table: what became of the runs of one mode."""
+    """A row of the table: what became of the runs of one mode, the first of which is not disturbed."""
     began, killed, restarts, bits, left, runs = time.monotonic(), 0, 0, 0, 0, 0
-    expected, lasts = None, 0.0
+    expected, starting = None, 0.0
     while expected is None or killed < kills:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
-            run, start, target = Run(Path(name), *MODES[mode]), time.monotonic(), min(kills, killed + KILLS_A_RUN)
+            run, target = Run(Path(name), *MODES[mode]), min(kills, killed + KILLS_A_RUN)
             try:
-                while expected is not None and killed < target and not run.wait(chance.uniform(0, lasts)):
+                if expected is None:
+                    run.wait(lambda run=run: run.newest() > 0)
+                    starting = time.monotonic() - began
+                while expected is not None and killed < target and not run.wait_to_kill(chance, starting):
                     run.kill(chance)
                     killed += 1
-                if not run.wait(LIMIT):
+                if not run.wait():
                     last = run.folder / f"output{len(run.started) - 1}.txt"
                     sys.exit(f"{mode}: not through {LIMIT:.0f} s after its last kill\n{last.read_text()[-2000:]}")
                 left += run.left_over()
@@ -184,10 +201,8 @@ def campaign(mode: str, kills: int, chance: random.Random) -> str:
                 found = outcome(run.folder)
             finally:
                 run.close()
-            if expected is None:
-                expected, lasts = found, time.monotonic() - start
-            else:
-                bits += differing_bits(found, expected)
+            bits += differing_bits(found, expected) if expected else 0
+            expected = expected or found
     seconds = time.monotonic() - began
     return f"{mode:29}{runs - 1:6}{killed:7}{restarts:10}{bits:16}{left:17}{seconds:9.0f}"
 

@@ -40,7 +40,7 @@ def detached_network(args: argparse.Namespace) -> tuple[Any, Any, torch.Tensor]:
     """(the network, without its pathway, images); running statistics are set, since otherwise nothing would fire."""
     model, images = network(args)
     set_norms(model, images[:4])
-    model.eval()
+    model.eval().readout = "both"
     return model, copy.deepcopy(model) if model.aap is None else detach_aap(model).eval(), images
 
 

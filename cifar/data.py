@@ -20,6 +20,7 @@ from full_spike.utils.data import augment
 from full_spike.utils.data.dataset import Datasets
 from full_spike.utils.data.digits import load_digits
 from full_spike.utils.data.images import given_numbers, load_folder
+from full_spike.utils.data.memory import Kept
 from full_spike.utils.data.options import KNOWN
 from full_spike.utils.distributed import World
 from full_spike.utils.errors import UsageError, UserError
@@ -37,14 +38,25 @@ def crops(args: Namespace) -> list[Callable]:
 
 def transforms(
     args: Namespace, mean: Sequence[float], std: Sequence[float], *, resize: bool = False
-) -> tuple[v2.Compose, v2.Compose]:
+) -> tuple[Callable, Callable]:
     """Of training and of test images: PIL image -> normalised [C, size, size]; one channel if there is one mean."""
     grey = [v2.Grayscale()] if len(mean) == 1 else []
     fit = [*grey, v2.ToImage(), *([v2.Resize(args.image_size), v2.CenterCrop(args.image_size)] if resize else [])]
-    changes = augment.changes(args, flips=flips(args), fill=mean)
-    normalised = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
-    train = [*fit, *crops(args), *changes, *normalised, *augment.erasing(args)]
-    return v2.Compose(train), v2.Compose([*fit, *normalised])
+    return _after(fit, args, mean, std, fill=mean)
+
+
+def _after(
+    fit: list[Callable], args: Namespace, mean: Sequence[float], std: Sequence[float], *, fill: Sequence[float]
+) -> tuple[Callable, Callable]:
+    """The transforms of training and of test images that begin with `fit`, which makes bytes or floats of them."""
+    begin, normalise, numbers = v2.Compose(fit), augment.Normalise(mean, std), len(mean) * args.image_size**2
+    erasing = augment.erasing(args)
+    then = v2.Compose([*crops(args), *augment.changes(args, flips=flips(args), fill=fill), normalise, *erasing])
+    test = Kept(begin, numbers, normalise, normalise)
+    if args.auto_augment is not None:  # image by image
+        return v2.Compose([begin, then]), test
+    padding = args.image_size // 8 if args.crop else 0
+    return Kept(begin, numbers, then, normalise, padding, flips(args), *erasing), test
 
 
 class Digits(Dataset):
@@ -63,11 +75,8 @@ class Digits(Dataset):
         size = (args.image_size, args.image_size)
         self.images = F.interpolate(scans, size=size, mode="bilinear", align_corners=False)
         self.classes = torch.from_numpy(classes).long()
-        changes = [*crops(args), *augment.changes(args, flips=flips(args), fill=[0.0])] if train else []
-        if train and args.auto_augment is not None:
-            changes = [v2.ToDtype(torch.uint8, scale=True), *changes, v2.ToDtype(torch.float32, scale=True)]
-        erasing = augment.erasing(args) if train else []
-        self.transform = v2.Compose([*changes, v2.Normalize([self.mean], [self.std]), *erasing])
+        fit = v2.Identity() if args.auto_augment is None or not train else v2.ToDtype(torch.uint8, scale=True)
+        self.transform = _after([fit], args, [self.mean], [self.std], fill=[0.0])[0 if train else 1]
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -80,7 +89,7 @@ class Digits(Dataset):
         return self.transform(self.images[index]), int(self.classes[index])
 
 
-def picture(args: Namespace, channels: int) -> v2.Compose:
+def picture(args: Namespace, channels: int) -> Callable:
     """PIL image -> what a network reads [channels, size, size]: as a folder was, or grey as the digits are, or RGB."""
     numbers = given_numbers(args)
     if numbers is not None and len(numbers[0]) == channels:

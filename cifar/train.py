@@ -24,7 +24,7 @@ def make_parser() -> Parser:
     add_folder_arguments(parser)
     add_augment_arguments(parser)
     parser.set_defaults(
-        model="dsnn18", neuron="LIF", stem="cifar", batch_size=128, workers=2, epochs=100, lr=0.1, weight_decay=5e-4,
+        model="dsnn18", neuron="LIF", stem="cifar", batch_size=128, epochs=100, lr=0.1, weight_decay=5e-4,
         output_dir="runs",
     )  # fmt: skip
     return parser
@@ -36,7 +36,7 @@ def run(argv: list[str] | None) -> None:
     from full_spike.cifar.data import load  # from here on what --help need not wait for
     from full_spike.models import create_model, model_options
     from full_spike.utils.engine import find_weights, fit, job, options_of
-    from full_spike.utils.losses import DualStreamLoss
+    from full_spike.utils.losses import make_criterion
     from full_spike.utils.testing import test
 
     with job(args) as world:
@@ -54,8 +54,7 @@ def run(argv: list[str] | None) -> None:
         if args.test_only:
             test(model, data, args, world, weights)
         else:
-            criterion = DualStreamLoss(args.label_smoothing, args.aap_weight, args.aap_off_epoch)
-            fit(model, criterion, data, args, world, weights)
+            fit(model, make_criterion(args, model, world), data, args, world, weights)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -17,7 +17,7 @@ def make_parser() -> Parser:
     add_loading_arguments(parser)
     add_event_arguments(parser, "cifar10dvs")
     parser.set_defaults(
-        model="dsnn_wide7b", T=16, batch_size=16, workers=4, epochs=64, lr=0.01, weight_decay=0.0, output_dir="runs",
+        model="dsnn_wide7b", T=16, batch_size=16, epochs=64, lr=0.01, weight_decay=0.0, output_dir="runs",
     )  # fmt: skip
     return parser
 
@@ -28,7 +28,7 @@ def run(argv: list[str] | None) -> None:
     from full_spike.cifar10dvs.data import load  # from here on what --help need not wait for
     from full_spike.models import create_model, model_options
     from full_spike.utils.engine import find_weights, fit, job, options_of
-    from full_spike.utils.losses import DualStreamLoss
+    from full_spike.utils.losses import make_criterion
     from full_spike.utils.testing import test
 
     with job(args) as world:
@@ -46,8 +46,7 @@ def run(argv: list[str] | None) -> None:
         if args.test_only:
             test(model, data, args, world, weights)
         else:
-            criterion = DualStreamLoss(args.label_smoothing, args.aap_weight, args.aap_off_epoch)
-            fit(model, criterion, data, args, world, weights)
+            fit(model, make_criterion(args, model, world), data, args, world, weights)
 
 
 def main(argv: list[str] | None = None) -> int:

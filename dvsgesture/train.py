@@ -17,7 +17,7 @@ def make_parser() -> Parser:
     add_loading_arguments(parser)
     add_event_arguments(parser, "dvsgesture")
     parser.set_defaults(
-        model="dsnn_7b", T=16, batch_size=16, workers=4, epochs=192, lr=1e-3, lr_scheduler="step", step_size=64,
+        model="dsnn_7b", T=16, batch_size=16, epochs=192, lr=1e-3, lr_scheduler="step", step_size=64,
         gamma=0.1, weight_decay=0.0, output_dir="runs",
     )  # fmt: skip
     return parser
@@ -29,7 +29,7 @@ def run(argv: list[str] | None) -> None:
     from full_spike.dvsgesture.data import load  # from here on what --help need not wait for
     from full_spike.models import create_model, model_options
     from full_spike.utils.engine import find_weights, fit, job, options_of
-    from full_spike.utils.losses import DualStreamLoss
+    from full_spike.utils.losses import make_criterion
     from full_spike.utils.testing import test
 
     with job(args) as world:
@@ -47,8 +47,7 @@ def run(argv: list[str] | None) -> None:
         if args.test_only:
             test(model, data, args, world, weights)
         else:
-            criterion = DualStreamLoss(args.label_smoothing, args.aap_weight, args.aap_off_epoch)
-            fit(model, criterion, data, args, world, weights)
+            fit(model, make_criterion(args, model, world), data, args, world, weights)
 
 
 def main(argv: list[str] | None = None) -> int:

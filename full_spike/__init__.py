@@ -23,6 +23,8 @@ __all__ = sorted(name for names in _HOMES.values() for name in names)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "losses":
+        return import_module("full_spike.losses")
     home = next((home for home, names in _HOMES.items() if name in names), None)
     if home is None:
         raise AttributeError(f"module 'full_spike' has no attribute {name!r}")

@@ -8,12 +8,11 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Sequence
 
-import torch
 from torchvision.transforms import v2
 
 from full_spike.utils.data import augment
 from full_spike.utils.data.dataset import Datasets
-from full_spike.utils.data.images import given_numbers, load_folder
+from full_spike.utils.data.images import decode, given_numbers, load_folder
 from full_spike.utils.data.options import KNOWN
 from full_spike.utils.distributed import World
 from full_spike.utils.errors import UsageError
@@ -24,22 +23,25 @@ def flips(args: Namespace) -> float:
     return 0.5 if args.hflip is None else args.hflip
 
 
-def transforms(args: Namespace, mean: Sequence[float], std: Sequence[float]) -> tuple[v2.Compose, v2.Compose]:
+def transforms(args: Namespace, mean: Sequence[float], std: Sequence[float]) -> tuple[augment.Halves, augment.Halves]:
     """Training: a random crop of random size and shape, and random changes. Test: the shorter side resized, the centre.
 
-    Both: PIL image -> float32 [C, crop, crop], normalised; one channel if there is one mean.
+    Both: PIL image, or bytes [3, H, W] -> float32 [C, crop, crop], normalised; one channel if there is one mean.
     """
     how = v2.InterpolationMode(args.interpolation)
     crop = v2.RandomResizedCrop(args.train_crop_size, scale=(args.train_crop_scale, 1.0), interpolation=how)
     changes = augment.changes(args, flips=flips(args), fill=mean if len(mean) == 3 else [*mean] * 3)
-    grey = [v2.Grayscale()] if len(mean) == 1 else []
-    normalised = [*grey, v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
-    train = v2.Compose([crop, *changes, *normalised, *augment.erasing(args)])
-    fit = [v2.Resize(args.val_resize_size, how), v2.CenterCrop(args.val_crop_size)]
-    return train, v2.Compose([*fit, *normalised])
+    if args.auto_augment is not None:
+        changes.insert(0, v2.ToPILImage())  # whose changes are twice as fast as those of tensors
+    to_bytes = [*([v2.Grayscale()] if len(mean) == 1 else []), v2.PILToTensor()]
+    erasing = augment.erasing(args, [round(255 * x) for x in mean])
+    train = v2.Compose([crop, *changes, *to_bytes, *erasing])
+    test = v2.Compose([v2.Resize(args.val_resize_size, how), v2.CenterCrop(args.val_crop_size), *to_bytes])
+    normalise = augment.Normalise(mean, std)
+    return augment.Halves(train, normalise), augment.Halves(test, normalise)
 
 
-def picture(args: Namespace, channels: int) -> v2.Compose:
+def picture(args: Namespace, channels: int) -> augment.Halves:
     """PIL image -> what a network of these options reads: [channels, crop, crop]."""
     mean, std = given_numbers(args) or KNOWN["imagenet"]
     if channels != len(mean):
@@ -61,7 +63,9 @@ def load(args: Namespace, world: World) -> Datasets:
         raise UsageError(f"--val-crop-size {crop} is above --val-resize-size {resize}: resize to as much at least")
     train, test, mean, std = load_folder(args, world, tests=("val", "test"), default="imagenet")
     train.transform, test.transform = transforms(args, mean, std)
-    sizes = ("train_crop_size", "train_crop_scale", "val_resize_size", "val_crop_size", "interpolation")
+    if args.loader == "torchvision":
+        train.load = test.load = decode
+    sizes = ("train_crop_size", "train_crop_scale", "val_resize_size", "val_crop_size", "interpolation", "loader")
     return Datasets(
         train,
         test,

@@ -32,7 +32,7 @@ def run(argv: list[str] | None) -> None:
     from full_spike.imagenet.data import load  # from here on what --help need not wait for
     from full_spike.models import create_model, model_options
     from full_spike.utils.engine import find_weights, fit, job, options_of
-    from full_spike.utils.losses import DualStreamLoss
+    from full_spike.utils.losses import make_criterion
     from full_spike.utils.testing import test
 
     with job(args) as world:
@@ -50,8 +50,7 @@ def run(argv: list[str] | None) -> None:
         if args.test_only:
             test(model, data, args, world, weights)
         else:
-            criterion = DualStreamLoss(args.label_smoothing, args.aap_weight, args.aap_off_epoch)
-            fit(model, criterion, data, args, world, weights)
+            fit(model, make_criterion(args, model, world), data, args, world, weights)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,6 +9,7 @@ from .pretrained import Pretrained, find_pretrained, list_pretrained, load_pretr
 from .published import from_published, load_published, to_published
 from .recompute import save_memory
 from .registry import create_model, list_models, model_options, register_model
+from .trunk import returning
 
 __all__ = [
     "BOOLEAN_FUNCTIONS",
@@ -28,6 +29,7 @@ __all__ = [
     "model_options",
     "read_pretrained",
     "register_model",
+    "returning",
     "save_memory",
     "save_pretrained",
     "to_published",

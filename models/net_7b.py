@@ -93,16 +93,16 @@ class EventNet(Trunk):
         *,
         num_classes: int = 11,
         T: int = 16,
-        neuron: str = "PLIF",
+        neuron: Any = "PLIF",
         tau: float = 2.0,
-        surrogate: str = "atan",
+        surrogate: Any = "atan",
         alpha: float | None = None,
         in_channels: int = 2,
         width: int = 32,
         zero_init_residual: bool = False,
     ) -> None:
         super().__init__(aux_head, T=T, in_channels=in_channels, num_classes=num_classes, width=width)
-        make_neuron = neuron_factory(neuron, tau=tau, surrogate=surrogate, alpha=alpha)
+        make_neuron = neuron_factory(neuron, tau=tau, surrogate=surrogate, alpha=alpha, T=T)
         layers: list[nn.Module] = [SpikingConv(conv1x1(in_channels, width), make_neuron())]
         channels = width
         for stage, count in enumerate(LAYOUTS[layout].stages):

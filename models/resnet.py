@@ -132,9 +132,9 @@ class SpikingResNet(Trunk):
         *,
         num_classes: int = 1000,
         T: int = 4,
-        neuron: str = "IF",
+        neuron: Any = "IF",
         tau: float = 2.0,
-        surrogate: str = "sigmoid",
+        surrogate: Any = "sigmoid",
         alpha: float | None = None,
         stem: str = "imagenet",
         in_channels: int = 3,
@@ -144,7 +144,7 @@ class SpikingResNet(Trunk):
         super().__init__(aux_head, T=T, in_channels=in_channels, num_classes=num_classes, width=width)
         if stem not in STEMS:
             raise ValueError(f"stem={stem!r} is unknown: choose one of {', '.join(STEMS)}")
-        make_neuron = neuron_factory(neuron, tau=tau, surrogate=surrogate, alpha=alpha)
+        make_neuron = neuron_factory(neuron, tau=tau, surrogate=surrogate, alpha=alpha, T=T)
         imagenet = stem == "imagenet"
         self.conv1 = nn.Conv2d(
             in_channels,

@@ -230,9 +230,9 @@ class Spikformer(Trunk):
         *,
         num_classes: int = 1000,
         T: int = 4,
-        neuron: str = "LIF",
+        neuron: Any = "LIF",
         tau: float = 2.0,
-        surrogate: str = "sigmoid",
+        surrogate: Any = "sigmoid",
         alpha: float | None = None,
         in_channels: int = 3,
         depth: int = 8,
@@ -254,7 +254,7 @@ class Spikformer(Trunk):
         if not 0.0 < scale < float("inf"):
             raise ValueError(f"scale={scale} is out of range: it must be above 0 and finite")
         self.event_frames = SIZES[size].event_frames
-        make_neuron = neuron_factory(neuron, tau=tau, surrogate=surrogate, alpha=alpha)
+        make_neuron = neuron_factory(neuron, tau=tau, surrogate=surrogate, alpha=alpha, T=T)
         self.patch_embed = PatchSplitting(in_channels, width, patch, make_neuron)
         self.position = PositionEmbedding(width, join, make_neuron)
         attention = (width, join, make_neuron, heads, scale, products, qkv_bias)

@@ -5,7 +5,8 @@ An architecture is a file beside this one: its blocks, its trunk and the familie
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from .accumulation import AUX_HEADS, AccumulationPathway, Change
 from .connect import Join, JoinLayer
 from .layers import GlobalAvgPool, SpikingLayer, spike
 from .recompute import recomputed
+
+READOUTS = ("fsnn", "aap", "sum", "both")
 
 
 class Block(nn.Module):
@@ -51,13 +54,21 @@ class Trunk(nn.Module):
         sizes: other options that must be at least 1.
 
     Input: images [N, in_channels, H, W], shown T times, or a sequence of frames [T', N, in_channels, H, W] of any
-    length T'. Returns logits [N, num_classes]; with the pathway the pair (trunk's logits, pathway's logits).
+    length T'. Returns logits [N, num_classes]; with the pathway, in training the pair (trunk's logits, pathway's), in
+    evaluation what `readout` says.
+
+    Attributes:
+        readout: what a network with a pathway returns in evaluation: "fsnn" (the trunk's logits; the pathway is not
+            computed), "aap" (the pathway's), "sum" (of both) or "both" (the pair).
+        by_step: return logits of each time step [T, N, num_classes], whose mean is what is returned otherwise.
 
     Raises:
         ValueError: an option is unknown or out of range.
     """
 
     event_frames = False  # made for frames of event counts rather than for static images
+    readout = "fsnn"
+    by_step = False
     config: dict[str, Any]  # what `create_model` was called with; set there
 
     def __init__(self, aux_head: str | None, *, T: int, in_channels: int, **sizes: int) -> None:
@@ -122,6 +133,12 @@ class Trunk(nn.Module):
                     "cannot: leave it out"
                 )
             nn.init.zeros_(last.norm.weight)
+            kind = getattr(getattr(last.neuron, "spec", None), "kind", type(last.neuron).__name__)
+            if neutral and kind not in ("IF", "LIF", "PLIF"):
+                raise ValueError(
+                    f"zero_init_residual=True with {join.name} needs IF, LIF or PLIF, which can be made to fire "
+                    f"always, not {kind}: leave it out"
+                )
             if neutral:
                 nn.init.constant_(last.norm.bias, last.neuron.firing_current())
 
@@ -167,11 +184,8 @@ class Trunk(nn.Module):
             return self.stem(x, None)
         return self.stem(x.unsqueeze(0), self.T)  # a static image is convolved once; every step sees the same current
 
-    def features(self, x: Tensor) -> Tensor:
-        """Global average pooling, then the mean over time: [T, N, C, H, W] -> [N, C]."""
-        return self.avgpool(x).mean(dim=0)
-
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def streams(self, x: Tensor, aap: AccumulationPathway | None) -> tuple[Tensor, Tensor]:
+        """(o_L, a_L) of images or frames, both [T, N, C, H, W]: the last spikes, and what the pathway adds up."""
         o = recomputed(self.encode, self, x) if self.recomputed_blocks else self.encode(x)
         a = o
         l = 0  # noqa: E741  (as in the equations)
@@ -182,10 +196,47 @@ class Trunk(nn.Module):
                 a = o if l == 0 else a
                 continue
             o, s = result  # o_l = g(s_l, o_{l-1})
-            if self.aap is not None:
-                a = self.aap(l, a, s)  # a_l = P_l(a_{l-1}) + s_l
+            if aap is not None:
+                a = aap(l, a, s)  # a_l = P_l(a_{l-1}) + s_l
             l += 1  # noqa: E741
-        if self.aap is None:
-            return self.classifier(self.features(o))
-        a = self.aap.cross(l, a)
-        return self.classifier(self.features(o)), (self.aap.head or self.classifier)(self.features(a))
+        return o, a if aap is None else aap.cross(l, a)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The trunk's last spikes o_L [T, N, C, H, W] of images or frames."""
+        return self.streams(x, None)[0]
+
+    def forward_head(self, maps: Tensor, classifier: nn.Module | None = None) -> Tensor:
+        """Logits of maps [T, N, C, H, W]: global average pooling, the mean over time, the classifier (the trunk's)."""
+        features = self.avgpool(maps)  # [T, N, C]
+        return (classifier or self.classifier)(features if self.by_step else features.mean(dim=0))
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        if self.readout not in READOUTS:
+            raise ValueError(f"readout={self.readout!r} is unknown: choose one of {', '.join(READOUTS)}")
+        readout = "both" if self.training else self.readout
+        aap = None if readout == "fsnn" else self.aap
+        o, a = self.streams(x, aap)
+        logits = self.forward_head(o)
+        if aap is None:
+            return logits
+        aap_logits = self.forward_head(a, aap.head or self.classifier)
+        if readout == "both":
+            return logits, aap_logits
+        return aap_logits if readout == "aap" else logits + aap_logits
+
+
+@contextlib.contextmanager
+def returning(model: Any, **what: Any) -> Iterator[None]:
+    """A block in which a network returns what is asked for by `readout` and `by_step`, see `Trunk`.
+
+    A network of another kind, without these attributes, is left as it is.
+    """
+    own = vars(model)  # where the attributes are that are not the class's
+    before = dict(own)
+    own.update({name: value for name, value in what.items() if hasattr(model, name)})
+    try:
+        yield
+    finally:
+        for name in what:
+            own.pop(name, None)
+        own.update({name: before[name] for name in what if name in before})

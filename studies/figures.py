@@ -63,13 +63,20 @@ def joins(results: Results) -> Figure:
     return figure
 
 
+BLOCKS = {  # study -> how its blocks begin
+    "digits_depth": "",
+    "digits_deep": ", from the identity",
+}
+
+
 def blocks(results: Results) -> Figure:
-    """Gradient norm and firing rate by block, means over seeds, before and after training, by depth."""
-    result = results["digits_depth"]
+    """Gradient norm and firing rate by block, means over seeds, before and after training."""
     figure = Figure((10, 5))
-    axes = figure.subplots(2, len(result.study.pairs), sharex="col", sharey="row")
-    for (above, below), (depth, rows) in zip(axes.T, result.study.pairs.items(), strict=True):
-        above.set_title(depth, loc="left")
+    shown = [(results[study], depth, begin) for study, begin in BLOCKS.items() for depth in ("18 layers", "101 layers")]
+    axes = figure.subplots(2, len(shown), sharex="col", sharey="row")
+    for (above, below), (result, depth, begin) in zip(axes.T, shown, strict=True):
+        rows = result.study.pairs[depth]
+        above.set_title(depth + begin, loc="left")
         above.set_yscale("log")
         below.set_xlabel("block")
         for row, words, colour in zip(rows, ("with the pathway", "without"), (BLUE, ORANGE), strict=True):
@@ -120,7 +127,7 @@ def energy(results: Results) -> Figure:
 FIGURES: dict[str, tuple[Callable[[Results], Figure], tuple[str, ...]]] = {  # name -> (drawn by, of which studies)
     "joins": (joins, tuple(JOINS)),
     "energy": (energy, ("cifar10_joins", "cifar10_integers", "cifar10_plain")),
-    "blocks": (blocks, ("digits_depth",)),
+    "blocks": (blocks, tuple(BLOCKS)),
 }
 
 

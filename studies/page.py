@@ -8,13 +8,15 @@ from pathlib import Path
 
 from full_spike.utils.errors import UserError
 from full_spike.utils.files import write_file
+from studies.claims import claims_table
 from studies.figures import FIGURES, draw
 from studies.gathering import RESULTS
 from studies.results import fit_table, read_results, table
 
 ROOT = Path(__file__).parent.parent
+TABLES = {"claims": claims_table, "scaling": fit_table}
 PAGE, FIGS = ROOT / "docs/RESULTS.md", ROOT / "figs"
-PLACE = re.compile(r"(<!-- (study|fit): (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)  # of what is generated
+PLACE = re.compile(r"(<!-- (study|table): (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)  # of what is generated
 
 
 def make(page: Path = PAGE, folder: Path = RESULTS, figs: Path = FIGS, *, write: bool) -> list[str]:
@@ -27,9 +29,10 @@ def make(page: Path = PAGE, folder: Path = RESULTS, figs: Path = FIGS, *, write:
 
     def table_of(match: re.Match[str]) -> str:
         kind, name = match[2], match[3]
-        if name not in results:
-            raise UserError(f"{page} names the {kind} {name}, which there is not: choose from {', '.join(results)}")
-        text = table(results[name]) if kind == "study" else fit_table(results)
+        known = results if kind == "study" else TABLES
+        if name not in known:
+            raise UserError(f"{page} names the {kind} {name}, which there is not: choose from {', '.join(known)}")
+        text = table(results[name]) if kind == "study" else TABLES[name](results)
         if text != match[4]:
             different.append(f"the {kind} {name}")
         return f"{match[1]}{text}{match[5]}"

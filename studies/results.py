@@ -26,6 +26,13 @@ class Summary:
     half: float | None = None
 
     @property
+    def p(self) -> float:
+        """Of Student's t-test, two-sided, that the mean is 0."""
+        if not self.sd:
+            return 1.0 if self.sd is None or self.mean == 0 else 0.0
+        return float(2 * stats.t.sf(abs(self.mean) / (self.sd / math.sqrt(self.n)), self.n - 1))
+
+    @property
     def verdict(self) -> str:
         """Said of three values or more: two may be equal by chance."""
         if self.half is None or self.n < 3:

@@ -1,6 +1,8 @@
 """How the suite uses the machine: one thread for each process, and tests side by side (`scripts/test.sh`)."""
 
+import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,3 +26,21 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.stem in TOGETHER:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def pytest_addoption(parser):
+    parser.addoption("--device", default="cpu", help="of tests/train/test_device.py: cpu or cuda")
+    parser.addoption("--lines", metavar="FILE", type=Path, help="append a line of JSON for each test")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    lines = item.config.getoption("--lines")
+    if lines and (report.when == "call" or report.outcome != "passed"):
+        error = {"error": str(report.longrepr)[-2000:]} if report.outcome == "failed" else {}
+        with open(lines, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"item": f"test {item.name}", "outcome": report.outcome, **error}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    return report

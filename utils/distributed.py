@@ -7,15 +7,13 @@ of them makes a GPU wait.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -23,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from full_spike.utils.errors import UsageError, UserError
+from full_spike.utils.errors import UsageError, UserError, end_with_parent
 
 X = TypeVar("X")
 
@@ -150,17 +148,6 @@ def data_parallel(network: Any, world: World) -> DistributedDataParallel:
     return wrapped
 
 
-def end_with_parent() -> None:
-    """Have the system kill this process when its parent ends, however that ends (Linux).
-
-    torchrun's workers would otherwise outlive an agent that was killed, and write into the run's folder beside the job
-    that takes their place.
-    """
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1  # linux/prctl.h
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
-
-
 def _whole_number(env: Mapping[str, str], name: str, default: int) -> int:
     text = env.get(name, str(default))
     if not (text.isascii() and text.isdigit()):
@@ -238,6 +225,17 @@ def _pick_device(name: str, local_rank: int) -> torch.device:
     return device
 
 
+def cores_of_each(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """CPU cores of each process of this machine: of those that they may use, by their container's quota as well."""
+    count = float(len(os.sched_getaffinity(0)))
+    with contextlib.suppress(OSError):  # there is no cpu.max without cgroups, version 2
+        own = cgroups / Path("/proc/self/cgroup").read_text().rpartition("::/")[2].strip()
+        for limit in (folder / "cpu.max" for folder in (own, *own.parents)):
+            quota, _, period = limit.read_text().partition(" ") if limit.exists() else ("max", "", "")
+            count = count if quota.strip() == "max" else min(count, int(quota) / int(period))
+    return max(1, int(count) // _whole_number(os.environ, "LOCAL_WORLD_SIZE", 1))
+
+
 def start(device: str, *, world_size: int = 1, dist_url: str = "env://", timeout: float = 600.0) -> World:
     """Join the run that the environment describes.
 
@@ -270,7 +268,7 @@ def start(device: str, *, world_size: int = 1, dist_url: str = "env://", timeout
         return World(device=picked)
     local_size = _whole_number(env, "LOCAL_WORLD_SIZE", 1)
     if local_size > 1 and env.get("OMP_NUM_THREADS", "1") == "1":  # 1 is what torchrun sets where nobody did
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
+        torch.set_num_threads(cores_of_each())
     limit = timedelta(seconds=timeout)
     try:
         store = _store_of_attempt(limit) if dist_url == "env://" else None

@@ -6,7 +6,9 @@ A data set's train.py calls `fit` with the network, the criterion and the data t
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,18 +20,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader
 
-from full_spike.models import Pretrained, model_options, save_memory, use_fused
+from full_spike.models import Pretrained, model_options, returning, save_memory, use_fused
 from full_spike.utils import checkpoint, distributed, interrupts, run_folder
 from full_spike.utils.allocator import keep_freed_memory
 from full_spike.utils.data.dataset import Datasets
-from full_spike.utils.data.loading import Loaders, make_loaders
+from full_spike.utils.data.loading import Batches, Loaders, make_loaders
 from full_spike.utils.distributed import World
 from full_spike.utils.errors import StopRequestedError, UsageError, UserError
 from full_spike.utils.interrupts import STOP, Interrupts, stopping_at_once
 from full_spike.utils.log import RunLog
-from full_spike.utils.losses import readout_names, readouts
+from full_spike.utils.losses import Outputs, readout_names, readouts
 from full_spike.utils.measure.firing_rates import FiringRates
 from full_spike.utils.metrics import Clock, EpochResult, Meter, Scores, clock_time
 from full_spike.utils.optim import make_optimizer, make_schedule
@@ -62,9 +63,18 @@ def job(args: Args) -> Iterator[World]:
             if world.device.type == "cpu" and args.keep_memory:
                 keep_freed_memory()
             seed_everything(args.seed, world.rank)
-            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False  # as released
+            if world.device.type == "cuda":
+                _choose_kernels(args.deterministic)
             yield world
         distributed.stop(world)
+
+
+def _choose_kernels(deterministic: bool) -> None:
+    """On a GPU: those that are fastest at the shapes they meet, or those that give the same bits in every run."""
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = not deterministic, deterministic
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)  # torch has no such kernel for max pooling
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
 
 
 @contextlib.contextmanager
@@ -134,6 +144,7 @@ class Run:
         if args.amp and args.amp_dtype is None:
             args.amp_dtype = "fp16" if args.device == "cuda" else "bf16"
         self.model = place(self.model, args, world)
+        self.model.by_step = getattr(self.criterion, "by_step", False)
         self.epoch = args.start_epoch
         self.loaders = make_loaders(
             self.data.train,
@@ -151,7 +162,8 @@ class Run:
         self.schedule = make_schedule(self.optimizer, args, self.steps)
         self.amp_dtype = HALF_TYPES[args.amp_dtype] if args.amp else None
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.amp_dtype is torch.float16)
-        # the hooks run after steps that the optimizer made: the loss scaler leaves some out
+        # the hooks run after steps that the optimizer made: the loss scaler leaves some out. On a GPU, where it is the
+        # optimizer's kernel that leaves them out, they run after these as well
         if args.sched_on_updates:
             self.optimizer.register_step_post_hook(lambda *_: self.schedule.step())
         self.network: Any = torch.compile(self.model) if args.compile else self.model
@@ -160,7 +172,7 @@ class Run:
         self.ema: AveragedModel | None = None
         if args.ema_decay is not None:  # of the weights that all processes have from here on
             ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(args.ema_decay), use_buffers=True)
-            self.optimizer.register_step_post_hook(lambda *_: ema.update_parameters(self.model))
+            self.optimizer.register_step_post_hook(lambda *_: average(ema, self.model, args.ema_decay))
             self.ema = ema
         self.compiles = args.fused or args.compile  # the first step does
         self.meter = Meter(readout_names(self.model), world.device)
@@ -170,6 +182,14 @@ class Run:
             setattr(args, name, {**self.model.config, "model": args.model}.get(name))
         self.log = RunLog(world, self.folder)
         self.clock = Clock(self.epoch, args.epochs)
+
+    def plan_schedule(self, first: int) -> None:
+        """The schedule of the options once more, over the epochs that are left from the epoch `first` on."""
+        args = self.args
+        left = {"epochs": args.epochs - first, "cos_lr_T": args.epochs - first - args.cooldown_epochs, "start_epoch": 0}
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] = args.lr
+        self.schedule = make_schedule(self.optimizer, Args(**{**vars(args), **left}), self.steps)
 
     @property
     def lr(self) -> float:
@@ -192,8 +212,22 @@ class Run:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
+@torch.no_grad()
+def average(ema: AveragedModel, model: nn.Module, decay: float) -> None:
+    """`ema.update_parameters(model)`, but that one copies its count of updates to a GPU, and waits for it."""
+    if ema.n_averaged == 0:
+        return ema.update_parameters(model)
+    pairs = list(zip(*(list(itertools.chain(m.parameters(), m.buffers())) for m in (ema.module, model)), strict=True))
+    for floats in (True, False):
+        if chosen := [pair for pair in pairs if pair[0].is_floating_point() == floats]:
+            get_ema_multi_avg_fn(decay)(*zip(*chosen, strict=True), 0)
+    ema.n_averaged += 1
+
+
 def place(model: Any, args: Args, world: World) -> Any:
     """A network on its device, in its memory format, with compiled layers and recomputation as the options say."""
+    if args.channels_last is None:
+        args.channels_last = args.fused or world.device.type == "cuda"  # as the convolutions of tensor cores want it
     layout: Any = torch.channels_last if args.channels_last else torch.preserve_format
     model = use_fused(model.to(world.device, memory_format=layout), args.fused)
     if args.memory_saving:
@@ -213,7 +247,8 @@ def fit(
 
     Args:
         model: of `create_model`; returns logits [N, classes], or a pair of them.
-        criterion: (outputs, targets) -> mean loss, see `DualStreamLoss`. Its attribute `epoch` is kept up to date.
+        criterion: (outputs, targets) -> mean loss, see `DualStreamLoss`. Its attributes `epoch` and `inputs` (of the
+            batch) are kept up to date; one with `by_step` gets logits of each time step [T, N, classes].
         weights: that the network begins with, to be reported.
 
     Raises:
@@ -236,8 +271,7 @@ def fit(
         run.clock, started = Clock(run.done, args.epochs), time.monotonic()
         with run.interrupts.listening():
             while run.epoch < args.epochs:
-                speed = train_epoch(run)
-                end_epoch(run, speed)
+                end_epoch(run, *train_epoch(run))
         run.log.close()
     say(
         f"done in {clock_time(time.monotonic() - started)}, best test top-1 {run.max_test_acc1:.2f} %, "
@@ -259,8 +293,11 @@ def _check(run: Run, weights: Pretrained | None) -> None:
         different = [f"{k}={v}" for k, v in weights.config.items() if k in config and v != config[k]]
         trained_with = f", trained with {', '.join(different)}" if different else ""
         say(f"beginning with the weights of {weights.path}{trained_with}")
-    if (args.aap_weight != 1.0 or args.aap_off_epoch) and getattr(run.model, "aap", None) is None:
-        raise UsageError(f"--aap-weight and --aap-off-epoch weigh the pathway's loss, and {args.model} has no pathway")
+    weighed = args.aap_weight != 1.0 or args.aap_off_epoch or args.aap_weight_end is not None
+    if weighed and getattr(run.model, "aap", None) is None:
+        raise UsageError(
+            f"--aap-weight... and --aap-off-epoch weigh the pathway's loss, and {args.model} has no pathway"
+        )
     if args.tau not in (None, args.default("tau"), 2.0) and run.model.config.get("neuron") == "IF":
         raise UsageError(f"--tau {args.tau} does nothing: IF neurons have no time constant; leave it out")
     if args.lr_scheduler.startswith("cosine") and args.cos_lr_T + args.cooldown_epochs < args.epochs:
@@ -270,8 +307,11 @@ def _check(run: Run, weights: Pretrained | None) -> None:
         )
 
 
-def train_epoch(run: Run) -> float:
-    """Train from the run's step to the epoch's end; returns samples a second over all processes."""
+def train_epoch(run: Run) -> tuple[int, float]:
+    """Train from the run's step to the epoch's end; the CPU waits for the device at reports alone.
+
+    Returns (samples of all processes, when that began).
+    """
     args, first = run.args, run.step
     run.loaders.sampler.start_at(run.epoch, first)
     run.network.train()
@@ -279,9 +319,7 @@ def train_epoch(run: Run) -> float:
     seen, began = 0, time.monotonic()
     window_seen, window_began = 0, began
     with run.log.progress(f"epoch {run.epoch + 1}/{args.epochs}", run.batches, first) as progress:
-        for step, (images, target) in enumerate(run.loaders.train, start=first):
-            images = images.to(run.world.device, non_blocking=True)
-            target = target.to(run.world.device, non_blocking=True)
+        for step, (images, target) in enumerate(_on_device(run), start=first):
             group_start = step - step % args.accumulate
             group = min(args.accumulate, run.batches - group_start)  # batches whose mean gradient makes the update
             update = step + 1 == group_start + group
@@ -313,7 +351,24 @@ def train_epoch(run: Run) -> float:
                     save(run)
                 if request == STOP:
                     raise _interrupted(run)
-    return seen / max(time.monotonic() - began, 1e-9)
+    return seen, began
+
+
+def _on_device(run: Run) -> Iterator[tuple[Tensor, ...]]:
+    """Batches where the network is; a GPU gets and makes them on a stream of its own, beside the steps still to do."""
+    batches, device = iter(run.loaders.train), run.world.device
+    ahead = torch.cuda.Stream(device) if device.type == "cuda" else None
+    while True:
+        with torch.cuda.stream(ahead):  # the same as ever where there is none
+            batch = tuple(x.to(device, non_blocking=True) for x in next(batches, ()))
+        if not batch:
+            return
+        if ahead is not None:
+            steps = torch.cuda.current_stream(device)
+            steps.wait_stream(ahead)
+            for x in batch:
+                x.record_stream(steps)  # or its memory would be another batch's while it is read
+        yield batch
 
 
 def train_step(run: Run, images: Tensor, target: Tensor, group: int, update: bool) -> tuple[Any, Tensor]:
@@ -332,6 +387,7 @@ def train_step(run: Run, images: Tensor, target: Tensor, group: int, update: boo
     with run.network.no_sync() if accumulating else contextlib.nullcontext():
         with torch.autocast(images.device.type, run.amp_dtype, enabled=run.amp_dtype is not None):
             outputs = run.network(images)
+            run.criterion.inputs = images
             loss = run.criterion(outputs, target)
         run.scaler.scale(loss / group).backward()
     if update:
@@ -345,10 +401,11 @@ def train_step(run: Run, images: Tensor, target: Tensor, group: int, update: boo
     return detached, loss.detach()
 
 
-def end_epoch(run: Run, speed: float) -> None:
-    """Save what was trained, test it, report, and save what came of it."""
+def end_epoch(run: Run, seen: int, began: float) -> None:
+    """Save what was trained, test it, report, and save what came of it; see `train_epoch`."""
     args, epoch = run.args, run.epoch
     loss, train = _read_meter(run)
+    speed = seen / max(time.monotonic() - began, 1e-9)  # the device has done it all by now
     lr = run.lr
     save(run)  # first: whatever testing meets, the epoch is kept
 
@@ -400,33 +457,36 @@ def _interrupted(run: Run) -> StopRequestedError:
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
-    loader: DataLoader,
+    loader: Batches,
     world: World,
     log: RunLog,
     *,
     title: str = "test",
     rates: FiringRates | None = None,
     after_batch: Callable[[], None] = lambda: None,
-    watch: Callable[[dict[str, Tensor], Tensor], None] = lambda _logits, _target: None,
+    by_step: bool = False,
+    watch: Callable[[Outputs, Tensor], None] = lambda _outputs, _target: None,
 ) -> Scores:
     """Score every sample of a loader once, over all processes, in the precision of the weights.
 
     Args:
         rates: follows the firing rates meanwhile.
         after_batch: is called between the batches that all processes have (one may have one more), and may raise.
-        watch: gets each batch's logits [N, classes] by readout, and its classes [N].
+        by_step: ask the network for the logits of each time step.
+        watch: gets the network's outputs for each batch, all streams, and its classes [N].
     """
     model.eval()
     world.share_buffers(model)
     meter = Meter(readout_names(model), world.device)
     common = min(int(batches) for batches in world.gather(torch.tensor([len(loader)])))
-    with rates or contextlib.nullcontext(), log.progress(title, len(loader)) as progress:
+    streams = returning(model, readout="both", by_step=by_step)
+    with streams, rates or contextlib.nullcontext(), log.progress(title, len(loader)) as progress:
         for batch, (images, target) in enumerate(loader, start=1):
             images = images.to(world.device, non_blocking=True)
             target = target.to(world.device, non_blocking=True)
-            logits = readouts(model(images))
-            meter.update(logits, target)
-            watch(logits, target)
+            outputs = model(images)
+            meter.update(readouts(outputs), target)
+            watch(outputs, target)
             progress.advance()
             if batch < common:
                 after_batch()
@@ -547,13 +607,27 @@ def resume(run: Run, weights: Pretrained | None) -> None:
             f"{path} stopped inside epoch {state['epoch'] + 1}, whose data would be dealt out otherwise ({what}): "
             "use the same options until the epoch ends"
         )
+    longer = then["epochs"] != args.epochs
+    if longer:
+        changed.pop("cos_lr_T", None)  # follows --epochs, of which a warning of its own tells
+        left = args.epochs - state["epoch"]
+        if args.new_schedule and (state["step"] or left <= args.warmup_epochs + args.cooldown_epochs):
+            raise UsageError(
+                f"--new-schedule begins with an epoch and needs more of them than the warm-up and the cool-down take: "
+                f"{path} stopped in epoch {state['epoch'] + 1}, batch {state['step']}, of {args.epochs} epochs"
+            )
     if (state["ema"] is None) != (run.ema is None):
         has, wants = ("no ", "keeps") if state["ema"] is None else ("", "keeps no")
         raise UsageError(f"{path} has {has}averaged weights and this run {wants}: use the same --ema-decay")
     try:
+        for group in state["optimizer"]["param_groups"]:
+            group["fused"] = run.optimizer.defaults.get("fused")  # of this device, not of the one then
         run.model.load_state_dict(state["model"])
         run.optimizer.load_state_dict(state["optimizer"])
-        run.schedule.load_state_dict(state["lr_scheduler"])
+        if args.new_schedule and longer:
+            run.plan_schedule(state["epoch"])
+        else:
+            run.schedule.load_state_dict(state["lr_scheduler"])
         if run.scaler.is_enabled() and state["scaler"]:
             run.scaler.load_state_dict(state["scaler"])
         if run.ema is not None:
@@ -568,6 +642,11 @@ def resume(run: Run, weights: Pretrained | None) -> None:
     except (RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} does not fit this run ({reason}): use another one, or the options of then") from None
+    if longer and not args.new_schedule:
+        say(
+            f"warning: the learning rate follows the schedule of {then['epochs']} epochs, planned before --epochs "
+            f"{args.epochs}: --new-schedule plans it again, from --lr at epoch {run.epoch + 1} to the new end"
+        )
     if changed:
         say(
             f"warning: options changed since the checkpoint ({'; '.join(changed.values())}): the optimizer and the "

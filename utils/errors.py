@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import logging
 import os
@@ -88,12 +89,27 @@ def warn(message: str) -> None:
     print(f"warning: {escaped(message)}", file=sys.stderr, flush=True)
 
 
+def end_with_parent() -> None:
+    """Have the system kill this process when its parent ends, however that ends (Linux).
+
+    torchrun's workers would otherwise outlive an agent that was killed, and write into the run's folder beside the job
+    that takes their place.
+    """
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1  # linux/prctl.h
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() == 1 and "python" not in os.path.realpath("/proc/1/exe"):  # it has ended already
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 def run_command(main: Callable[[], int | None]) -> int:
     """Run a command's main function and return its exit status; a user's error is printed as one line.
 
     In a distributed job every process prints the errors that it met, after its rank. A command whose output nobody
     reads any more ends without a word, with the status of a process that SIGPIPE has ended.
     """
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # now: what comes takes seconds to import, and the agent may be killed then
+        end_with_parent()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     # whether nvcc has a GPU beside it concerns no command here

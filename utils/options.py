@@ -21,7 +21,9 @@ from full_spike.utils.errors import UsageError
 LARGEST_INT = 2**31 - 1  # of what is counted: tensors' sizes multiply
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("cosine", "cosine-timm", "step")
-ONE_CALL = ("config", "resume", "overwrite", "test_only", "synops", "no_syops", "detach", "predictions")  # not of a run
+LOSSES = ("ce", "tet", "distill")
+TESTS = ("synops", "detach", "predictions", "exit_confidence")  # of a trained network
+ONE_CALL = ("config", "resume", "new_schedule", "overwrite", "test_only", "no_syops", *TESTS)  # not of a run
 
 
 class Args(argparse.Namespace):
@@ -192,6 +194,10 @@ def _betas(text: str) -> tuple[float, float]:
     return fraction(first), fraction(second)
 
 
+def _probabilities(text: str) -> tuple[float, ...]:
+    return tuple(probability(part) for part in text.split(","))
+
+
 def interval(text: str) -> tuple[str, float]:
     """("steps", n) from "500" or "500steps", ("minutes", m) from "10min"."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(steps?|min|minutes?|)", text.strip())
@@ -286,6 +292,17 @@ def add_recipe_arguments(parser: Parser) -> None:
         help="on every parameter, as released",
     )  # fmt: skip
     add("--decay-weights-only", action="store_true", help="no decay on norms, biases and position embeddings")
+    add(
+        "--loss", choices=LOSSES, default="ce",
+        help="of each stream: ce (cross entropy), tet (of each time step's logits), distill (and the trunk imitates "
+        "--teacher, or else the pathway)",
+    )  # fmt: skip
+    add(
+        "--teacher",
+        type=weights_name,
+        metavar="FILE|NAME",
+        help="with --loss distill: trained weights, e.g. a resnet18's",
+    )
     add("--label-smoothing", type=fraction, default=0.0, metavar="X", help="of the cross entropy")
     add(
         "--aap-weight", "--aap_weight", type=non_negative, default=1.0, metavar="X",
@@ -294,6 +311,10 @@ def add_recipe_arguments(parser: Parser) -> None:
     add(
         "--aap-off-epoch", "--aap_off_epoch", type=natural, default=0, metavar="N",
         help="number of the first epoch that leaves the pathway's loss out; 0: none",
+    )  # fmt: skip
+    add(
+        "--aap-weight-end", type=non_negative, metavar="X",
+        help="what --aap-weight comes to in the last epoch, in equal steps (default: it stays)",
     )  # fmt: skip
     add("--clip-grad-norm", type=above(0.0), metavar="X", help="shorten the gradient of a step to this norm")
     add("--accumulate", type=positive_int, default=1, metavar="N", help="batches whose mean gradient makes a step")
@@ -319,6 +340,10 @@ def add_run_arguments(parser: Parser) -> None:
     )  # fmt: skip
     add("--start-epoch", type=natural, default=0, metavar="N", help="number of the first epoch of a new run")
     add("--resume", type=weights_name, metavar="FILE|auto", help="go on from this checkpoint, or the run's newest")
+    add(
+        "--new-schedule", action="store_true",
+        help="with --resume and other --epochs: plan the learning rate again, from --lr now to the new end",
+    )  # fmt: skip
     add("--overwrite", action="store_true", help="begin anew in a folder that holds a run")
     add("--checkpoint-every", type=_interval, metavar="N", help="also save inside epochs: 500 (steps) or 10min")
     add("--ema", action="store_true", help="judge, test and detach the averaged weights (--ema-decay) instead")
@@ -334,6 +359,10 @@ def add_run_arguments(parser: Parser) -> None:
         "--predictions", metavar="FILE.csv",
         help="with --test-only: write each image's path, class and the top 5 classes",
     )  # fmt: skip
+    add(
+        "--exit-confidence", type=_probabilities, metavar="X,X",
+        help="with --test-only: accuracy if a sample ends at the time step at which its class has this probability",
+    )  # fmt: skip
 
     add = parser.group("processes", "run")
     add("--device", metavar="NAME", help="cuda or cpu (default: cuda where there is one)")
@@ -344,7 +373,10 @@ def add_run_arguments(parser: Parser) -> None:
     add = parser.group("speed (see docs/PERFORMANCE.md)", "run")
     on_off = argparse.BooleanOptionalAction
     add("--fused", action=on_off, default=False, help="batch norm, neuron and join of a layer compiled into one")
-    add("--channels-last", action=on_off, help="memory format of weights and maps (default: as --fused)")
+    add(
+        "--channels-last", action=on_off, help="memory format of weights and maps (default: on a GPU, and with --fused)"
+    )
+    add("--deterministic", action="store_true", help="on GPUs: kernels that repeat every bit, as the release; slower")
     add("--keep-memory", action=on_off, default=True, help="on the CPU: keep freed memory for the next step")
     add("--compile", action="store_true", help="torch.compile of the whole network in training: minutes")
     add(
@@ -385,7 +417,6 @@ def parse(parser: Parser, argv: Sequence[str] | None = None, below: Mapping[str,
         args = parser.parse_args([*_as_typed(parser, values), *argv], Args(_parser=parser))
     _check(args)
     args.cos_lr_T = args.cos_lr_T or args.epochs - args.cooldown_epochs
-    args.channels_last = args.fused if args.channels_last is None else args.channels_last
     return args
 
 
@@ -460,9 +491,11 @@ def _check(args: Args) -> None:
     """Options that only make sense together."""
     if args.start_epoch >= args.epochs:
         raise UsageError(f"--start-epoch {args.start_epoch} leaves no epoch of --epochs {args.epochs}: start below it")
-    for name in ("synops", "detach", "predictions"):
+    for name in TESTS:
         if getattr(args, name) and not args.test_only:
-            raise UsageError(f"--{name} is of a trained network: use it with --test-only")
+            raise UsageError(f"--{name.replace('_', '-')} is of a trained network: use it with --test-only")
+    if args.teacher and args.loss != "distill":
+        raise UsageError(f"--teacher {args.teacher} is not used by --loss {args.loss}: add --loss distill")
     if args.test_only and not args.resume:
         raise UsageError("--test-only needs weights: name a checkpoint by --resume")
     if args.overwrite and args.resume:

@@ -17,7 +17,7 @@ from typing import Any
 
 from full_spike.utils.errors import UsageError, UserError, escaped, run_command
 from full_spike.utils.files import check_output_folder, read_text
-from full_spike.utils.options import Parser, positive_int
+from full_spike.utils.options import Parser, positive_int, probability
 from full_spike.utils.trained import add_data_set_arguments, add_network_arguments
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
@@ -33,6 +33,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, default=Path(), help="folder for the pictures (default: the current one)"
     )
+    parser.add_argument(
+        "--exit-confidence", type=probability, metavar="X",
+        help="stop at the time step at which a class has this probability (default: at the last)",
+    )  # fmt: skip
     parser.add_argument("--no-pictures", action="store_true", help="only print")
     add_data_set_arguments(parser)
     add_network_arguments(parser, optional=True)
@@ -85,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from full_spike.utils import plots
     from full_spike.utils.data.images import load_image
+    from full_spike.utils.export.run import Stream
     from full_spike.utils.losses import readouts
     from full_spike.utils.measure.spikes import record_spikes
     from full_spike.utils.trained import build_network, image_reader, trained
@@ -96,15 +101,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     weights: Any = trained(args)
     names = class_names(args.classes, weights.metadata.get("classes", []), network.classifier.out_features)
     print(f"{network.config['model']} from {escaped(str(weights.path))}")
+    stream, T = Stream(network), network.T
     written: set[Path] = set()
     for path in images:
         image = load_image(path)
-        layers, outputs = record_spikes(network, read(image).unsqueeze(0).to(args.device), args.seed)
+        x, after = read(image).unsqueeze(0).to(args.device), ""
+        if args.exit_confidence is not None:
+            network.T = T
+            stream.until_sure(x, args.exit_confidence)
+            network.T, after = stream.steps, f", after {stream.steps} of {T} time steps"
+        layers, outputs = record_spikes(network, x, args.seed)
         probabilities = next(iter(readouts(outputs).values()))[0].softmax(0)
         top = [
             f"{100 * p:5.1f} %  {names[k]}" for p, k in zip(*probabilities.topk(min(args.top, len(names))), strict=True)
         ]
-        print("\n  ".join([escaped(str(path)), *top]))
+        print("\n  ".join([escaped(str(path)) + after, *top]))
         if args.no_pictures:
             continue
         target = args.output / f"{path.stem}_spikes.png"

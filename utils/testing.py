@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from full_spike.utils.engine import describe, evaluate, metadata, place
 from full_spike.utils.errors import UsageError, UserError
 from full_spike.utils.files import check_output_folder, write_file
 from full_spike.utils.log import RunLog, table
-from full_spike.utils.losses import readout_names
+from full_spike.utils.losses import Outputs, early_exit, readout_names, readouts
 from full_spike.utils.options import Args
 
 TOP = 5  # classes in the table of predictions
@@ -60,17 +62,23 @@ def test(model: Any, data: Datasets, args: Args, world: World, weights: Pretrain
     )  # fmt: skip
     by_class = ByClass(readout_names(model), data.num_classes, world.device)
     predictions = Predictions()
+    exits = Exits(args.exit_confidence or (), world.device)
 
-    def watch(logits: dict[str, Tensor], target: Tensor) -> None:
+    def watch(outputs: Outputs, target: Tensor) -> None:
+        logits = readouts(outputs)
         by_class.update(logits, target)
         if args.predictions is not None:
             predictions.update(logits, target)
+        if args.exit_confidence:
+            exits.update(outputs[0] if isinstance(outputs, tuple) else outputs, target)
 
-    scores = evaluate(model, loaders.test, world, log, watch=watch)
+    scores = evaluate(model, loaders.test, world, log, by_step=bool(args.exit_confidence), watch=watch)
     names = tuple(data.classes) or tuple(map(str, range(data.num_classes)))
     log.say(f"{model.config['model']}{', averaged weights' if args.ema else ''} from {weights.path}")
     log.say(table(scores, data.unit))
     log.say(f"\n{by_class.table(by_class.read(world), names, data.unit)}")
+    if args.exit_confidence:
+        log.say(f"\n{exits.table(world)}")
     if args.predictions is not None:
         rows = predictions.rows(world, len(data.test))
         with world.main_only("writing the predictions") as main:
@@ -176,6 +184,31 @@ class ByClass:
 def _label(number: int, name: str) -> str:
     name = name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
     return name if name == str(number) else f"{number} {name}"
+
+
+class Exits:
+    """Accuracy and time steps of the first readout, if each sample ends as soon as it is sure, see `early_exit`."""
+
+    def __init__(self, confidences: Sequence[float], device: torch.device) -> None:
+        self.confidences = (*confidences, math.inf)  # without an end before the last step
+        self.sums = torch.zeros(len(self.confidences), 3, dtype=torch.int64, device=device)  # hits, steps, samples
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        """Add a batch: logits [T, N, classes] of each time step, target [N]."""
+        if logits.ndim != 3:
+            raise UsageError("--exit-confidence needs a network of create_model, whose logits are of each time step")
+        for row, confidence in enumerate(self.confidences):
+            means, steps = early_exit(logits.float(), confidence)
+            hits = (means.argmax(dim=1) == target).sum()
+            self.sums[row] += torch.stack([hits, steps.sum(), steps.new_tensor(len(target))])
+
+    def table(self, world: World) -> str:
+        """For a terminal; over all processes."""
+        lines = ["exit confidence  mean time steps  top-1 %"]
+        for confidence, (hits, steps, n) in zip(self.confidences, world.sum(self.sums).tolist(), strict=True):
+            label = "none" if math.isinf(confidence) else f"{confidence:g}"
+            lines.append(f"{label:>15}  {steps / n:>15.3f}  {100.0 * hits / n:>7.2f}")
+        return "\n".join(lines)
 
 
 class Predictions:

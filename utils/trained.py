@@ -217,13 +217,15 @@ def set_norms(model: nn.Module, images: Tensor) -> None:
     import torch
     from torch.nn.modules.batchnorm import _BatchNorm
 
+    from full_spike.models import returning
+
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     kept = [(norm.training, norm.momentum) for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the mean over the batches seen: here, this one
         norm.train()
-    with torch.no_grad():
+    with torch.no_grad(), returning(model, readout="both"):
         model(images)
     for norm, (training, momentum) in zip(norms, kept, strict=True):
         norm.train(training)

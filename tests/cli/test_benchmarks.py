@@ -1,18 +1,27 @@
 """What the benchmarks compare must be the same network."""
 
 import argparse
+import os
 import platform
+import re
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from spikingjelly.activation_based import neuron as stock_neuron
 from torch import nn
 
+from benchmarks import gpu
 from benchmarks.common import compare, kept_bytes, parser, products, reset, stock
 from benchmarks.faults import differing_bits
 from benchmarks.memory import peak
 from full_spike.models import create_model
+from full_spike.utils import checkpoint
+from support.agents import ROOT, children, wait_for
 
 
 @torch.no_grad()
@@ -77,3 +86,41 @@ def _a_mebibyte_for_each_image(_name, args):
 def test_the_peak_is_what_a_step_takes_whatever_was_held_before(keep):
     args = argparse.Namespace(device="cpu", batch_size=64, size=1)
     assert peak(_a_mebibyte_for_each_image, "", keep, args) == pytest.approx(64, abs=8)
+
+
+GPU = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--out"]
+
+
+def results(folder):
+    path = folder / gpu.RESULTS
+    return gpu.read(path) if path.exists() else []
+
+
+def test_the_gpus_program_goes_on_after_a_killed_item_and_keeps_what_it_had(tmp_path, capsys):
+    process = subprocess.Popen([*GPU, str(tmp_path), "--only", "device", "alone", "profile"], cwd=ROOT)
+    wait_for(lambda: results(tmp_path), "the first result")
+    (worker,) = children(process.pid)
+    os.kill(worker, signal.SIGKILL)
+    wait_for(lambda: len(results(tmp_path)) > 2, "a result of the next process")
+    (worker,) = children(process.pid)
+    process.kill()
+    process.wait()
+    wait_for(lambda: not Path(f"/proc/{worker}").exists(), "the end of what it started")
+
+    first, second, third = results(tmp_path)[:3]
+    assert (first["item"], third["item"]) == ("device", f"{gpu.ALONE}: 4 x 32 x 32")
+    assert second == {"item": "profile", "error": "its process ended with status -9"}
+    gpu.table(tmp_path)
+    assert re.search(rf"\| {third['item']} \| \d+ \| 1.00 \| 0.0 \| \d+ \| 1.00 \|", capsys.readouterr().out)
+
+
+@pytest.mark.slow
+def test_the_gpus_program_runs_whole_on_a_cpu(tmp_path):
+    options = "--minutes 30 --train 0.5 -- --dataset digits --image-size 8 --width 4 --T 2 -b 256 -j 0 --epochs 500"
+    subprocess.run([*GPU, str(tmp_path), *options.split()], cwd=ROOT, check=True)
+    lines = {line["item"]: line for line in results(tmp_path)}
+    assert {*gpu.items(argparse.Namespace(device="cpu", out=tmp_path)), "train"} < set(lines)
+    assert [name for name, line in lines.items() if "error" in line] == []
+    assert (lines["tests"]["status"], lines["train"]["status"]) == (0, 75)  # asked to stop, it has saved
+    (newest,) = tmp_path.glob("train/*/checkpoint_latest.pth")
+    assert checkpoint.read(newest)["epoch"] > 0

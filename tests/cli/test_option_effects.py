@@ -69,6 +69,8 @@ CHANGES = {
     "clip_grad_norm": (FOLDER, "", "--clip-grad-norm 0.01"),
     "aap_weight": (FOLDER, "", "--aap-weight 0.5"),
     "aap_off_epoch": (FOLDER, "--epochs 2", "--aap-off-epoch 1"),
+    "aap_weight_end": (FOLDER, "--epochs 2", "--aap-weight-end 0.5"),
+    "loss": (FOLDER, "", "--loss tet"),
     "label_smoothing": (FOLDER, "", "--label-smoothing 0.2"),
     "accumulate": (FOLDER, "", "--accumulate 2"),
     "amp": (FOLDER, "", "--amp"),
@@ -80,8 +82,8 @@ CHANGES = {
 OTHERS = set(
     "config output_dir name start_epoch resume overwrite checkpoint_every ema ema_decay print_freq tb test_only synops "
     "no_syops detach predictions device world_size dist_url dist_timeout fused channels_last keep_memory compile "
-    "memory_saving sync_bn initial_checkpoint products dataset download workers cache_dataset val_resize_size "
-    "val_crop_size".split()
+    "deterministic memory_saving sync_bn initial_checkpoint products dataset download workers cache_dataset "
+    "val_resize_size val_crop_size teacher exit_confidence".split()
 )
 
 

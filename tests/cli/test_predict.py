@@ -36,6 +36,18 @@ def test_images_are_classified_and_drawn(digit, tmp_path):
     assert min(Image.open(pictures[0]).size) > 300
 
 
+def test_it_stops_as_soon_as_it_is_sure(digit):
+    checkpoint, folder = digit
+    words = "utils.predict", "--checkpoint", checkpoint, folder / "digits", "--no-pictures", "--T", 3
+    whole = command(*words).out
+    for confidence, steps in ((0, 1), (1, 3)):
+        out = command(*words, "--exit-confidence", confidence).out
+        assert out.count(f", after {steps} of 3 time steps") == 2
+        at_one = command(*words[:-1], steps).out
+        assert out.replace(f", after {steps} of 3 time steps", "") == at_one
+    assert at_one == whole
+
+
 def test_where_the_names_of_classes_come_from(digit, tmp_path):
     checkpoint, folder = digit
 

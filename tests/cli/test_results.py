@@ -10,6 +10,7 @@ from scipy import stats
 from sklearn.linear_model import LinearRegression
 
 from full_spike.utils.errors import UserError
+from studies.claims import CLAIMS, claims_table, holm
 from studies.figures import BLUE, FIGURES, energy_points, joins
 from studies.gathering import RESULTS, read_csv, write_csv
 from studies.grid import Study
@@ -47,7 +48,8 @@ def test_a_changed_value_is_found_and_written(tmp_path):
     write_csv(results / "cifar10_joins.csv", lines)
     wrong = {
         "the study cifar10_joins",
-        "the fit cifar10_scaling",
+        "the table claims",
+        "the table scaling",
         *(str(figs / f"results_{n}.svg") for n in ("joins", "energy")),
     }
     assert set(make(page, results, figs, write=False)) == wrong
@@ -120,3 +122,25 @@ def test_the_power_law_is_scikit_learns_least_squares():
     design = np.column_stack([np.ones(25), x])
     variance = ((y - line.predict(x)) ** 2).sum() / 21
     assert deviations == pytest.approx(np.sqrt(variance * np.diag(np.linalg.inv(design.T @ design))), rel=1e-4)
+
+
+def test_p_values_are_scipys_and_holms():
+    first, second = [71.0, 69.5, 70.4], [70.2, 69.9, 68.8]
+    assert paired(dict(enumerate(first)), dict(enumerate(second))).p == pytest.approx(
+        stats.ttest_rel(first, second).pvalue
+    )
+    # by hand: 4 x 0.005, 3 x 0.01, 2 x 0.03, then at least as large as the one before
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+
+
+def test_claims_say_what_their_study_shows():
+    results = read_results()
+    lines = claims_table(results).splitlines()[2:]
+    assert len(lines) >= 10
+    for claim in CLAIMS:
+        assert claim.pair in results[claim.study].study.pairs
+    for line in lines:
+        claim, _, answer, difference, _, p, _ = (cell.strip() for cell in line.strip("|").split("|"))
+        sign = "yes" if difference.startswith("+") else "no: worse"
+        assert answer == (sign if float(p) < 0.05 else "not shown"), claim

@@ -10,6 +10,7 @@ from full_spike.cifar import data as cifar
 from full_spike.imagenet import data as imagenet
 from full_spike.utils.data.augment import mixing
 from full_spike.utils.data.loading import EpochSampler, EvaluationSampler, make_loaders
+from full_spike.utils.data.memory import InMemory
 from full_spike.utils.distributed import World
 from full_spike.utils.errors import UserError
 from full_spike.utils.seed import drawing_from
@@ -17,29 +18,60 @@ from support.images import image_args, image_tree, imagenet_tree
 
 DATA_SETS = {
     "digits": ("cifar", None, "--image-size 8"),
-    "folder": ("cifar", image_tree, "--dataset folder --image-size 8"),
+    "folder": ("cifar", image_tree, "--dataset folder --image-size 16 --random-erase 0.5"),
     "imagenet": ("imagenet", imagenet_tree, "--train-crop-size 16"),
-    "mixed digits": ("cifar", None, "--image-size 8 --mixup 1 --cutmix 1 --aa autoaugment-svhn --hflip 1"),
+    "changed digits": ("cifar", None, "--image-size 8 --mixup 1 --cutmix 1 --aa autoaugment-svhn --hflip 1"),
+    "mixed digits": ("cifar", None, "--image-size 16 --mixup 1 --cutmix 1 --hflip 0.3 --random-erase 0.7"),
+    "digits as they are": ("cifar", None, "--image-size 4"),  # too small for a margin
     "mixed": ("imagenet", imagenet_tree, "--mixup 1 --cutmix 1 --aa randaugment --random-erase 0.5"),
 }
 
 
-@pytest.mark.parametrize("name", DATA_SETS)
-def test_batches_do_not_depend_on_how_loading_processes_are_started(tmp_path, name):
-    """Also not forked, as Python 3.14 starts them: all that they need can be sent to them."""
+def load(name, folder):
     data_set, make, options = DATA_SETS[name]
-    args = image_args(data_set, options, data_path=make and str(make(tmp_path / "data")))
-    data = {"cifar": cifar, "imagenet": imagenet}[data_set].load(args, World())
+    args = image_args(data_set, options, data_path=make and str(make(folder)))
+    return {"cifar": cifar, "imagenet": imagenet}[data_set].load(args, World())
+
+
+def loaders_of(data, *, workers=0, world=None, batch_size=4):
+    options = {"batch_size": batch_size, "seed": 0, "collate": data.collate, "mix": data.mix}
+    return make_loaders(data.train, data.test, workers=workers, world=world or World(), **options)
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for these, those in zip(a, b, strict=True) for x, y in zip(these, those, strict=True))
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_batches_do_not_depend_on_how_loading_processes_are_started(tmp_path, monkeypatch, name):
+    """Also not forked, as Python 3.14 starts them: all that they need can be sent to them."""
+    data = load(name, tmp_path)
     found = []
     for workers in (0, 1):
-        options = {"batch_size": 4, "world": World(), "seed": 0, "collate": data.collate, "mix": data.mix}
-        loaders = make_loaders(data.train, data.test, workers=workers, **options)
+        loaders = loaders_of(data, workers=workers)
         for loader in (loaders.train, loaders.test):
-            loader.multiprocessing_context = "forkserver" if workers else None
+            loader.source.multiprocessing_context = "forkserver" if workers else None
             found.append(next(iter(loader)))
-    for (inputs, targets), (expected, labels) in zip(found[2:], found[:2], strict=True):
-        assert torch.equal(inputs, expected)
-        assert torch.equal(targets, labels)
+        monkeypatch.setattr("full_spike.utils.data.memory.LIMIT", 0)
+    assert same(found[:2], found[2:])
+
+
+@pytest.mark.parametrize("name", ["digits", "folder", "mixed digits", "digits as they are"])
+def test_batches_made_in_memory_are_those_made_image_by_image(tmp_path, monkeypatch, name):
+    """In any process, and from any batch on."""
+    data = load(name, tmp_path)
+    places = [(World(), 2), (World(1, 2), 0)]
+    found = []
+    for _ in range(2):
+        batches = []
+        for world, first in places:
+            loaders = loaders_of(data, world=world, batch_size=5)
+            loaders.sampler.start_at(3, first)
+            batches += [*loaders.train, *loaders.test]
+        found.append(batches)
+        assert isinstance(loaders.train.source, InMemory) == (len(found) == 1)
+        monkeypatch.setattr("full_spike.utils.data.memory.LIMIT", 0)
+    assert same(*found)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
@@ -79,10 +111,6 @@ def batches(*, epoch=0, first=0, seed=7, workers=0, world=None, mix=None):
     )
     loaders.sampler.start_at(epoch, first)
     return [torch.cat([x.flatten(1), y.view(len(y), -1)], dim=1) for x, y in loaders.train]
-
-
-def same(a, b):
-    return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 @pytest.mark.parametrize("mix", [None, mixing(BOTH, 5)], ids=["plain", "mixed"])

@@ -103,7 +103,7 @@ REFUSED = {
         "in_channels=1 and the data",
     ),
     "data that the checkpoint does not name": ("--checkpoint {mute} --to c", "does not say which data"),
-    "sums": ("--checkpoint {sums} --to c", "layer1.0.join adds, so .* is not full-spike"),
+    "sums": ("--checkpoint {sums} --to c", "layer1.0.join adds, so .* cannot become"),
 }
 
 
@@ -134,7 +134,7 @@ def test_a_failing_write_leaves_nothing(trained, tmp_path, monkeypatch):
     def fail(_graph):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("full_spike.utils.export.c._Writer", fail)
+    monkeypatch.setattr("full_spike.utils.export.c._Layers", fail)
     done = command(EXPORT, "--checkpoint", trained, "--to", "c", "--output", tmp_path / "out")
     assert done.status == 1
     assert list(tmp_path.iterdir()) == []

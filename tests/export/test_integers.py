@@ -12,8 +12,8 @@ from full_spike import Stream, exact, quantize
 from full_spike.models import CONNECT_FUNCTIONS, create_model, fold_batchnorm, list_models
 from full_spike.utils.errors import UserError
 from full_spike.utils.export import fast, integers, saved
-from full_spike.utils.export.graph import Conv, Fire, Gate, describe
-from full_spike.utils.export.run import Runner, apply_gate, to_bytes
+from full_spike.utils.export.graph import Add, Conv, Fire, Gate, describe
+from full_spike.utils.export.run import Layers, Runner, to_bytes
 from support.deployed import digits, in_floats, inputs, network, spikes_of
 
 SPIKFORMER = {"width": 16, "heads": 2, "depth": 1, "patch": 2}
@@ -72,7 +72,7 @@ def test_every_full_spike_network_is_binary():
     for name in list_models():
         small = {"width": 32, "heads": 2, "depth": 1} if "spikformer" in name else {"width": 4}
         if name.startswith("fs"):
-            describe(create_model(name, **small), (64, 64)).require_binary("anything")
+            assert describe(create_model(name, **small), (64, 64)).of(Add) == []
 
 
 @EACH
@@ -98,7 +98,7 @@ def test_one_time_step_at_a_time_is_the_same(name, connect_f, options, bits):
     model = network(name, connect_f, **options)
     x = inputs(model, 8)
     if bits and name.startswith("fs_spikformer"):
-        with pytest.raises(ValueError, match="is attention, which integer networks do not have"):
+        with pytest.raises(ValueError, match="is attention, which counts spikes"):
             quantize(model, [x], bits)
         return
     runner = exact(model, x.shape[-2:]) if bits is None else quantize(model, [x], bits)
@@ -115,10 +115,11 @@ def test_one_time_step_at_a_time_is_the_same(name, connect_f, options, bits):
 
 @pytest.mark.parametrize("connect_f", ["AND", "IAND", "OR", "XOR"])
 def test_gates_are_the_connect_functions(connect_f):
-    node = describe(network("fsnn_7b", connect_f), (8, 8)).of(Gate)[0]
+    graph = describe(network("fsnn_7b", connect_f), (8, 8))
+    node, layers = graph.of(Gate)[0], Layers(graph, 1)
     for identity, residual in itertools.product((0.0, 1.0), repeat=2):
         expected = CONNECT_FUNCTIONS[connect_f](identity=identity, residual=residual)
-        assert apply_gate(node, torch.tensor([identity]), torch.tensor([residual])).item() == expected
+        assert layers.gate(node, torch.tensor([identity]), torch.tensor([residual])).item() == expected
 
 
 # Integers
@@ -216,7 +217,7 @@ def test_what_cannot_be_described_is_refused():
     with pytest.raises(ValueError, match="dsnn18 still has its pathway"):
         describe(network("dsnn18", "OR"), (14, 14))
     model = create_model("sew_resnet18", width=4, stem="cifar").eval()
-    with pytest.raises(ValueError, match=r"layer1.0.join adds, so sew_resnet18 ADD is not full-spike"):
+    with pytest.raises(ValueError, match=r"layer1.0.join adds, so sew_resnet18 ADD cannot become"):
         quantize(model, [torch.randn(2, 3, 8, 8)])
     with pytest.raises(ValueError, match="bits=3 is out of range"):
         quantize(network("fsnn18", "OR"), [digits(2)], 3)

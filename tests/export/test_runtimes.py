@@ -123,13 +123,15 @@ def in_c(request, tmp_path_factory):
     return model, runner, written(tmp_path_factory.mktemp("c"), CRuntime, runner)
 
 
-def test_the_body_has_no_multiplication(in_c):
+@pytest.mark.parametrize("stream", [(), ("-DCLASSIFY_STREAM",)])
+def test_the_body_has_no_multiplication(in_c, stream):
     _, _, runtime = in_c
-    path = runtime.compile("plain.o", "-c")
+    path = runtime.compile("plain.o", "-c", *stream)
     listing = subprocess.run(["objdump", "-d", "--no-show-raw-insn", path], capture_output=True, text=True)
     functions = dict(re.findall(r"<([\w.]+)>:\n((?:.+\n)+)", listing.stdout))
     functions = {name.split(".")[0]: code for name, code in functions.items()}  # of which a compiler makes special ones
-    assert {"body", "classify", "classify_step"} <= functions.keys()
+    assert {"run", "classify", "add_spikes", "fire"} <= functions.keys()
+    assert ("classify_step" in functions) == bool(stream)
     assert MULTIPLIES.search(functions.pop("multiply_bytes"))  # of the image alone
     assert [name for name, code in functions.items() if MULTIPLIES.search(code)] == []
 
@@ -157,12 +159,12 @@ def test_frame_after_frame_is_the_same_in_c(in_c):
     x = inputs(model, 2)
     x = x[:, :1] if x.ndim == 5 else x[:1]
     whole, logits = runner.spikes(x)
-    stream, library = Stream(runner), runtime.watched
+    stream, library = Stream(runner), runtime.library("stream", "-DCLASSIFY_STREAM", "-DCLASSIFY_WATCH")
     scores = np.zeros(10, dtype=np.int32)
     for _ in range(2):  # `classify_reset` forgets
         stream.reset()
         library.classify_reset()
-        with runtime.watching() as seen:
+        with runtime.watching(library, 1) as theirs:
             for frame in x if x.ndim == 5 else [x] * 4:
                 stepped = np.ascontiguousarray(to_bytes(runner.graph, frame)[0].numpy())
                 library.classify_step(stepped.ctypes.data_as(ctypes.c_void_p))
@@ -171,18 +173,23 @@ def test_frame_after_frame_is_the_same_in_c(in_c):
                 assert torch.equal(torch.from_numpy(scores), expected)
                 assert best == int(expected.argmax())
     assert torch.equal(expected, logits[0])
-    theirs = runtime.maps(seen, 1)
     assert theirs.keys() == whole.keys()
     assert all(torch.equal(theirs[name], spikes) for name, spikes in whole.items())
 
 
 def test_flash_and_ram_are_what_the_tables_take(in_c):
+    """Of the steps' spikes, a bit each, and a row of membranes and sums; or of all membranes, frame by frame."""
     _, runner, runtime = in_c
+    graph = runner.graph
+    weights = sum(node.weight.numel() for node in graph.of(Conv, Head))
+    shapes = [node.shape for node in graph.of(Fire)]
+    maps = [-(-c // 8) * h * w for c, h, w in shapes]
+    neurons, row = sum(int(np.prod(shape)) for shape in shapes), max(c * w for c, _, w in shapes)
     flash, ram = runtime.memory()
-    weights = sum(node.weight.numel() for node in runner.graph.of(Conv, Head))
-    membranes = 4 * sum(int(np.prod(node.shape)) for node in runner.graph.of(Fire))
     assert weights < flash < 2 * weights + 60_000
-    assert membranes < ram < 4 * membranes
+    assert graph.T * 2 * max(maps) + 8 * row <= ram <= graph.T * 3 * max(maps) + 8 * row + 200
+    _, kept = runtime.memory("-DCLASSIFY_STREAM")
+    assert 4 * neurons < kept < 4 * neurons + 3 * max(maps) + 4 * row + 200
 
 
 # What is refused
@@ -194,7 +201,7 @@ def test_only_nodes_that_simulators_know_are_written(tmp_path):
     assert kinds == {"Input", "Conv2d", "LIF", "IF", "SumPool2d", "Flatten", "Affine", "Output"}
     name, connect_f, options = SPIKFORMER
     runner = exact(network(name, connect_f, **options), (14, 14))
-    with pytest.raises(ValueError, match="is attention, which NIR has no nodes for"):
+    with pytest.raises(ValueError, match="is attention, which counts spikes"):
         write_nir(runner.graph, tmp_path)
 
 

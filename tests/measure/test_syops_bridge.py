@@ -41,6 +41,7 @@ def test_reproduces_every_golden(row):
 def test_driving_the_engine_equals_the_packages_own_function():
     """Two batches of different sizes, through `get_model_complexity_info` and through the counter."""
     model = create_model("dsnn18", num_classes=5, T=2, stem="cifar", width=4).eval()
+    model.readout = "both"
     nn.init.constant_(model.bn1.bias, 0.7)
     x = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     loader = DataLoader(TensorDataset(x, torch.zeros(5)), batch_size=3)

@@ -17,6 +17,7 @@ def small(name, **options):
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.bias, 1.0, 0.5)
             nn.init.uniform_(module.running_var, 0.2, 0.6)
+    model.readout = "both"
     return model.eval()
 
 

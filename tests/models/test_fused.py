@@ -38,7 +38,7 @@ def compiled():
 
 
 @pytest.mark.parametrize("surrogate", sorted(SURROGATES))
-@pytest.mark.parametrize("name", sorted(NEURONS))
+@pytest.mark.parametrize("name", sorted(STOCK))
 @pytest.mark.parametrize(("T", "dtype"), [(1, torch.float32), (4, torch.float32), (2, torch.float64)])
 def test_equals_spikingjellys_nodes(name, surrogate, T, dtype):
     theirs = STOCK[name](step_mode="m", detach_reset=True, surrogate_function=STOCK_SURROGATE[surrogate]).to(dtype)
@@ -58,7 +58,7 @@ def test_equals_spikingjellys_nodes(name, surrogate, T, dtype):
         assert torch.equal(gradient, again[1])
 
 
-@pytest.mark.parametrize("name", sorted(NEURONS))
+@pytest.mark.parametrize("name", sorted(STOCK))
 def test_another_threshold_and_a_gain(name):
     torch.manual_seed(1)
     theirs = STOCK[name](
@@ -132,7 +132,7 @@ def test_memory_layouts(layout):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("name", sorted(NEURONS))
+@pytest.mark.parametrize("name", sorted(STOCK))
 def test_half_types_are_integrated_in_float32(name, dtype):
     torch.manual_seed(2)
     x, weights = (torch.randn(2, 2, 3, 700) * 1.5).to(dtype)

@@ -1,20 +1,27 @@
 """Neurons against spikingjelly's stock nodes, surrogates against their closed forms, gates against truth tables."""
 
+import copy
 import math
+import pickle
+import re
 
 import pytest
 import torch
+from spikingjelly.activation_based import functional, monitor
+from spikingjelly.activation_based import neuron as stock_neuron
 from spikingjelly.activation_based import surrogate as stock_surrogate
 
 from full_spike.models.connect import BOOLEAN_FUNCTIONS, CONNECT_FUNCTIONS, JoinLayer, get_join
 from full_spike.models.neuron import NEURONS, SURROGATES, neuron_factory, use_fused
+from full_spike.utils.measure.certificate import certify
+from support.networks import lively, small
 from support.neurons import STOCK, STOCK_SURROGATE, run
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("T", [1, 2, 4, 8])
 @pytest.mark.parametrize("surrogate", sorted(SURROGATES))
-@pytest.mark.parametrize("name", sorted(NEURONS))
+@pytest.mark.parametrize("name", sorted(STOCK))
 def test_nodes_equal_spikingjellys(name, surrogate, T, dtype):
     torch.manual_seed(T)
     x, weights = torch.randn(2, T, 3, 4, 5, 5, dtype=dtype) * 1.5
@@ -28,7 +35,7 @@ def test_nodes_equal_spikingjellys(name, surrogate, T, dtype):
     torch.testing.assert_close(of_parameters, expected_of_parameters, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", sorted(NEURONS))
+@pytest.mark.parametrize("name", sorted(STOCK))
 def test_dynamics_in_plain_python(name):
     """Charge, fire at >= 1, reset to 0, written out per neuron (IF, LIF tau=2, PLIF tau0=2)."""
     x = [0.6, 0.5, 1.9, -0.3, 1.3, 2.5, 0.1, 0.95]
@@ -43,7 +50,7 @@ def test_dynamics_in_plain_python(name):
 
 @pytest.mark.parametrize(("alpha", "threshold", "gain"), [(1.5, 1.0, 1.0), (4.0, 0.6, 1.0), (4.0, 0.5, 0.125)])
 @pytest.mark.parametrize("surrogate", sorted(SURROGATES))
-@pytest.mark.parametrize("name", sorted(NEURONS))
+@pytest.mark.parametrize("name", sorted(STOCK))
 def test_a_neuron_computes_what_its_spec_says(name, surrogate, alpha, threshold, gain):
     """Spikes in plain Python from the spec alone, and the spec from what the neuron was made of."""
     make = neuron_factory(name, tau=3.5, surrogate=surrogate, alpha=alpha)
@@ -80,7 +87,7 @@ def test_a_spec_names_what_is_none_of_ours():
 
 
 @pytest.mark.parametrize("tau", [1.5, 7.3])
-@pytest.mark.parametrize("name", sorted(NEURONS))
+@pytest.mark.parametrize("name", sorted(STOCK))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_firing_current_fires_at_every_step(name, tau, dtype):
     node = neuron_factory(name, tau=tau)(threshold=0.5, gain=0.25)
@@ -121,7 +128,7 @@ def in_plain_python(name, surrogate, alpha, rate, x, weights):
 
 @pytest.mark.parametrize(("fused", "alpha"), [(False, None), (False, 3.0), (True, None)])
 @pytest.mark.parametrize("surrogate", sorted(SURROGATES))
-@pytest.mark.parametrize("name", sorted(NEURONS))
+@pytest.mark.parametrize("name", sorted(STOCK))
 def test_spikes_and_gradients_in_plain_python(name, surrogate, alpha, fused):
     """Written out neuron by neuron, apart from spikingjelly, whose classes ours derive from."""
     T, tau = (2, 2.0) if fused else (6, 3.7)  # fused: kernels that other tests compile as well
@@ -183,6 +190,89 @@ def test_nodes_keep_no_state():
     node = neuron_factory("LIF")()
     node(torch.randn(4, 2, 3))
     assert node.v == 0.0
+
+
+OTHERS = {  # spikingjelly's, with what ours are made with
+    "CLIF": lambda surrogate: stock_neuron.ComplementaryLIFNode(tau=3.0, surrogate_function=surrogate, step_mode="m"),
+    "ILIF": lambda _: stock_neuron.ILIFNode(tau=3.0, detach_reset=True, step_mode="m"),
+    "TernaryLIF": lambda surrogate: stock_neuron.TernaryLIFNode(
+        tau=3.0, surrogate_function=surrogate, detach_reset=True, step_mode="m"
+    ),
+    "PSN": lambda surrogate: stock_neuron.PSN(4, surrogate),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_neurons_of_other_papers_are_spikingjellys(name):
+    assert OTHERS.keys() | STOCK.keys() == NEURONS.keys()
+    torch.manual_seed(0)
+    x, weights = 2 * torch.randn(2, 4, 3, 5)
+    theirs = OTHERS[name](stock_surrogate.Sigmoid(4.0))
+    ours = neuron_factory(name, tau=3.0, T=4)()
+    ours.load_state_dict(theirs.state_dict())
+    for _ in range(2):  # from rest at each call
+        theirs.reset() if hasattr(theirs, "reset") else None
+        for a, b in zip(run(ours, x, weights)[:2], run(theirs, x, weights)[:2], strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", sorted(NEURONS))
+def test_the_certificate_says_which_neurons_fire_spikes(name):
+    model = lively(small("fsnn18", neuron=name))
+    certificate = certify(model, [(torch.randn(4, 3, 32, 32), None)])
+    assert certificate.holds == (name not in ("ILIF", "TernaryLIF"))
+    value = {"TernaryLIF": "-1", "ILIF": r"\d"}.get(name)
+    expected = rf"no: \S+ reads {value}, which is no spike" if value else "yes: only 0 and 1"
+    assert re.search(expected, certificate.lines()[0])
+
+
+class Mine(stock_neuron.SimpleBaseNode):
+    """A soft reset, and a leak of a quarter of what is left."""
+
+    def __init__(self):
+        super().__init__(v_reset=None, surrogate_function=stock_surrogate.Erf(), detach_reset=True)
+
+    def neuronal_charge(self, x):
+        self.v = 0.75 * self.v + x
+
+
+def test_a_node_of_ones_own_and_a_surrogate_may_be_handed_in():
+    x = [0.6, 0.7, 2.5, -0.3, 0.5, 2.0]
+    v, expected = 0.0, []
+    for current in x:
+        v = 0.75 * v + current
+        expected.append(float(v >= 1.0))
+        v -= expected[-1]
+    node = neuron_factory(Mine)()
+    for _ in range(2):
+        currents = torch.tensor(x).view(-1, 1).requires_grad_()
+        assert node(currents).flatten().tolist() == expected
+    copy.deepcopy(node)  # it kept no graph
+    assert pickle.loads(pickle.dumps(node)).gain == 1.0
+    spikformers = neuron_factory(Mine)(threshold=0.5, gain=0.5)
+    assert torch.equal(spikformers(torch.tensor(x).view(-1, 1)), node(torch.tensor(x).view(-1, 1)))
+    node = neuron_factory("LIF", surrogate=stock_surrogate.PiecewiseQuadratic(alpha=0.5))()
+    assert type(node.surrogate_function) is stock_surrogate.PiecewiseQuadratic
+    assert node.spec.surrogate == "PiecewiseQuadratic"
+
+
+@pytest.mark.parametrize("neuron", ["IF", "PLIF", Mine])
+def test_single_steps_are_refused_with_what_does_them(neuron):
+    node = neuron_factory(neuron)()
+    functional.set_step_mode(node, "s")
+    with pytest.raises(ValueError, match=r"use full_spike\.Stream for one step at a time"):
+        node(torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_spikingjellys_monitor_reads_the_membranes(fused):
+    """In plain Python: IF with a hard reset."""
+    net = torch.nn.Sequential(use_fused(neuron_factory("IF")(), fused))
+    net[0].store_v_seq = True
+    seen = monitor.AttributeMonitor("v_seq", pre_forward=False, net=net, instance=stock_neuron.BaseNode)
+    net(torch.tensor([[0.25], [0.5], [0.5], [0.25]], dtype=torch.bfloat16))
+    assert seen["0"][0].flatten().tolist() == [0.25, 0.75, 0.0, 0.25]
+    assert net[0].v == 0.0
 
 
 TRUTH = {  # (identity, residual) -> output, residual first in no table: IAND is identity AND NOT residual

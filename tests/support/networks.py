@@ -14,10 +14,13 @@ ONE_OF_EACH = ["dsnn18", "dsnn_wide7b", "ds_spikformer_4_384"]  # trunks
 
 
 def small(name, **options):
+    """A network that returns the logits of both streams in evaluation as well."""
     torch.manual_seed(0)
     known = model_options(name)
     defaults = SMALL_SPIKFORMER if "spikformer" in name else SMALL
-    return create_model(name, **{**{k: v for k, v in defaults.items() if k in known}, **options})
+    model = create_model(name, **{**{k: v for k, v in defaults.items() if k in known}, **options})
+    model.readout = "both"
+    return model
 
 
 def images(model, count=2):

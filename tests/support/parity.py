@@ -30,6 +30,7 @@ def build(meta, **options):
         options["connect_f"] = meta["connect_f"]
     model = create_model(meta["model"], num_classes=meta["num_classes"], T=meta["T"], **options).double()
     load_published(model, published_state(meta["model"]))
+    model.readout = "both"
     return model
 
 

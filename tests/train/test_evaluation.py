@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from full_spike.utils.distributed import World
-from full_spike.utils.testing import ByClass, Predictions
+from full_spike.utils.testing import ByClass, Exits, Predictions
 from support.command import TINY, only, row, run_together, succeed
 
 TRAIN = "full_spike.cifar.train"
@@ -63,6 +63,23 @@ def test_the_top_5_are_torchs():
         assert [p for _, p in top["output"]] == pytest.approx(values.tolist())
 
 
+def test_the_table_of_exits_counts_samples_one_by_one():
+    logits = 3 * torch.randn(4, 50, 3, generator=torch.Generator().manual_seed(0))
+    target = torch.arange(50) % 3
+    found = Exits((0.9,), torch.device("cpu"))
+    found.update(logits[:, :20], target[:20])
+    found.update(logits[:, 20:], target[20:])
+    steps = right = 0
+    for n in range(50):
+        means = [logits[:t, n].mean(0) for t in range(1, 5)]
+        t = next((t for t, mean in enumerate(means, 1) if mean.softmax(0).max() >= 0.9), 4)
+        steps, right = steps + t, right + int(means[t - 1].argmax() == target[n])
+    at_the_end = int((logits.mean(0).argmax(1) == target).sum())
+    rows = [line.split() for line in found.table(ALONE).splitlines()[1:]]
+    assert rows == [["0.9", f"{steps / 50:.3f}", f"{2 * right:.2f}"], ["none", "4.000", f"{2 * at_the_end:.2f}"]]
+    assert 1 < steps / 50 < 4
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
@@ -73,6 +90,7 @@ def trained(tmp_path_factory):
 def test_two_processes_say_what_one_says_and_tables_agree(trained, tmp_path):
     """Of each sample, in the same order, and of each class."""
     options = (*TINY, "--output-dir", trained, "--test-only", "--resume", only(trained) / "checkpoint_latest.pth")
+    options = (*options, "--exit-confidence", "0,0.15")
     alone = succeed(TRAIN, *options, "--predictions", tmp_path / "one.csv")
     rows = [line.split() for line in re.findall(r"(?m)^\d .*\|.*$", alone)]
     assert [cells[0] for cells in rows] == list("0123456789")
@@ -83,6 +101,12 @@ def test_two_processes_say_what_one_says_and_tables_agree(trained, tmp_path):
     for cells, n in zip(rows, images, strict=True):
         assert sum(int(cell) for cell in cells[6:] if cell != ".") == n
 
+    exits = re.findall(r"(?m)^ +(0|0.15|none) +(\d\.\d+) +(\d+\.\d\d)$", alone)
+    assert [label for label, _, _ in exits] == ["0", "0.15", "none"]
+    assert [exits[0][1], exits[2][1]] == ["1.000", "2.000"]
+    assert exits[2][2] == row(alone, "fsnn")[0]
+
     both = succeed(TRAIN, *options, "--predictions", tmp_path / "two.csv", how=run_together)
     assert (tmp_path / "one.csv").read_text() == (tmp_path / "two.csv").read_text()
     assert re.findall(r"(?m)^\d .*\|.*$", both) == re.findall(r"(?m)^\d .*\|.*$", alone)
+    assert all(" ".join(cells) in " ".join(both.split()) for cells in exits)

@@ -58,8 +58,8 @@ def quiet_pair(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_workers_end_with_their_agent_and_a_new_job_takes_over(quiet, jobs, tmp_path):
-    command = (*DIGITS, "-j", "1", "--output-dir", tmp_path / "out")
+def test_workers_end_with_their_agent_and_a_new_job_takes_over(jobs, tmp_path):
+    command = (*DIGITS, "--aa", "trivialaugment", "-j", "1", "--output-dir", tmp_path / "out")
     agent = jobs.standalone(*command, processes=1)
     wait_for(lambda: latest(tmp_path / "out"), "a checkpoint")
     (worker,) = children(agent.pid)
@@ -68,7 +68,8 @@ def test_workers_end_with_their_agent_and_a_new_job_takes_over(quiet, jobs, tmp_
     agent.wait()
     wait_for(lambda: not jobs.living(), "the end of all processes", limit=30)
     assert "resumed from" in jobs.succeed(jobs.standalone(*command, processes=1))
-    assert_same_run(quiet, only(tmp_path / "out"))
+    jobs.succeed(jobs.standalone(*command[:-1], tmp_path / "quiet", processes=1))
+    assert_same_run(only(tmp_path / "quiet"), only(tmp_path / "out"))
 
 
 @pytest.mark.slow

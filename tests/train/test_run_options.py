@@ -37,11 +37,12 @@ def test_workers(short_run):
         nonlocal forks
         forks += event == "os.fork"
 
-    alone = short_run(FOLDER)
+    alone = short_run(IMAGENET)
     sys.addaudithook(count)
-    assert same_weights(short_run(FOLDER, "-j 2"), alone)
+    assert same_weights(short_run(IMAGENET, "-j 2"), alone)
     assert forks == 4
-    short_run(FOLDER, fresh=True)
+    short_run(IMAGENET, fresh=True)
+    short_run(FOLDER, "-j 2")  # which is kept in memory
     assert forks == 4
 
 
@@ -177,6 +178,28 @@ def test_tb(short_run):
     assert list(logged.folder.with_name(f"{logged.folder.name}_logs").glob("te/events.out.tfevents.*"))
     assert "firing_rate" in logged.entries[0]
     assert "firing_rate" not in plain.entries[0]
+
+
+def test_a_run_made_longer(short_run, tmp_path):
+    """The old schedule goes on, with a warning, or the option plans it again over the epochs that are left."""
+    two = "--epochs 2 --lr 0.1 --print-freq 1"
+
+    def rates(out, options):
+        outcome = short_run(FOLDER, f"{two} {options} --name run", out=tmp_path / out)
+        return outcome.text, [entry["lr"] for entry in outcome.entries]
+
+    for out in ("old", "new"):
+        assert rates(out, "")[1] == pytest.approx([0.1, 0.05])
+    text, lr = rates("old", "--epochs 4 --resume auto")
+    assert "the learning rate follows the schedule of 2 epochs" in text
+    assert lr[2:] == pytest.approx([0.0, 0.05], abs=1e-9)
+    longer = "--epochs 4 --resume auto --new-schedule"
+    text, lr = rates("new", longer)
+    assert "follows the schedule" not in text
+    assert lr == pytest.approx([0.1, 0.05, 0.1, 0.05])
+    assert rates("new", longer)[1] == lr  # nothing is left to plan
+    text, lr = rates("new", longer.replace("4", "8") + " --warmup-epochs 0")
+    assert lr[4:] == pytest.approx([0.05 * (1 + math.cos(math.pi * t / 4)) for t in range(4)])
 
 
 def faults_after(command):

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import TensorDataset
 
 from full_spike.cifar.train import make_parser
@@ -15,8 +17,8 @@ from full_spike.models.fused import available
 from full_spike.utils.data.dataset import Datasets
 from full_spike.utils.data.loading import EpochSampler
 from full_spike.utils.distributed import World
-from full_spike.utils.engine import Run, train_step
-from full_spike.utils.losses import DualStreamLoss
+from full_spike.utils.engine import Run, average, train_step
+from full_spike.utils.losses import DualStreamLoss, readouts
 from full_spike.utils.metrics import Meter
 from full_spike.utils.options import parse
 from support.processes import on_processes
@@ -151,6 +153,42 @@ def test_averaged_weights_are_the_recursion():
             averaged = weight.detach().clone() if averaged is None else 0.7 * averaged + 0.3 * weight.detach()
             torch.testing.assert_close(run.ema.module.conv1.weight.detach(), averaged, rtol=1e-12, atol=1e-14)
     assert not torch.allclose(averaged, weight, rtol=1e-3)
+
+
+def test_averaged_weights_are_torchs_bit_for_bit():
+    model = network()
+    ours, theirs = (AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.7), use_buffers=True) for _ in range(2))
+    for i in range(3):
+        with torch.no_grad():
+            for value in (*model.parameters(), *model.buffers()):
+                value += i + 1
+        average(ours, model, 0.7)
+        theirs.update_parameters(model)
+    assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in ours.state_dict().items())
+
+
+class _NothingIsRead(TorchDispatchMode):
+    """A block in which no number may leave a tensor: for that the CPU would wait for a GPU."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert function.overloadpacket not in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero), function
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("options", ["--amp", "--clip-grad-norm 1 --label-smoothing 0.1 --accumulate 2"])
+@pytest.mark.parametrize("name", SIZES)
+def test_a_step_and_its_metrics_read_no_number(name, options):
+    run = run_of(network(name), options)
+    images, target = samples((4, 3, 8, 8))
+    target = target[:4]
+    if run.model.event_frames:
+        images = images[:, :2].expand(2, 4, 2, 8, 8)
+    with _NothingIsRead():
+        for update in (False, True):
+            outputs, loss = train_step(run, images, target, 2, update)
+            run.meter.update(readouts(outputs), target, loss)
+        with pytest.raises(AssertionError, match="_local_scalar_dense"):
+            loss.item()
 
 
 CLASSES = torch.tensor([0, 3, 1, 1, 2, 0])

@@ -7,9 +7,11 @@ Changes to one image draw from the stream of its sample, mixing from that of its
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -35,9 +37,37 @@ def changes(args: Namespace, *, flips: float, fill: Sequence[float]) -> list[v2.
     return found
 
 
-def erasing(args: Namespace) -> list[v2.Transform]:
-    """Of a normalised image, where 0 is the mean colour (arXiv:1708.04896)."""
-    return [v2.RandomErasing(args.random_erase)] if args.random_erase else []
+def erasing(args: Namespace, colour: Sequence[float] = (0.0,)) -> list[v2.RandomErasing]:
+    """Rectangles of this colour, by default that of 0 in a normalised image: the mean (arXiv:1708.04896)."""
+    return [v2.RandomErasing(args.random_erase, value=list(colour))] if args.random_erase else []
+
+
+class Normalise:
+    """Images of bytes, or in [0, 1], -> (x - mean) / std: one [C, H, W] or many, where they are."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.mean, self.std = (torch.tensor(values)[:, None, None] for values in (mean, std))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if images.device != self.mean.device:  # once: a GPU would wait for numbers to come with each batch
+            self.mean, self.std = self.mean.to(images.device), self.std.to(images.device)
+        return v2.functional.to_dtype(images, torch.float32, scale=True).sub(self.mean).div_(self.std)
+
+
+@dataclass(frozen=True)
+class Halves:
+    """A transform of images in two parts.
+
+    Attributes:
+        alone: of each image, by a loading process: to bytes [C, H, W].
+        together: of a batch of them, on the device.
+    """
+
+    alone: Callable[[Any], Tensor]
+    together: Callable[[Tensor], Tensor]
+
+    def __call__(self, image: Any) -> Tensor:
+        return self.together(self.alone(image))
 
 
 class Mixing:

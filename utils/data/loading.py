@@ -7,15 +7,20 @@ processes; how they are mixed, of (seed, epoch, which they are).
 
 from __future__ import annotations
 
+import copy
 import signal
 from collections.abc import Callable, Iterator, Sized
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from full_spike.utils.distributed import World, end_with_parent
+from full_spike.utils.data import memory
+from full_spike.utils.data.augment import Halves
+from full_spike.utils.data.memory import InMemory, Kept
+from full_spike.utils.distributed import World, cores_of_each, end_with_parent
 from full_spike.utils.errors import UserError
 from full_spike.utils.seed import derive, drawing_from
 
@@ -23,36 +28,19 @@ Mix = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]  # (inputs, classes
 
 
 class SeededSamples(Dataset):
-    """Draws every random number of a training sample, and of the mixing of a batch, from a generator of its own.
+    """Draws every random number of a training sample from a generator of its own.
 
     Indexed by (epoch, index), which `EpochSampler` yields.
-
-    Args:
-        collate, mix: see `make_loaders`.
     """
 
-    def __init__(self, dataset: Any, seed: int, collate: Callable | None = None, mix: Mix | None = None) -> None:
+    def __init__(self, dataset: Any, seed: int) -> None:
         self.dataset = dataset
         self.seed = seed
-        self.collate = collate or default_collate
-        self.mix = mix
-
-    def __len__(self) -> int:
-        return len(self.dataset)
 
     def __getitem__(self, key: tuple[int, int]) -> Any:
         epoch, index = key
         with drawing_from(self.seed, epoch, index):
             return self.dataset[index]
-
-    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """A batch: what torch's loader asks for in place of a list of samples."""
-        inputs, classes = self.collate([self[key] for key in keys])
-        if self.mix is None:
-            return inputs, classes
-        epoch = keys[0][0]
-        with drawing_from(self.seed, epoch, *(index for _, index in keys)):
-            return self.mix(inputs, classes, epoch)
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -87,25 +75,34 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def __len__(self) -> int:
         return max(0, self.share - self.first_batch * self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def order(self) -> Tensor:
+        """The indices of the samples that are left of the epoch."""
         generator = torch.Generator().manual_seed(derive(self.seed, self.epoch))
         order = torch.randperm(self.length, generator=generator)
         order = order.repeat(-(-self.share * self.world.size // self.length))[: self.share * self.world.size]
-        mine = order[self.world.rank :: self.world.size][self.first_batch * self.batch_size :]
-        return iter([(self.epoch, index) for index in mine.tolist()])
+        return order[self.world.rank :: self.world.size][self.first_batch * self.batch_size :]
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter([(self.epoch, index) for index in self.order().tolist()])
 
 
 class EvaluationSampler(Sampler[int]):
     """Every world-size-th sample, in order: over all processes each exactly once, none repeated to even out."""
 
+    seed = epoch = 0  # samples are always the same
+
     def __init__(self, dataset: Sized, world: World) -> None:
-        self.indices = range(world.rank, len(dataset), world.size)
+        self.indices = torch.arange(world.rank, max(len(dataset), world.rank), world.size)
+
+    def order(self) -> Tensor:
+        """The indices of the samples."""
+        return self.indices
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.indices)
+        return iter(self.indices.tolist())
 
 
 def _start_worker(_worker: int) -> None:
@@ -119,12 +116,46 @@ def _start_worker(_worker: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(30))  # seconds; SIGALRM then kills
 
 
+@dataclass
+class Batches:
+    """Batches of a data set on the device, (inputs, targets), the same ones in each pass of an epoch.
+
+    Args:
+        source: (inputs, classes) in the order of the sampler, or what makes them of indices.
+        finish: of inputs, on the device.
+        mix: see `make_loaders`.
+    """
+
+    source: DataLoader | InMemory
+    sampler: EpochSampler | EvaluationSampler
+    batch_size: int
+    device: torch.device
+    finish: Callable[[Tensor], Tensor] | None
+    mix: Mix | None
+
+    def __len__(self) -> int:
+        return -(-len(self.sampler) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        seed, epoch, source = self.sampler.seed, self.sampler.epoch, self.source
+        parts = self.sampler.order().split(self.batch_size)[: len(self)]  # an empty order has a part as well
+        made = (source.batch(seed, epoch, part) for part in parts) if isinstance(source, InMemory) else source
+        for part, (inputs, targets) in zip(parts, made, strict=False):
+            inputs, targets = inputs.to(self.device, non_blocking=True), targets.to(self.device, non_blocking=True)
+            if self.finish is not None:
+                inputs = self.finish(inputs)
+            if self.mix is not None:
+                with drawing_from(seed, epoch, *part.tolist()):
+                    inputs, targets = self.mix(inputs, targets, epoch)
+            yield inputs, targets
+
+
 class Loaders(NamedTuple):
     """What a run reads its batches from."""
 
-    train: DataLoader
+    train: Batches
     sampler: EpochSampler  # of the training loader
-    test: DataLoader
+    test: Batches
 
 
 def make_loaders(
@@ -132,17 +163,18 @@ def make_loaders(
     test: Any,
     *,
     batch_size: int,
-    workers: int,
+    workers: int | None,
     world: World,
     seed: int,
     collate: Callable | None = None,
     mix: Mix | None = None,
 ) -> Loaders:
-    """Loaders over datasets of (input, class).
+    """Loaders over datasets of (input, class). Small images are kept in memory, and made into batches there.
 
     Args:
         batch_size: samples of one process in a batch.
-        workers: loading processes of each process; 0 loads in the process itself.
+        workers: loading processes of each process, or threads that read what is kept in memory; 0: none, the process
+            itself. By default as many as it has cores, but 16, and half of that to test.
         collate: list of samples -> (input, classes [N]); by default inputs are stacked along a new first dimension.
         mix: makes of a training batch, and the epoch's number, one of the same shape with targets [N] or [N, classes].
 
@@ -153,28 +185,32 @@ def make_loaders(
         if len(dataset) == 0:
             raise UserError(f"the {name} set holds no samples: check the data path")
 
-    def loader(dataset: Any, sampler: Sampler, collate: Callable | None, *, persistent: bool) -> DataLoader:
-        return DataLoader(
-            dataset,
+    most = min(cores_of_each(), 16)
+
+    def batches(dataset: Any, sampler: Any, mix: Mix | None, count: int, *, again: bool) -> Batches:
+        transform, finish = getattr(dataset, "transform", None), None
+        if isinstance(transform, Kept) and len(dataset) * transform.numbers <= memory.LIMIT:
+            return Batches(InMemory(dataset, world, count), sampler, batch_size, world.device, None, mix)
+        if isinstance(transform, Halves):
+            dataset, finish = copy.copy(dataset), transform.together
+            dataset.transform = transform.alone
+        loader = DataLoader(
+            SeededSamples(dataset, seed) if again else dataset,
             batch_size=batch_size,
             sampler=sampler,
-            num_workers=workers,
+            num_workers=count,
             collate_fn=collate,
             pin_memory=world.device.type == "cuda",
-            persistent_workers=persistent and workers > 0,
+            # a test set's workers would be idle while the network is trained: they live for one evaluation
+            persistent_workers=again and count > 0,
             worker_init_fn=_start_worker,
             generator=torch.Generator(),  # a loader would otherwise draw from the trainer's stream at each epoch
         )
+        return Batches(loader, sampler, batch_size, world.device, finish, mix)
 
     sampler = EpochSampler(train, batch_size, world, seed)
-    batches = SeededSamples(train, seed, collate, mix)
     return Loaders(
-        loader(batches, sampler, _no_collate, persistent=True),
+        batches(train, sampler, mix, most if workers is None else workers, again=True),
         sampler,
-        # a test set's workers would be idle while the network is trained: they live for one evaluation
-        loader(test, EvaluationSampler(test, world), collate, persistent=False),
+        batches(test, EvaluationSampler(test, world), None, -(-most // 2) if workers is None else workers, again=False),
     )
-
-
-def _no_collate(batch: Any) -> Any:
-    return batch

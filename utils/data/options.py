@@ -33,7 +33,7 @@ def add_loading_arguments(parser: Parser) -> None:
     add = parser.add_argument_group("data").add_argument
     add("--data-path", metavar="FOLDER", help="folder of the data set")
     add("-b", "--batch-size", type=positive_int, default=32, help="samples of each process in a step")
-    add("-j", "--workers", type=natural, default=16, help="loading processes of each process")
+    add("-j", "--workers", type=natural, help="loading processes of each process; default: its cores")
     add("--cache-dataset", action="store_true", help="keep the list of a folder's images for later runs")
 
 
@@ -85,6 +85,8 @@ def add_crop_arguments(parser: Parser) -> None:
         help="least share of an image's area that a training crop takes")  # fmt: skip
     add("--val-resize-size", type=positive_int, default=256, help="shorter side before cropping, in pixels")
     add("--val-crop-size", type=positive_int, default=224, help="side in pixels")
+    add("--loader", choices=("torchvision", "pil"), default="torchvision",
+        help="what decodes and resizes JPEGs; pil: as released, at half the speed")  # fmt: skip
     add("--interpolation", choices=("bilinear", "bicubic"), default="bilinear", help="how images are resized")
 
 

@@ -1,7 +1,6 @@
 """An integer network as C without dependencies, and that code compiled: one .c, one .h, constants, static buffers.
 
-Time steps run one after the other, each through all layers, so that a sensor's frames can be fed as they come. Spikes
-lie in memory as bytes [H][W][C]. The code itself is `body.c` beside this file; what is written here is its tables.
+The code itself is `body.c` beside this file; what is written here is its tables, and the order of its calls.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import contextlib
 import ctypes
 import math
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -22,11 +22,14 @@ import torch
 from torch import Tensor
 
 from full_spike.utils.errors import UserError
-from full_spike.utils.export.graph import Conv, Gate, Graph, Head, Pool
+from full_spike.utils.export.graph import INPUT, Conv, Fire, Gate, Graph, Head, Pool
 from full_spike.utils.export.run import max_steps, to_bytes
+from full_spike.utils.export.saved import pack
 
 BODY = Path(__file__).with_name("body.c")
 HEADER = """/* {name}: an integer spiking network, written by full-spike-aap.
+ *
+ *     cc -std=c99 -O2 -c classify.c
  *
  * Input: bytes, clamp(round(x / {scale!r}) + CLASSIFY_ZERO, 0, 255) of each value x that the network was trained on.
  * Logits: integers; times {logit_scale!r} they are the trained network's.
@@ -37,6 +40,10 @@ HEADER = """/* {name}: an integer spiking network, written by full-spike-aap.
 #define CLASSIFY_H
 
 #include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {{
+#endif
 
 #define CLASSIFY_ZERO {zero}
 #define CLASSIFY_STEPS {T}
@@ -50,19 +57,37 @@ HEADER = """/* {name}: an integer spiking network, written by full-spike-aap.
  * image: {image}. */
 int classify(const uint8_t *image, int32_t *logits);
 
-/* The same one time step at a time. Start with classify_reset, then at most CLASSIFY_MOST_STEPS steps, each of a frame
+/* The same one time step at a time, where classify.c is compiled with -DCLASSIFY_STREAM, which takes more memory. Start
+ * with classify_reset, then at most CLASSIFY_MOST_STEPS steps, each of a frame
  * [CLASSIFY_CHANNELS][CLASSIFY_HEIGHT][CLASSIFY_WIDTH]; the class up to here is what classify_logits returns. */
 void classify_reset(void);
 void classify_step(const uint8_t *frame);
 int classify_logits(int32_t *logits);
 
+#ifdef __cplusplus
+}}
+#endif
+
 #endif
 """
-ENTRY_POINTS = """void classify_step(const uint8_t *frame)
+ENTRY_POINTS = """
+void classify_reset(void)
 {{
-    multiply_bytes(&l{stem}, frame, stem_sums);
-    body(stem_sums);
+    memset(membranes, 0, sizeof membranes);
+    memset(scores, 0, sizeof scores);
 }}
+
+static APART void run(const uint8_t *frame)
+{{
+{calls}
+}}
+
+#ifdef CLASSIFY_STREAM
+void classify_step(const uint8_t *frame)
+{{
+    run(frame);
+}}
+#endif
 
 int classify_logits(int32_t *logits)
 {{
@@ -78,197 +103,187 @@ int classify_logits(int32_t *logits)
 int classify(const uint8_t *image, int32_t *logits)
 {{
     classify_reset();
-{once}    for (int t = 0; t < CLASSIFY_STEPS; t++) {{
-{step}
-    }}
+    for (int t = 0; t < CLASSIFY_STEPS; t += AT_ONCE, image += {frame})
+        run(image);
     return classify_logits(logits);
 }}
 """
 
 
-def _symbol(name: str) -> str:
-    return "_" + "".join(letter if letter.isalnum() else "_" for letter in name)
+def bytes_of(channels: int) -> int:
+    """Of a position's spikes, one a bit."""
+    return (channels + 7) // 8
 
 
-def _bytes(weights: Tensor) -> str:
-    """int8 numbers as string literals, which compilers read faster than lists."""
-    raw = weights.contiguous().numpy().tobytes()
-    rows = ["".join(f"\\{b:03o}" for b in raw[i : i + 28]) for i in range(0, len(raw), 28)]
-    return "\n".join(f'    "{row}"' for row in rows)
+def bytes_in(node: Any) -> int:
+    """Of a map's spikes."""
+    channels, height, width = node.shape
+    return bytes_of(channels) * height * width
 
 
-def _list(values: Iterable[Any], per_row: int = 12) -> str:
+def comment(text: str) -> str:
+    """What of a text may stand in a comment: what a file names may not end it."""
+    return re.sub(r"[^\w. ]", "_", text)
+
+
+def _list(values: Iterable[Any], per_row: int) -> str:
     items = [str(value) for value in values]
-    return "\n".join("    " + ", ".join(items[i : i + per_row]) + "," for i in range(0, len(items), per_row))
+    return ",\n".join("    " + ", ".join(items[i : i + per_row]) for i in range(0, len(items), per_row))
 
 
-def _axis(size: int, outputs: int, kernel: int, stride: int, padding: int) -> list[tuple[int, int, int]]:
-    """Of each position: (how many windows cover it, the first one's place in the kernel, and its output)."""
-    found = []
-    for position in range(size):
-        taps = [k for k in range(kernel) if (position + padding - k) % stride == 0
-                and 0 <= (position + padding - k) // stride < outputs]  # fmt: skip
-        first = taps[0] if taps else 0
-        found.append((len(taps), first, (position + padding - first) // stride if taps else 0))
-    return found
-
-
-class _Writer:
-    """Collects the tables and the calls of one network."""
+class _Layers:
+    """The layers of a graph as tables and calls, for `Graph.walk`; what a layer gives is the name of its spikes."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.index = {node.name: i for i, node in enumerate(graph.nodes)}
+        self.slots, self.sizes = share_slots(graph)
         self.tables: list[str] = []
         self.calls: list[str] = []
-        self.gates: dict[tuple[int, ...], str] = {}
-        self.membranes: list[tuple[str, int]] = []
-        self.largest_sums = 0
-        self.buffers, self.sizes = _share_buffers(graph)
+        self.neurons, self.largest_row = 0, 0
+
+    def table(self, name: str, kind: str, values: Iterable[Any], per_row: int = 12) -> str:
+        self.tables.append(f"static const {kind} {name}[] = {{\n{_list(values, per_row)}\n}};")
+        return name
+
+    def weights(self, name: str, kind: str, values: Tensor) -> str:
+        """As a string, which compilers read faster than a list; the array has room for its end."""
+        raw = values.contiguous().numpy().tobytes()
+        rows = ("".join(f"\\{b:03o}" for b in raw[i : i + 28]) for i in range(0, len(raw), 28))
+        content = "\n".join(f'    "{row}"' for row in rows)
+        self.tables.append(f"static const {kind} {name}[{len(raw) + 1}] =\n{content};")
+        return name
+
+    def layer(self, node: Any, reads: Any, kernel: Sequence[int], unit: int, tap: int, **fields: Any) -> str:
+        """A `struct layer`, of a convolution with its neurons or a pooling, with its axes.
+
+        Args:
+            reads: the node with the windows.
+            kernel: their size.
+            unit: distance between the outputs of two columns.
+            tap: weights of a position in the kernel.
+        """
+        i, image = self.index[node.name], reads.inputs == (INPUT,)
+        planes, in_height, in_width = self.graph.shape_of(reads.inputs[0])
+        _, height, width = node.shape
+        (kh, kw), (sh, sw), (ph, pw) = kernel, reads.stride, reads.padding
+        inputs = planes if image else bytes_of(planes)
+        row = in_width * (1 if image else inputs)
+        rows, columns = [], []
+        for y in range(height):
+            first = max(0, ph - y * sh)
+            start = y * sh - ph + first
+            count = max(0, min(kh - first, in_height - start))
+            rows.append(f"{{{start * row}, {(start + count) * row}, {first * kw * tap}}}")
+        for x in range(in_width):
+            taps = [k for k in range(kw) if (x + pw - k) % sw == 0 and 0 <= x + pw - k < width * sw]
+            first = taps[0] if taps else 0
+            last = (x + pw - first) // sw
+            columns.append(f"{{{last * unit}, {(last - len(taps)) * unit}, {first * tap}}}")
+        fields |= {
+            "number": self.index[reads.name], "height": height, "width": in_width, "inputs": inputs, "row": row,
+            "rows": self.table(f"rows{i}", "struct axis", rows, 6),
+            "columns": self.table(f"columns{i}", "struct axis", columns, 6),
+            "step": math.prod(self.graph.input_shape) * self.graph.frames if image else row * in_height,
+            "out_row": width * bytes_of(node.shape[0]), "out_step": bytes_in(node),
+        }  # fmt: skip
+        written = ", ".join(f".{name} = {value}" for name, value in fields.items())
+        self.tables.append(f"static const struct layer l{i} = {{{written}}}; /* {comment(node.name)} */\n")
+        return f"&l{i}"
+
+    def call(self, node: Any, function: str, *arguments: Any) -> str:
+        slot = self.slots[node.name]
+        self.calls += [f"    {function}({', '.join(map(str, arguments))});"]
+        self.calls += [f"    watch({self.index[node.name]}, {slot}, {bytes_in(node)});"]
+        return slot
+
+    def conv(self, node: Conv, spikes: str) -> tuple[Conv, str]:
+        if node.groups != 1:
+            raise ValueError(f"{node.name} is a convolution of {node.groups} groups, which the C code does not have")
+        return node, spikes
+
+    def fire(self, node: Fire, current: tuple[Conv, str]) -> str:
+        conv, spikes = current
+        i, (outputs, _, width) = self.index[conv.name], node.shape
+        kernel, weight = conv.weight.shape[2:], conv.weight.permute(1, 2, 3, 0)
+        tap = outputs
+        if self.graph.bits == 4:
+            tap = (outputs + 1) // 2
+            weight = pack(torch.nn.functional.pad(weight, (0, outputs % 2)))
+        fields: dict[str, Any] = {"threshold": node.threshold, "bias": node.bias}
+        fields = {name: self.table(f"{name}{i}", "int32_t", values.tolist()) for name, values in fields.items()}
+        if node.leak:
+            fields["term"] = self.table(f"term{i}", "struct term", (f"{{{int(s < 0)}, {k}}}" for s, k in node.leak))
+        layer = self.layer(
+            node, conv, kernel, outputs, tap, weights=self.weights(f"w{i}", "weight", weight),
+            outputs=outputs, of_input=math.prod(kernel) * tap, of_row=kernel[1] * tap, of_column=conv.stride[1] * tap,
+            positions=width, sums=outputs * width, neurons=self.neurons, fraction=node.fraction, terms=len(node.leak),
+            **fields,
+        )  # fmt: skip
+        self.neurons += math.prod(node.shape)
+        self.largest_row = max(self.largest_row, outputs * width)
+        plane = math.prod(self.graph.input_shape[1:]) if conv is self.graph.stem else 0
+        return self.call(node, "spike", layer, spikes, self.slots[node.name], plane)
+
+    def gate(self, node: Gate, identity: str, residual: str) -> str:
+        channels, height, width = node.shape
+        last = (1 << (channels - 1) % 8 + 1) - 1
+        masks = [255 * bit for bit in node.table]
+        size = height * width, bytes_of(channels), last
+        return self.call(node, "gate", identity, residual, self.slots[node.name], *size, *masks)
+
+    def pool(self, node: Pool, spikes: str) -> str:
+        layer = self.layer(node, node, node.kernel, bytes_of(node.shape[0]), 0)
+        return self.call(node, "pool", layer, spikes, self.slots[node.name])
+
+    def head(self, node: Head, spikes: str) -> None:
+        channels, height, width = self.graph.shape_of(node.inputs[0])
+        weights = self.weights("of_classes", "int8_t", node.weight.T)
+        bias = self.table("bias_of_classes", "int32_t", node.bias.tolist())
+        self.calls.append(f"    add_to_logits({weights}, {bias}, {spikes}, {height * width}, {channels});")
 
     def write(self) -> str:
-        for node in self.graph.nodes:
-            getattr(self, node.kind)(node)
-        declared = [f"static int32_t v{name}[{size}];" for name, size in self.membranes]
-        declared += [f"static uint8_t slot{i}[{size}];" for i, size in enumerate(self.sizes)]
-        clears = [f"    memset(v{name}, 0, sizeof v{name});" for name, _ in self.membranes]
-        body = BODY.read_text(encoding="utf-8")
+        graph = self.graph
+        graph.walk(self, "frame")
+        kept, row = 4 * self.neurons + sum(self.sizes), 4 * self.largest_row + graph.T * sum(self.sizes)
+        stream = ["#ifndef CLASSIFY_STREAM /* takes less memory here */", "#define CLASSIFY_STREAM", "#endif"]
+        frame = math.prod(graph.input_shape) if graph.frames else 0
         return "\n".join(
             [
-                '#include "classify.h"', "#include <string.h>", "", f"#define LAYERS {len(self.graph.nodes)}", "", body,
-                *self.gate_functions(), *self.tables, "", *declared,
-                f"static int32_t sums[{self.largest_sums}];", f"static int32_t scores[{self.graph.head.shape[0]}];", "",
-                "void classify_reset(void)", "{", *clears, "    memset(scores, 0, sizeof scores);", "}", "",
-                "/* One time step of everything behind the first layer's sums. */",
-                "static APART void body(const int32_t *stem)", "{", *self.calls, "}", "", self.entry_points(),
+                '#include "classify.h"', "#include <string.h>", "",
+                '#ifdef __GNUC__', '#pragma GCC diagnostic ignored "-Woverlength-strings"', "#endif",
+                *(stream if kept < row else []), f"#define LAYERS {len(graph.nodes)}",
+                f"#define NEURONS {self.neurons}", f"#define LARGEST_ROW {self.largest_row}",
+                f"#define CLASSIFY_BITS {graph.bits}", "", BODY.read_text(encoding="utf-8"), *self.tables,
+                *(f"static uint8_t slot{i}[AT_ONCE * {size}];" for i, size in enumerate(self.sizes)),
+                ENTRY_POINTS.format(calls="\n".join(self.calls), frame=frame),
             ]
         )  # fmt: skip
 
-    def array(self, kind: str, name: str, count: int, content: str) -> None:
-        self.tables.append(f"static const {kind} {name}[{count}] = {{\n{content}\n}};")
 
-    def weights(self, name: str, weights: Tensor) -> None:
-        self.tables.append(f"static const int8_t {name}[{weights.numel()}] =\n{_bytes(weights)};")
-
-    def sums(self, node: Any, kernel: Sequence[int], weights: str) -> None:
-        """A `struct sums`, of a convolution or a pooling, with its axes."""
-        symbol, (inputs, *size) = _symbol(node.name), self.graph.shape_of(node.inputs[0])
-        outputs, height, width = node.shape
-        steps = {
-            "rows": (kernel[1] * outputs, width * outputs, size[1] * inputs),
-            "columns": (outputs, outputs, inputs),
-        }
-        for i, (axis, (weight, output, value)) in enumerate(steps.items()):
-            places = enumerate(_axis(size[i], (height, width)[i], kernel[i], node.stride[i], node.padding[i]))
-            cells = [
-                f"{{{out * output}, {(out - windows) * output}, {first * weight}, {at * value}}}"
-                for at, (windows, first, out) in places
-            ]
-            self.array("struct axis", f"{axis}{symbol}", len(cells), _list(cells, 6))
-        numbers = [
-            *size, inputs, outputs, kernel[0] * kernel[1] * outputs,
-            *(s * step[0] for s, step in zip(node.stride, steps.values(), strict=True)), width * outputs, outputs,
-            outputs * height * width, self.index[node.name],
-        ]  # fmt: skip
-        self.tables.append(
-            f"static const struct sums l{symbol} = {{{weights}, rows{symbol}, columns{symbol}, "
-            f"{', '.join(map(str, numbers))}}};"
-        )
-
-    def watched(self, node: Any, call: str) -> None:
-        self.calls += [f"    {call}", f"    WATCH({self.index[node.name]}, {self.buffers[node.name]}, {_size(node)});"]
-
-    # The layers
-
-    def conv(self, node: Conv) -> None:
-        if node.groups != 1:
-            raise ValueError(f"{node.name} is a convolution of {node.groups} groups, which the C code does not have")
-        symbol = _symbol(node.name)
-        self.weights(f"w{symbol}", node.weight.permute(1, 2, 3, 0))
-        self.sums(node, node.weight.shape[2:], f"w{symbol}")
-        if node is self.graph.stem:
-            self.tables.append(f"static int32_t stem_sums[{_size(node)}];")
-        else:
-            self.largest_sums = max(self.largest_sums, _size(node))
-            self.calls.append(f"    add_spikes(&l{symbol}, {self.buffers[node.inputs[0]]}, sums);")
-
-    def fire(self, node: Any) -> None:
-        symbol, (channels, height, width) = _symbol(node.name), node.shape
-        for name in ("threshold", "bias"):
-            self.array("int32_t", f"{name}{symbol}", channels, _list(getattr(node, name).tolist()))
-        terms = "0"
-        if node.leak:
-            terms = f"term{symbol}"
-            self.array("struct term", terms, len(node.leak), _list(f"{{{int(s < 0)}, {k}}}" for s, k in node.leak))
-        self.tables.append(
-            f"static const struct neurons n{symbol} = {{threshold{symbol}, bias{symbol}, {height * width}, {channels}, "
-            f"{node.fraction}, {len(node.leak)}, {terms}}};"
-        )
-        self.membranes.append((symbol, _size(node)))
-        read = "stem" if node.inputs[0] == self.graph.stem.name else "sums"
-        self.watched(node, f"fire(&n{symbol}, {read}, v{symbol}, {self.buffers[node.name]});")
-
-    def gate(self, node: Gate) -> None:
-        name = self.gates.setdefault(node.table, f"gate_{''.join(map(str, node.table))}")
-        identity, residual, joined = (self.buffers[name] for name in (*node.inputs, node.name))
-        self.watched(node, f"{name}({identity}, {residual}, {joined}, {_size(node)}); /* {node.join} */")
-
-    def pool(self, node: Pool) -> None:
-        self.sums(node, node.kernel, "0")
-        read, pooled = self.buffers[node.inputs[0]], self.buffers[node.name]
-        self.watched(node, f"pool(&l{_symbol(node.name)}, {read}, {pooled});")
-
-    def head(self, node: Head) -> None:
-        channels, height, width = self.graph.shape_of(node.inputs[0])
-        symbol, classes = _symbol(node.name), node.shape[0]
-        self.weights(f"w{symbol}", node.weight.T)
-        self.array("int32_t", f"bias{symbol}", classes, _list(node.bias.tolist()))
-        numbers = [height * width, 1, channels, classes, 0, 0, 0, 0, 0, classes, self.index[node.name]]
-        self.tables.append(f"static const struct sums l{symbol} = {{w{symbol}, 0, 0, {', '.join(map(str, numbers))}}};")
-        self.calls.append(f"    add_to_logits(&l{symbol}, bias{symbol}, {self.buffers[node.inputs[0]]}, scores);")
-
-    def gate_functions(self) -> list[str]:
-        terms = ("((i ^ 1) & (r ^ 1))", "((i ^ 1) & r)", "(i & (r ^ 1))", "(i & r)")
-        functions = []
-        for table, name in self.gates.items():
-            value = " | ".join(term for term, bit in zip(terms, table, strict=True) if bit) or "0"
-            functions.append(
-                f"static void {name}(const uint8_t *identity, const uint8_t *residual, uint8_t *joined, int32_t size)\n"
-                "{\n    for (int32_t k = 0; k < size; k++) {\n"
-                "        const unsigned i = identity[k], r = residual[k];\n"
-                f"        joined[k] = (uint8_t)({value});\n    }}\n}}\n"
-            )
-        return functions
-
-    def entry_points(self) -> str:
-        stem, frame = _symbol(self.graph.stem.name), math.prod(self.graph.input_shape)
-        once, step = f"    multiply_bytes(&l{stem}, image, stem_sums);\n", "        body(stem_sums);"
-        if self.graph.frames:
-            once, step = "", f"        classify_step(image);\n        image += {frame};"
-        return ENTRY_POINTS.format(stem=stem, once=once, step=step)
-
-
-def _size(node: Any) -> int:
-    return math.prod(node.shape)
-
-
-def _share_buffers(graph: Graph) -> tuple[dict[str, str], list[int]]:
-    """(a buffer for the spikes of each layer, the sizes of the buffers): a layer's is free once all have read it."""
+def share_slots(graph: Graph) -> tuple[dict[str, str], list[int]]:
+    """(where the spikes of each layer lie, bytes of each slot in a time step): it is free once all have read it."""
+    last_use: dict[str, int] = {}
+    for i, node in enumerate(graph.nodes):  # a convolution runs with its neurons
+        last_use |= dict.fromkeys(graph.node(node.inputs[0]).inputs if isinstance(node, Fire) else node.inputs, i)
     sizes: list[int] = []
     free: list[int] = []
     taken: dict[str, int] = {}
     for i, node in enumerate(graph.nodes[:-1]):
-        if not isinstance(node, Conv):
-            if free:
-                slot = min(free, key=lambda s: (sizes[s] < _size(node), abs(sizes[s] - _size(node))))
-                free.remove(slot)
-                sizes[slot] = max(sizes[slot], _size(node))
-            else:
-                slot = len(sizes)
-                sizes.append(_size(node))
-            taken[node.name] = slot
-        # what a convolution reads may be overwritten by its neuron, which reads the sums
-        free += [taken[name] for name in node.inputs if graph.last_use[name] == i and name in taken]
+        if isinstance(node, Conv):
+            continue
+        done = [slot for name, slot in taken.items() if last_use[name] == i]
+        if isinstance(node, Gate):  # which may write where it reads
+            free, done = free + done, []
+        if not free:
+            free.append(len(sizes))
+            sizes.append(0)
+        size = bytes_in(node)
+        slot = min(free, key=lambda s: (sizes[s] < size, abs(sizes[s] - size)))
+        free.remove(slot)
+        free += done
+        sizes[slot] = max(sizes[slot], size)
+        taken[node.name] = slot
     return {name: f"slot{slot}" for name, slot in taken.items()}, sizes
 
 
@@ -281,12 +296,12 @@ def write_c(graph: Graph, folder: Path) -> None:
     channels, height, width = graph.input_shape
     image = "[CLASSIFY_CHANNELS][CLASSIFY_HEIGHT][CLASSIFY_WIDTH]"
     header = HEADER.format(
-        name=graph.name, scale=graph.scale, logit_scale=graph.logit_scale, zero=graph.zero, T=graph.T,
+        name=comment(graph.name), scale=graph.scale, logit_scale=graph.logit_scale, zero=graph.zero, T=graph.T,
         most=max_steps(graph), channels=channels, height=height, width=width, classes=graph.head.shape[0],
         image=f"[CLASSIFY_STEPS]{image}, frame after frame" if graph.frames else f"{image}, shown CLASSIFY_STEPS times",
     )  # fmt: skip
     (folder / "classify.h").write_text(header, encoding="utf-8")
-    (folder / "classify.c").write_text(_Writer(graph).write(), encoding="utf-8")
+    (folder / "classify.c").write_text(_Layers(graph).write(), encoding="utf-8")
 
 
 def compiler() -> str:
@@ -305,16 +320,16 @@ class CRuntime:
     """
 
     name = "the C code"
-    FLAGS = ("-O2", "-Wall", "-Werror", "-std=c99")
+    FLAGS = ("-O2", "-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror")
 
     def __init__(self, folder: Path, graph: Graph) -> None:
         self.graph, self.source = graph, folder / "classify.c"
         self._temporary = tempfile.TemporaryDirectory()
         self.build = Path(self._temporary.name)
-        self.plain = self._library("plain")
-        self.watched = self._library("watched", "-DCLASSIFY_WATCH", "-DCLASSIFY_COUNT")
+        self.plain = self.library("plain")
+        self.watched = self.library("watched", "-DCLASSIFY_WATCH", "-DCLASSIFY_COUNT")
 
-    def _library(self, name: str, *defines: str) -> ctypes.CDLL:
+    def library(self, name: str, *defines: str) -> ctypes.CDLL:
         return ctypes.CDLL(str(self.compile(f"{name}.so", "-shared", "-fPIC", *defines)))
 
     def compile(self, output: str, *flags: str) -> Path:
@@ -341,40 +356,36 @@ class CRuntime:
         return self._classify(self.plain, x)
 
     @contextlib.contextmanager
-    def watching(self) -> Iterator[dict[int, list[np.ndarray]]]:
-        """Layer -> its spikes [H * W * C] of each time step that `watched` runs within the block."""
+    def watching(self, library: ctypes.CDLL, count: int) -> Iterator[dict[str, Tensor]]:
+        """Layer -> its spikes [T, N, C, H, W] of what a library, compiled to be watched, runs within the block: `count`
+        inputs, one after the other. They are there when it ends."""
         seen: dict[int, list[np.ndarray]] = {}
+        found: dict[str, Tensor] = {}
 
         def watch(layer: int, spikes: Any, size: int) -> None:
             seen.setdefault(layer, []).append(np.ctypeslib.as_array(spikes, (size,)).copy())
 
         kind = ctypes.CFUNCTYPE(None, ctypes.c_int32, ctypes.POINTER(ctypes.c_uint8), ctypes.c_int32)
         callback = kind(watch)
-        pointer = ctypes.c_void_p.in_dll(self.watched, "classify_watch")
+        pointer = ctypes.c_void_p.in_dll(library, "classify_watch")
         pointer.value = ctypes.cast(callback, ctypes.c_void_p).value
-        try:
-            yield seen
-        finally:
-            pointer.value = None
-
-    def maps(self, seen: dict[int, list[np.ndarray]], count: int) -> dict[str, Tensor]:
-        """What was seen of so many inputs, one after the other, as spikes [T, N, C, H, W] by layer."""
-        spikes = {}
+        yield found
+        pointer.value = None
         for layer, values in seen.items():
             node = self.graph.nodes[layer]
             channels, height, width = node.shape
-            maps = torch.from_numpy(np.stack(values)).view(count, -1, height, width, channels)  # [N, T, H, W, C]
-            spikes[node.name] = maps.permute(1, 0, 4, 2, 3)
-        return spikes
+            bits = np.stack(values).reshape(count, -1, height, width, bytes_of(channels))
+            maps = np.unpackbits(bits, axis=-1, count=channels, bitorder="little")  # [N, T, H, W, C]
+            found[node.name] = torch.from_numpy(maps).permute(1, 0, 4, 2, 3)
 
     def spikes(self, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        with self.watching() as seen:
+        with self.watching(self.watched, x.shape[x.ndim - 4]) as seen:
             logits = self._classify(self.watched, x)
-        return self.maps(seen, len(logits)), logits
+        return seen, logits
 
-    def memory(self) -> tuple[int, int]:
+    def memory(self, *flags: str) -> tuple[int, int]:
         """(bytes of code and constants, bytes of buffers), as binutils' `size` has them; (0, 0) without it."""
-        target = self.compile("classify.o", "-c")
+        target = self.compile("classify.o", "-c", "-fno-pie", *flags)
         if shutil.which("size") is None:
             return 0, 0
         sizes = subprocess.run(["size", str(target)], capture_output=True, text=True, check=True).stdout.splitlines()[1]

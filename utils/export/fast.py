@@ -20,7 +20,7 @@ from full_spike.models.connect import Join
 from full_spike.models.fused.compilation import call
 from full_spike.models.fused.rule import Operands, Rule
 from full_spike.utils.export.graph import INPUT, Conv, Fire, Gate, Graph
-from full_spike.utils.export.run import EXACT_FLOAT32, Runner, max_pool, to_bytes
+from full_spike.utils.export.run import EXACT_FLOAT32, Runner, largest_sum, max_pool, to_bytes
 
 PIECE = 16 << 20  # bytes of one layer's sums and spikes at once
 
@@ -130,12 +130,13 @@ class FastRunner(Runner):
         super().__init__(graph)
         nodes = graph.nodes
         names, convs = [node.name for node in nodes], graph.of(Conv)
+        self._last_use = {name: i for i, node in enumerate(nodes) for name in node.inputs}
         self.fast = (
             has_int8_convolutions()
             and graph.head.inputs == (names[-2],)
             and self._last_use.keys() >= set(names[:-1])  # a file may hold layers that nobody reads
             and not any(fire.leak for fire in graph.of(Fire))
-            and all(self._largest_sums[conv.name] < EXACT_FLOAT32 and conv.groups == 1 for conv in convs)
+            and all(largest_sum(graph, conv) < EXACT_FLOAT32 and conv.groups == 1 for conv in convs)
         )
         self._int8 = {
             conv.name: Int8Conv(
@@ -176,9 +177,7 @@ class FastRunner(Runner):
         usual = (x.ndim == 5) == self.graph.frames and x.is_cpu and x.numel() > 0
         if not (self.fast and usual) or state is not None or see is not None:
             return super().run(x, state, see)
-        self._check_size(x)
-        steps = x.shape[0] if x.ndim == 5 else self.graph.T
-        self.check_steps(steps)
+        steps = self.check(x)
         return self._run_sections(x, steps), steps
 
     @torch.inference_mode()  # elsewhere views know their base, for whose sizes the loops would be compiled again

@@ -194,11 +194,6 @@ class Graph:
     def name(self) -> str:
         return " ".join(str(self.config[key]) for key in ("model", "connect_f") if key in self.config)
 
-    @property
-    def last_use(self) -> dict[str, int]:
-        """Node, or input -> the index of the last node that reads it."""
-        return {name: i for i, node in enumerate(self.nodes) for name in node.inputs}
-
     def of(self, *kinds: type[Kind]) -> list[Kind]:
         return [node for node in self.nodes if isinstance(node, kinds)]
 
@@ -209,13 +204,33 @@ class Graph:
         """Of the output of a node, or of the input, for one time step of one image."""
         return self.input_shape if name == INPUT else self.node(name).shape
 
+    def walk(self, layers: Any, value: Any, see: Callable[[str, Any], None] | None = None) -> Any:
+        """What the head comes to: every node in order, by the method of `layers` that is named as its kind.
+
+        Args:
+            layers: called with a node and the values of its inputs, gives the node's: tensors, or names in a file.
+            value: of the input.
+            see: called with the name and the value of every node but the head.
+        """
+        last_use = {name: i for i, node in enumerate(self.nodes) for name in node.inputs}
+        values = {INPUT: value}
+        for i, node in enumerate(self.nodes):
+            made = getattr(layers, node.kind)(node, *(values[name] for name in node.inputs))
+            if see is not None and node is not self.head:
+                see(node.name, made)
+            for name in set(node.inputs):
+                if last_use[name] == i:
+                    del values[name]
+            values[node.name] = made
+        return made
+
     def require_binary(self, target: str) -> None:
         """Raises ValueError if anything but 0 and 1 goes from layer to layer."""
-        for node in self.of(Add):
-            raise ValueError(
-                f"{node.name} adds, so {self.name} is not full-spike and cannot become {target}: use a network whose "
-                "join is AND, IAND, OR or XOR"
-            )
+        for node in self.of(Add, Attention):
+            does, use = "adds", "use a network whose join is AND, IAND, OR or XOR"
+            if isinstance(node, Attention):
+                does, use = "is attention, which counts spikes", "export floats to ONNX"
+            raise ValueError(f"{node.name} {does}, so {self.name} cannot become {target}: {use}")
 
     def with_nodes(self, nodes: dict[str, Any], **changes: Any) -> Graph:
         """A copy with some nodes, by name, and some fields replaced."""
@@ -262,8 +277,6 @@ def _join(module: JoinLayer, inputs: tuple[str, ...], **node: Any) -> Gate | Add
 
 
 def _pool(module: nn.MaxPool2d, **node: Any) -> Pool:
-    if _pair(module.dilation) != (1, 1):
-        raise ValueError(f"{node['name']} is dilated: use a plain max-pooling")
     return Pool(kernel=_pair(module.kernel_size), stride=_pair(module.stride), padding=_pair(module.padding), **node)
 
 
@@ -331,6 +344,7 @@ def describe(model: Any, size: tuple[int, int]) -> Graph:
             f"{model.config['model']} still has its pathway, which adds: take it off by detach_aap, or use --detach-aap"
         )
     plain: Any = copy.deepcopy(model).eval().cpu().float()
+    plain.by_step = False
     if any(isinstance(module, _BatchNorm) for module in plain.modules()):
         plain = fold_batchnorm(plain)
     use_fused(plain, False)

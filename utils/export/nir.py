@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from full_spike.utils.errors import UserError
-from full_spike.utils.export.graph import INPUT, SPIKING, Conv, Fire, Gate, Graph, Head, Pool
+from full_spike.utils.export.graph import SPIKING, Conv, Fire, Gate, Graph, Head, Pool
 from full_spike.utils.export.run import round_input
 from full_spike.utils.measure.hooks import hooked
 
@@ -64,8 +64,8 @@ def _dense(channels: int, kernel: np.ndarray) -> np.ndarray:
     return weight
 
 
-class _Writer:
-    """A method for each kind of node; others are refused."""
+class _Layers:
+    """The layers of a graph as nodes of NIR, for `Graph.walk`; what a layer gives is the name of a node."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph, self.nir = graph, import_nir()
@@ -102,49 +102,43 @@ class _Writer:
     def sum_pool(self, kernel: Any, stride: Any) -> Any:
         return self.nir.SumPool2d(kernel_size=np.array(kernel), stride=np.array(stride), padding=np.array([0, 0]))
 
-    # The layers
-
-    def conv(self, node: Conv, source: str) -> None:
+    def conv(self, node: Conv, source: str) -> str:
         shape, bias = self.graph.shape_of(node.inputs[0]), node.bias.numpy()  # type: ignore[union-attr]
         window = self.window(shape, node.weight.numpy(), bias, node.stride, node.padding, node.groups)
-        self.put(symbol(node.name), window, source)
+        return self.put(symbol(node.name), window, source)
 
-    def fire(self, node: Fire, source: str) -> None:
-        self.put(symbol(node.name), self.neuron(node.shape, node.threshold, node.time, node.gain), source)
+    def fire(self, node: Fire, source: str) -> str:
+        return self.put(symbol(node.name), self.neuron(node.shape, node.threshold, node.time, node.gain), source)
 
-    def gate(self, node: Gate, *both: str) -> None:
+    def gate(self, node: Gate, *both: str) -> str:
         name, shape, (identity, residual) = symbol(node.name), node.shape, both
         if node.join == "OR":
-            self.any_of(name, shape, *both)
-        elif node.join == "IAND":
+            return self.any_of(name, shape, *both)
+        if node.join == "IAND":
             without = self.affine(f"{name}_without", shape, -1.0, 1.0, identity)
             unless = self.any_of(f"{name}_unless", shape, without, residual)
-            self.any_of(name, shape, self.affine(f"{name}_not", shape, -1.0, 1.0, unless))
-        elif node.join in ("AND", "XOR"):
-            missing = self.affine(f"{name}_missing", shape, -1.0, 2.0, *both)
-            nand = self.any_of(f"{name}_nand", shape, missing)
-            if node.join == "AND":
-                self.any_of(name, shape, self.affine(f"{name}_not", shape, -1.0, 1.0, nand))
-            else:
-                self.any_of(name, shape, *both, self.affine(f"{name}_less", shape, 2.0, -2.0, nand))
-        else:
+            return self.any_of(name, shape, self.affine(f"{name}_not", shape, -1.0, 1.0, unless))
+        if node.join not in ("AND", "XOR"):
             raise ValueError(f"{node.name} joins by {node.join}, which is not in NIR here: use AND, IAND, OR or XOR")
+        missing = self.affine(f"{name}_missing", shape, -1.0, 2.0, *both)
+        nand = self.any_of(f"{name}_nand", shape, missing)
+        if node.join == "AND":
+            return self.any_of(name, shape, self.affine(f"{name}_not", shape, -1.0, 1.0, nand))
+        return self.any_of(name, shape, *both, self.affine(f"{name}_less", shape, 2.0, -2.0, nand))
 
-    def pool(self, node: Pool, source: str) -> None:
+    def pool(self, node: Pool, source: str) -> str:
         shape, name = self.graph.shape_of(node.inputs[0]), symbol(node.name)
         if shape[1:] == (1, 1):  # all windows see the one position
-            self.any_of(name, node.shape, source)
-            return
+            return self.any_of(name, node.shape, source)
         # NIR pads both sides alike: where the last window reaches past the end, the kernel begins with zeros as well
         past = [max(0, end - p) for end, p in zip(node.end_padding(shape[1:]), node.padding, strict=True)]
         padding = [p + more for p, more in zip(node.padding, past, strict=True)]
+        summed = self.sum_pool(node.kernel, node.stride)
         if any(padding):
             kernel = np.pad(_full(node.kernel, 1.0), [(more, 0) for more in past])
             bias = _full(shape[:1], 0.0)
             summed = self.window(shape, _dense(shape[0], kernel), bias, node.stride, tuple(padding))
-        else:
-            summed = self.sum_pool(node.kernel, node.stride)
-        self.any_of(name, node.shape, self.put(f"{name}_sum", summed, source))
+        return self.any_of(name, node.shape, self.put(f"{name}_sum", summed, source))
 
     def head(self, node: Head, source: str) -> None:
         channels, height, width = self.graph.shape_of(node.inputs[0])
@@ -154,13 +148,6 @@ class _Writer:
         weight = node.weight.numpy() / np.float32(height * width)  # of the mean over the map
         self.put("head", self.nir.Affine(weight=weight, bias=node.bias.numpy()), "flat")
         self.put("output", self.nir.Output(output_type={"output": np.array(node.shape)}), "head")
-
-    def write(self) -> Any:
-        for node in self.graph.nodes:
-            if not hasattr(self, node.kind):
-                raise ValueError(f"{node.name} is {node.kind}, which NIR has no nodes for: use --to onnx")
-            getattr(self, node.kind)(node, *(name if name == INPUT else symbol(name) for name in node.inputs))
-        return self.nir.NIRGraph(nodes=self.nodes, edges=self.edges)
 
 
 def to_nir(graph: Graph) -> Any:
@@ -173,7 +160,9 @@ def to_nir(graph: Graph) -> Any:
     if graph.integer:
         raise ValueError("NIR holds floats: export the float network")
     graph.require_binary("NIR")
-    return _Writer(graph).write()
+    layers = _Layers(graph)
+    graph.walk(layers, "input")
+    return layers.nir.NIRGraph(nodes=layers.nodes, edges=layers.edges)
 
 
 def write_nir(graph: Graph, folder: Path) -> None:

@@ -7,13 +7,14 @@ splits them into its T steps and is written out. The batch size N is free. An in
 Floats: spikes are 0.0 and 1.0. Sums are exact in any order (see floats.py); the stem's are of float64, which runtimes
 multiply but do not convolve: a convolution with ones picks each window's values, a product sums them.
 
-Integers: spikes are uint8, convolutions ConvInteger, membranes int32, the classifier MatMulInteger; logits are int32.
+Integers: spikes are uint8, convolutions ConvInteger, membranes and the classifier's sums int32, like the logits.
 No runtime has anything left to round.
 """
 
 from __future__ import annotations
 
-import math
+import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,14 @@ def import_onnx() -> Any:
     return onnx
 
 
-class _Writer:
-    """Collects nodes and constants. A tensor has the name of the layer that gives it."""
+class _Layers:
+    """The layers of a graph as ONNX nodes, for `Graph.walk`. A tensor has the name of the layer that gives it."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph, self.onnx = graph, import_onnx()
         self.T = graph.T
         self.spike = "UINT8" if graph.integer else "FLOAT"
+        self.still = None if graph.frames else graph.stem.name  # whose current is the same at every time step
         self.nodes: list[Any] = []
         self.constants: dict[str, Any] = {}
 
@@ -57,22 +59,26 @@ class _Writer:
             self.constants[key] = self.onnx.numpy_helper.from_array(array, key)
         return key
 
-    def op(self, kind: str, inputs: list[str], output: str | None = None, **attributes: Any) -> str:
+    def of(self, node: Any, name: str, dtype: Any = np.float32) -> str:
+        """A layer's weight, bias or threshold; for each channel of a map [C, 1, 1]."""
+        value = getattr(node, name)
+        shape = (-1, 1, 1) if isinstance(node, Fire) else value.shape
+        return self.constant(value.reshape(shape).numpy(), dtype, f"{node.name}.{name}")
+
+    def op(self, kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
         """A node with one output; its name."""
         name = f"{kind}_{len(self.nodes)}"
         self.nodes.append(self.onnx.helper.make_node(kind, inputs, [output or name], name=name, **attributes))
         return output or name
 
     def cast(self, x: str, to: str, output: str | None = None) -> str:
-        return self.op("Cast", [x], output, to=getattr(self.onnx.TensorProto, to))
+        return self.op("Cast", x, output=output, to=getattr(self.onnx.TensorProto, to))
 
-    def reshape(self, x: str, shape: list[int], output: str | None = None) -> str:
-        return self.op("Reshape", [x, self.constant(shape, np.int64)], output)
+    def reshape(self, x: str, shape: Sequence[int], output: str | None = None) -> str:
+        return self.op("Reshape", x, self.constant(shape, np.int64), output=output)
 
     def scaled(self, x: str, factor: Any, dtype: Any) -> str:
-        return x if factor == 1 else self.op("Mul", [x, self.constant(factor, dtype)])
-
-    # The input and the layers
+        return x if factor == 1 else self.op("Mul", x, self.constant(factor, dtype))
 
     def input(self) -> str:
         """The images, or all frames as one batch; of an integer network as bytes."""
@@ -80,189 +86,144 @@ class _Writer:
         if graph.frames:
             x = self.reshape("frames", [-1, *graph.input_shape])
         if not graph.integer:
-            x = self.op("Mul", [x, self.constant(2.0**INPUT_BITS, np.float32)])
-            return self.op("Mul", [self.op("Round", [x]), self.constant(2.0**-INPUT_BITS, np.float32)])
-        x = self.op("Round", [self.op("Div", [x, self.constant(graph.scale, np.float32)])])
-        x = self.op("Add", [x, self.constant(float(graph.zero), np.float32)])
-        x = self.op("Clip", [x, self.constant(0.0, np.float32), self.constant(255.0, np.float32)])
-        return self.cast(x, "UINT8")
+            rounded = self.op("Round", self.scaled(x, 2.0**INPUT_BITS, np.float32))
+            return self.scaled(rounded, 2.0**-INPUT_BITS, np.float32)
+        scale, zero, least, most = (self.constant(value, np.float32) for value in (graph.scale, graph.zero, 0, 255))
+        x = self.op("Add", self.op("Round", self.op("Div", x, scale)), zero)
+        return self.cast(self.op("Clip", x, least, most), "UINT8")
 
-    def conv(self, node: Conv) -> None:
-        window: dict[str, Any] = {
-            "kernel_shape": list(node.weight.shape[2:]), "strides": list(node.stride), "pads": list(node.padding) * 2
-        }  # fmt: skip
-        if self.graph.integer:
-            self.integer_conv(node, window)
-        elif node is self.graph.stem:
-            self.float_stem(node, window)
-        else:
-            weight = self.constant(node.weight.numpy(), np.float32, f"{node.name}.weight")
-            bias = self.constant(node.bias.numpy(), np.float32, f"{node.name}.bias")  # type: ignore[union-attr]
-            self.op("Conv", [node.inputs[0], weight, bias], node.name, **window, group=node.groups)
+    def conv(self, node: Conv, x: str) -> str:
+        window: dict[str, Any] = {"kernel_shape": node.weight.shape[2:], "strides": node.stride, "group": node.groups}
+        window["pads"] = node.padding * 2
+        if not self.graph.integer:
+            if node is self.graph.stem:
+                return self.float_stem(node, x, window)
+            return self.op("Conv", x, self.of(node, "weight"), self.of(node, "bias"), output=node.name, **window)
+        inputs = [x, self.of(node, "weight", np.int8)]
+        if node is self.graph.stem and self.graph.zero:
+            # padded here, by the byte that is zero: runtimes differ in whether ConvInteger pads by it
+            zero, pads = self.constant(self.graph.zero, np.uint8), self.constant([0, 0, *node.padding] * 2, np.int64)
+            inputs = [self.op("Pad", x, pads, zero), inputs[1], zero]
+            window["pads"] = [0, 0, 0, 0]
+        return self.op("ConvInteger", *inputs, output=node.name, **window)
 
-    def float_stem(self, node: Conv, window: dict[str, Any]) -> None:
+    def float_stem(self, node: Conv, x: str, window: dict[str, Any]) -> str:
         inputs, kh, kw = node.weight.shape[1:]
-        if node.groups != 1:
-            raise ValueError(f"{node.name} has {node.groups} groups, which a stem in ONNX cannot have")
         taps = inputs * kh * kw
         ones = self.constant(np.eye(taps).reshape(taps, inputs, kh, kw), np.float32, f"{node.name}.windows")
-        windows = self.op("Conv", [self.input(), ones], **window)
-        flat = self.cast(self.reshape(windows, [0, taps, -1]), "DOUBLE")
+        flat = self.cast(self.reshape(self.op("Conv", x, ones, **window), [0, taps, -1]), "DOUBLE")
         weight = self.constant(node.weight.flatten(1).numpy(), np.float64, f"{node.name}.weight")
         bias = self.constant(node.bias.view(-1, 1).numpy(), np.float64, f"{node.name}.bias")  # type: ignore[union-attr]
-        current = self.cast(self.op("Add", [self.op("MatMul", [weight, flat]), bias]), "FLOAT")
-        self.reshape(current, [0, *node.shape], node.name)
+        current = self.cast(self.op("Add", self.op("MatMul", weight, flat), bias), "FLOAT")
+        return self.reshape(current, [0, *node.shape], node.name)
 
-    def integer_conv(self, node: Conv, window: dict[str, Any]) -> None:
-        weight = self.constant(node.weight.numpy(), np.int8, f"{node.name}.weight")
-        inputs = [node.inputs[0], weight]
-        if node is self.graph.stem:
-            inputs[0] = self.input()
-            if self.graph.zero:
-                # padded here, by the byte that is zero: runtimes differ in whether ConvInteger pads by it
-                zero = self.constant(self.graph.zero, np.uint8)
-                pads = self.constant([0, 0, *node.padding] * 2, np.int64)
-                inputs = [self.op("Pad", [inputs[0], pads, zero]), weight, zero]
-                window["pads"] = [0, 0, 0, 0]
-        self.op("ConvInteger", inputs, node.name, **window, group=node.groups)
-
-    def is_static(self, name: str) -> bool:
-        """Whether every time step sees the same current."""
-        return not self.graph.frames and name == self.graph.stem.name
-
-    def fire(self, node: Fire) -> None:
-        static, (current,) = self.is_static(node.inputs[0]), node.inputs
+    def fire(self, node: Fire, current: str) -> str:
         if self.graph.integer:
             dtype: Any = np.int32
-            threshold, bias = (
-                self.constant(getattr(node, name).view(-1, 1, 1).numpy(), dtype, f"{node.name}.{name}")
-                for name in ("threshold", "bias")
-            )
-            current = self.op("Add", [self.scaled(current, 1 << node.fraction, dtype), bias])
+            threshold = self.of(node, "threshold", dtype)
+            current = self.op("Add", self.scaled(current, 1 << node.fraction, dtype), self.of(node, "bias", dtype))
         else:
             dtype, threshold = np.float32, self.constant(node.threshold, np.float32)
             current = self.scaled(current, node.gain, dtype)
         steps = [current] * self.T
-        if not static and self.T > 1:
+        if node.inputs[0] != self.still and self.T > 1:
             steps = [f"{node.name}:{t}" for t in range(self.T)]
             self.nodes.append(self.onnx.helper.make_node("Split", [current], steps, axis=0, num_outputs=self.T))
         spikes, v, zero = [], None, self.constant(0, dtype)
         for x in steps:
             h = self.charge(node, v, x)
-            fired = self.op("GreaterOrEqual", [h, threshold])
-            v = self.op("Where", [fired, zero, h])
+            fired = self.op("GreaterOrEqual", h, threshold)
+            v = self.op("Where", fired, zero, h)
             spikes.append(self.cast(fired, self.spike))
-        self.op("Concat", spikes, node.name, axis=0)
+        return self.op("Concat", *spikes, output=node.name, axis=0)
 
     def charge(self, node: Fire, v: str | None, x: str) -> str:
         """h; v is None at the first step, where it is 0."""
         if node.time is None:
-            return x if v is None else self.op("Add", [v, x])
-        d = x if v is None else self.op("Sub", [x, v])
+            return x if v is None else self.op("Add", v, x)
+        d = x if v is None else self.op("Sub", x, v)
         if not self.graph.integer:
-            part = self.op("Div" if node.neuron == "LIF" else "Mul", [d, self.constant(node.time, np.float32)])
-            return part if v is None else self.op("Add", [v, part])
+            part = self.op("Div" if node.neuron == "LIF" else "Mul", d, self.constant(node.time, np.float32))
+            return part if v is None else self.op("Add", v, part)
         h = v or self.constant(0, np.int32)
         for sign, shift in node.leak:
             # d >> shift as a division of a number that is not negative: ONNX shifts no signed numbers
-            up = self.op("Add", [d, self.constant(1 << 30, np.int32)])
-            part = self.op("Div", [up, self.constant(1 << shift, np.int32)])
-            part = self.op("Sub", [part, self.constant(1 << (30 - shift), np.int32)])
-            h = self.op("Add" if sign > 0 else "Sub", [h, part])
+            up, per, down = (self.constant(value, np.int32) for value in (1 << 30, 1 << shift, 1 << (30 - shift)))
+            part = self.op("Sub", self.op("Div", self.op("Add", d, up), per), down)
+            h = self.op("Add" if sign > 0 else "Sub", h, part)
         return h
 
-    def gate(self, node: Gate) -> None:
-        identity, residual = (self.cast(name, "BOOL") for name in node.inputs)
+    def gate(self, node: Gate, *both: str) -> str:
+        i, r = (self.cast(name, "BOOL") for name in both)
         known = {(0, 0, 0, 1): "And", (0, 1, 1, 1): "Or", (0, 1, 1, 0): "Xor"}
         if node.table in known:
-            self.cast(self.op(known[node.table], [identity, residual]), self.spike, node.name)
-            return
-        terms = []  # one And for each 1 of the table
-        for bit, i, r in zip(node.table, (0, 0, 1, 1), (0, 1, 0, 1), strict=True):
-            if bit:
-                a = identity if i else self.op("Not", [identity])
-                b = residual if r else self.op("Not", [residual])
-                terms.append(self.op("And", [a, b]))
-        if not terms:
-            raise ValueError(f"{node.name} is a gate that is always 0, which has no use")
-        result = terms[0]
-        for term in terms[1:]:
-            result = self.op("Or", [result, term])
-        self.cast(result, self.spike, node.name)
+            result = self.op(known[node.table], i, r)
+        else:
+            not_i, not_r = self.op("Not", i), self.op("Not", r)
+            cases = zip(node.table, [(not_i, not_r), (not_i, r), (i, not_r), (i, r)], strict=True)
+            result = functools.reduce(lambda a, b: self.op("Or", a, b), [self.op("And", *x) for bit, x in cases if bit])
+        return self.cast(result, self.spike, node.name)
 
-    def add(self, node: Add) -> None:
-        names = []
-        for name in node.inputs:  # a current that every step sees, and one of each step
-            names.append(self.op("Concat", [name] * self.T, axis=0) if self.is_static(name) else name)
-        self.op("Add", names, node.name)
+    def add(self, node: Add, *both: str) -> str:
+        # a current that every step sees, and one of each step
+        each = [self.op("Concat", *[name] * self.T, axis=0) if name == self.still else name for name in both]
+        return self.op("Add", *each, output=node.name)
 
-    def pool(self, node: Pool) -> None:
-        past = node.end_padding(self.graph.shape_of(node.inputs[0])[1:])
-        window = {"kernel_shape": list(node.kernel), "strides": list(node.stride), "pads": [*node.padding, *past]}
-        self.op("MaxPool", [node.inputs[0]], node.name, **window)
+    def pool(self, node: Pool, x: str) -> str:
+        pads = [*node.padding, *node.end_padding(self.graph.shape_of(node.inputs[0])[1:])]
+        return self.op("MaxPool", x, output=node.name, kernel_shape=node.kernel, strides=node.stride, pads=pads)
 
-    def attention(self, node: Attention) -> None:
+    def attention(self, node: Attention, *qkv: str) -> str:
         channels, height, width = node.shape
         sizes = [-1, node.heads, channels // node.heads, height * width]
-        q, k, v = (self.reshape(name, sizes) for name in node.inputs)  # [T * N, heads, d, L]
-        k = self.op("Transpose", [k], perm=[0, 1, 3, 2])
+        q, k, v = (self.reshape(name, sizes) for name in qkv)  # [T * N, heads, d, L]
+        k = self.op("Transpose", k, perm=[0, 1, 3, 2])
         if node.channels_first:
-            product = self.op("MatMul", [self.op("MatMul", [v, k]), q])
+            product = self.op("MatMul", self.op("MatMul", v, k), q)
         else:
-            product = self.op("MatMul", [v, self.op("MatMul", [k, q])])
-        self.reshape(product, [-1, channels, height, width], node.name)
+            product = self.op("MatMul", v, self.op("MatMul", k, q))
+        return self.reshape(product, [-1, *node.shape], node.name)
 
-    def head(self, node: Head) -> None:
-        height, width = self.graph.shape_of(node.inputs[0])[-2:]
-        spikes = self.cast(node.inputs[0], "INT32") if self.graph.integer else node.inputs[0]
-        planes = self.op("ReduceSum", [spikes, self.constant([2, 3], np.int64)], keepdims=0)  # [T * N, C]
-        counts = self.reshape(planes, [self.T, -1, node.weight.shape[1]])
-        counts = self.op("ReduceSum", [counts, self.constant([0], np.int64)], keepdims=0)
-        if self.graph.integer:
-            self.integer_head(node, counts, height * width * self.T)
-            return
-        mean = self.op("Div", [counts, self.constant(float(height * width * self.T), np.float32)])
-        weight = self.constant(node.weight.numpy(), np.float32, f"{node.name}.weight")
-        bias = self.constant(node.bias.numpy(), np.float32, f"{node.name}.bias")
-        self.op("Gemm", [mean, weight, bias], "logits", transB=1)
-
-    def integer_head(self, node: Head, counts: str, largest: int) -> None:
-        weight = self.constant(node.weight.T.numpy(), np.int8, f"{node.name}.weight")
-        total = self.constant(node.bias.numpy() * self.T, np.int32, f"{node.name}.bias")
-        # MatMulInteger reads bytes: the counts' digits to the base 256
-        base, digits = self.constant(256, np.int32), max(1, math.ceil(math.log(largest + 1, 256)))
-        for digit in range(digits):
-            if digit:
-                counts = self.op("Div", [counts, base])
-            product = self.op("MatMulInteger", [self.cast(self.op("Mod", [counts, base]), "UINT8"), weight])
-            total = self.op(
-                "Add", [total, self.scaled(product, 256**digit, np.int32)], "logits" if digit == digits - 1 else None
-            )
-
-    def model(self) -> Any:
-        make, kinds, graph = self.onnx.helper, self.onnx.TensorProto, self.graph
-        for node in graph.nodes:
-            getattr(self, node.kind)(node)
-        shape: list[Any] = [*([self.T] if graph.frames else []), "N", *graph.input_shape]
-        inputs = make.make_tensor_value_info("frames" if graph.frames else "images", kinds.FLOAT, shape)
-        kind = kinds.INT32 if graph.integer else kinds.FLOAT
-        logits = make.make_tensor_value_info("logits", kind, ["N", graph.head.shape[0]])
-        made = make.make_graph(self.nodes, "full-spike", [inputs], [logits], list(self.constants.values()))
-        opset = make.make_opsetid("", OPSET)
-        model = make.make_model(made, opset_imports=[opset], ir_version=8, producer_name="full-spike-aap")
-        make.set_model_props(model, {"network": graph.name, "T": str(self.T), "bits": str(graph.bits or "float32")})
-        self.onnx.checker.check_model(model, full_check=True)
-        return model
+    def head(self, node: Head, x: str) -> str:
+        integer, (channels, height, width) = self.graph.integer, self.graph.shape_of(node.inputs[0])
+        planes = self.op(
+            "ReduceSum", self.cast(x, "INT32") if integer else x, self.constant([2, 3], np.int64), keepdims=0
+        )  # [T * N, C]
+        counts = self.reshape(planes, [self.T, -1, channels])
+        counts = self.op("ReduceSum", counts, self.constant([0], np.int64), keepdims=0)
+        if integer:
+            weight = self.cast(self.constant(node.weight.T.numpy(), np.int8, f"{node.name}.weight"), "INT32")
+            bias = self.constant(node.bias.numpy() * self.T, np.int32, f"{node.name}.bias")
+            return self.op("Add", self.op("MatMul", counts, weight), bias, output="logits")
+        mean = self.op("Div", counts, self.constant(float(height * width * self.T), np.float32))
+        return self.op("Gemm", mean, self.of(node, "weight"), self.of(node, "bias"), output="logits", transB=1)
 
 
-def write_onnx(graph: Graph, folder: Path) -> None:
-    """Write model.onnx, checked by onnx.
+def to_onnx(graph: Graph) -> Any:
+    """An onnx.ModelProto, checked by onnx.
 
     Raises:
         UserError: onnx or onnxruntime is not installed.
-        ValueError: a layer is of a kind that this writer does not have.
     """
-    (folder / FILE).write_bytes(_Writer(graph).model().SerializeToString())
+    layers = _Layers(graph)
+    graph.walk(layers, layers.input())
+    onnx = layers.onnx
+    make, kinds = onnx.helper, onnx.TensorProto
+    shape: list[Any] = [*([graph.T] if graph.frames else []), "N", *graph.input_shape]
+    inputs = make.make_tensor_value_info("frames" if graph.frames else "images", kinds.FLOAT, shape)
+    kind = kinds.INT32 if graph.integer else kinds.FLOAT
+    logits = make.make_tensor_value_info("logits", kind, ["N", graph.head.shape[0]])
+    made = make.make_graph(layers.nodes, "full-spike", [inputs], [logits], list(layers.constants.values()))
+    opset = make.make_opsetid("", OPSET)
+    model = make.make_model(made, opset_imports=[opset], ir_version=8, producer_name="full-spike-aap")
+    make.set_model_props(model, {"network": graph.name, "T": str(graph.T), "bits": str(graph.bits or "float32")})
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def write_onnx(graph: Graph, folder: Path) -> None:
+    """Write model.onnx; errors of `to_onnx`."""
+    (folder / FILE).write_bytes(to_onnx(graph).SerializeToString())
 
 
 class OnnxRuntime:

@@ -26,18 +26,18 @@ def to_plain(graph: Graph) -> dict[str, Any]:
     nodes = [{"kind": node.kind, **vars(node)} for node in graph.nodes]
     for node in nodes if graph.bits == 4 else ():
         if node["kind"] == Conv.kind:
-            node["packed"], node["weight"] = tuple(node["weight"].shape), _pack(node["weight"])
+            node["packed"], node["weight"] = tuple(node["weight"].shape), pack(node["weight"])
     return {"version": VERSION, **vars(graph), "nodes": nodes}
 
 
-def _pack(weight: Tensor) -> Tensor:
+def pack(weight: Tensor) -> Tensor:
     """Whole numbers of -8..7, of any shape -> two of them in each byte, the first in its lower half."""
     flat = weight.flatten()
     flat = torch.cat([flat, flat.new_zeros(len(flat) % 2)]).view(torch.uint8) & 15
     return flat[0::2] | flat[1::2] << 4
 
 
-def _unpack(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
+def unpack(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
     size = torch.Size(shape).numel()
     flat = torch.stack([packed & 15, packed >> 4], 1).view(torch.int8).flatten()[:size]
     return ((flat ^ 8) - 8).view(shape)
@@ -80,7 +80,7 @@ def _graph(nodes: Any, **fields: Any) -> Graph:
     for node in nodes:
         values = {name: value for name, value in node.items() if name not in ("kind", "packed")}
         if "packed" in node:
-            values["weight"] = _unpack(node["weight"], node["packed"])
+            values["weight"] = unpack(node["weight"], node["packed"])
         made.append(kinds[node["kind"]](**values))
     return Graph(tuple(made), **fields)
 

@@ -12,6 +12,7 @@ a row of the second, m elements, for each 1. Only sums are kept: memory does not
 
 from __future__ import annotations
 
+import contextlib
 import math
 import weakref
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from full_spike.models import returning
 from full_spike.utils.errors import UserError
 from full_spike.utils.measure.energy import LayerCount
 from full_spike.utils.measure.layers import CONVOLUTIONS, FREE, count_images, layer_kind, layers, reach, spatial_dims
@@ -101,14 +103,16 @@ class ExactCounter:
         self._last_output: Callable[[], Tensor | None] = lambda: None
 
     def __enter__(self) -> ExactCounter:
-        self._handles = [self.model.register_forward_pre_hook(self._on_start, with_kwargs=True)]
+        self._open = contextlib.ExitStack()
+        self._open.enter_context(returning(self.model, readout="both"))
+        self._open.callback(self.model.register_forward_pre_hook(self._on_start, with_kwargs=True).remove)
         for name, module, kind in self.layers:
-            self._handles.append(module.register_forward_hook(partial(self._on_call, name, kind), with_kwargs=True))
+            hook = partial(self._on_call, name, kind)
+            self._open.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
         return self
 
     def __exit__(self, *_error: object) -> None:
-        for handle in self._handles:
-            handle.remove()
+        self._open.close()
         self._last_output = lambda: None
 
     def _on_start(self, _model: nn.Module, args: tuple, kwargs: dict) -> None:

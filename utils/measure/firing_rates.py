@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from spikingjelly.activation_based.neuron import BaseNode
 from torch import Tensor, nn
 
+from full_spike.models.neuron import is_neuron
 from full_spike.utils.distributed import World
 from full_spike.utils.measure.hooks import watch_spikes
 
@@ -16,7 +16,7 @@ class FiringRates:
     """While entered, follows every neuron layer of a model; sums stay on the device until `read`."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.layers = {name: module for name, module in model.named_modules() if isinstance(module, BaseNode)}
+        self.layers = {name: module for name, module in model.named_modules() if is_neuron(module)}
         device = next(model.parameters()).device
         self.sums = torch.zeros(len(self.layers), 2, dtype=torch.float64, device=device)  # spikes, neurons x steps
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from spikingjelly.activation_based.neuron import BaseNode
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from full_spike.models.accumulation import AccumulationPathway
 from full_spike.models.connect import JoinLayer
 from full_spike.models.layers import SpikeMatmul
+from full_spike.models.neuron import is_neuron
 from full_spike.utils.errors import UserError
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -27,7 +27,6 @@ _KINDS: list[tuple[Any, str]] = [
     (nn.Linear, "linear"),
     (CONVOLUTIONS, "conv"),
     (NORMS, "batch norm"),
-    (BaseNode, "neuron"),
     (MAX_POOLS, "max pool"),
     ((*AVG_POOLS, *ADAPTIVE_POOLS), "avg pool"),
     (nn.ReLU, "relu"),
@@ -43,7 +42,7 @@ def layer_kind(name: str, module: nn.Module) -> str | None:
     Raises:
         UserError: it has weights and is of another kind, or it is a convolution that does not pad with zeros.
     """
-    kind = next((kind for classes, kind in _KINDS if isinstance(module, classes)), None)
+    kind = "neuron" if is_neuron(module) else next((kind for of, kind in _KINDS if isinstance(module, of)), None)
     if isinstance(module, JoinLayer) and module.acts_on != "none":
         kind = f"join {module.name}"
     if kind is None and next(module.parameters(recurse=False), None) is not None:
@@ -59,7 +58,7 @@ def layer_kind(name: str, module: nn.Module) -> str | None:
 
 def layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """(name, module) of all modules but those inside a neuron (its surrogate function)."""
-    inside = {id(m) for n in model.modules() if isinstance(n, BaseNode) for m in n.modules() if m is not n}
+    inside = {id(m) for n in model.modules() if is_neuron(n) for m in n.modules() if m is not n}
     for name, module in model.named_modules():
         if id(module) not in inside:
             yield name or type(module).__name__, module

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from spikingjelly.activation_based.neuron import BaseNode
 from torch import Tensor, nn
 
+from full_spike.models.neuron import is_neuron
 from full_spike.utils.measure.hooks import hooked, watch_spikes
 
 
@@ -53,7 +53,7 @@ def record_spikes(model: nn.Module, x: Tensor, seed: int = 0, shown: int = 64) -
 
         return keep
 
-    neurons = [(name, module) for name, module in model.named_modules() if isinstance(module, BaseNode)]
+    neurons = [(name, module) for name, module in model.named_modules() if is_neuron(module)]
     with hooked(watch_spikes(module, watch(name)) for name, module in neurons):
         outputs = model(x)
     return layers, outputs

@@ -21,6 +21,7 @@ from typing import Any
 from spikingjelly.activation_based import neuron as sj_neuron
 from torch import nn
 
+from full_spike.models import returning
 from full_spike.utils.errors import UserError
 from full_spike.utils.measure.layers import NORMS
 
@@ -85,6 +86,8 @@ class SyopsCounter:
         self.layers: dict[str, SyopsCount] = {}
 
     def __enter__(self) -> SyopsCounter:
+        self._streams = returning(self.model, readout="both")
+        self._streams.__enter__()
         self._before = set(vars(self.model))
         self._mapping = self._engine.CUSTOM_MODULES_MAPPING
         self._engine.CUSTOM_MODULES_MAPPING = {**self._mapping, **self._hooks}  # counters may nest
@@ -92,7 +95,7 @@ class SyopsCounter:
         self.model.start_syops_count(ost=sys.stderr, verbose=False, ignore_list=[])
         return self
 
-    def __exit__(self, *_error: object) -> None:
+    def __exit__(self, *_error: Any) -> None:
         self.inputs = self.model.__batch_counter__
         if self.inputs:
             for name, module in self.model.named_modules():
@@ -105,6 +108,7 @@ class SyopsCounter:
         for name in vars(self.model).keys() - self._before:
             delattr(self.model, name)
         self._engine.CUSTOM_MODULES_MAPPING = self._mapping
+        self._streams.__exit__(*_error)
 
     def count(self, *, batch_norm: bool = False) -> SyopsCount:
         """The sum over all layers, after the block; with `batch_norm=False` as with `ignore_modules=[BatchNorm]`."""
