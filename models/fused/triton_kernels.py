@@ -56,7 +56,7 @@ class _Formula(NamedTuple):
 def _formula(rule: Rule, dtype: torch.dtype) -> _Formula:
     # on CUDA torch divides by a number so: times its reciprocal, rounded to dtype
     q = None if rule.tau is None else torch.tensor(rule.tau, dtype=dtype).reciprocal().item()
-    join = coefficients(rule.join.function) if rule.on("spikes") else {}  # type: ignore[arg-type, union-attr]
+    join: Any = coefficients(rule.join.function) if rule.on("spikes") else {}  # type: ignore[arg-type, union-attr]
     on = rule.on("spikes"), rule.on("current")
     return _Formula(q, rule.threshold, rule.gain, rule.surrogate == "sigmoid", rule.alpha, *on, **join)
 
@@ -97,7 +97,7 @@ def _steps(pointer, offset, exists, step, T: tl.constexpr):
     """Tiles of T steps, all asked for before the first is used: so memory is waited for once."""
     tiles = ()
     for t in tl.static_range(T):
-        tiles += (tl.load(pointer + t * step + offset, mask=exists, other=0.0),)
+        tiles += (tl.load(pointer + t * step + offset, mask=exists, other=0.0),)  # type: ignore[assignment]
     return tiles
 
 
@@ -188,7 +188,7 @@ def _backward(
         for t in tl.static_range(T):
             i = shortcuts[0 if identity is None else t]
             h = _charge(v, _current(xs[0 if STATIC else t], a, b, i, FORMULA, DTYPE), q)
-            hs += (h,)
+            hs += (h,)  # type: ignore[assignment]
             v = tl.where(h >= FORMULA.threshold, 0.0, h)
 
         grad_v = zero

@@ -19,8 +19,8 @@ triton = pytest.importorskip("triton", reason="Triton is not installed")
 from full_spike.models import fused, use_fused  # noqa: E402
 from full_spike.models.connect import JOINS, MEMBRANE, Join, JoinLayer  # noqa: E402
 from full_spike.models.fused import autograd, triton_kernels  # noqa: E402
-from full_spike.models.fused.rule import Operands, Rule  # noqa: E402
-from full_spike.models.neuron import NEURONS, neuron_factory  # noqa: E402
+from full_spike.models.fused.rule import KINDS, Operands, Rule  # noqa: E402
+from full_spike.models.neuron import neuron_factory  # noqa: E402
 
 INTERPRETED = triton.knobs.runtime.interpret
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="runs in the process that test_interpreted starts")
@@ -155,7 +155,7 @@ def connect_odd(*, identity, residual):
 @interpreted
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("join", [None, MEMBRANE, *JOINS.values(), Join("odd", "spikes", None, connect_odd)])
-@pytest.mark.parametrize("neuron", sorted(NEURONS))
+@pytest.mark.parametrize("neuron", KINDS)
 def test_every_neuron_and_join(neuron, join):
     surrogate = "atan" if join in (MEMBRANE, JOINS["XOR"]) else "sigmoid"
     last = neuron != "LIF"
@@ -174,7 +174,7 @@ def test_layers_drawn_at_random(seed, monkeypatch):
     static = join is None and draw.random() < 0.5
     scaled = {"threshold": 0.5, "gain": 0.125} if join is not MEMBRANE and draw.random() < 0.3 else {}
     check(
-        draw.choice([1, 2, 4, 5]), shape, draw.choice(sorted(NEURONS)), join, draw.choice(["sigmoid", "atan"]),
+        draw.choice([1, 2, 4, 5]), shape, draw.choice(KINDS), join, draw.choice(["sigmoid", "atan"]),
         draw.choice([torch.float32, torch.bfloat16, torch.float16, torch.float64]),
         last=last, static=static, norm=draw.choice(["batch", "running", None]),
         own=draw.random() < 0.5, tau=draw.choice([2.0, 3.0]), **scaled,
