@@ -23,8 +23,8 @@ setup(
         "full_spike.weights": ["**/*"],
     },
     install_requires=[
-        "torch>=2.6",
-        "torchvision>=0.21",
+        "torch>=2.11",  # tested with 2.11 and 2.14
+        "torchvision>=0.26",
         "spikingjelly>=2.0.0",
         "tqdm>=4.60",
         "scikit-learn>=1.4",

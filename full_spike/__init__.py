@@ -15,8 +15,10 @@ if not (Path(__file__).parent / "models").is_dir():  # a checkout: the packages 
 _HOMES = {
     "full_spike.models": (
         "create_model", "detach_aap", "fold_batchnorm", "list_models", "list_pretrained", "load_published",
-        "model_options", "register_model", "save_memory", "save_pretrained", "to_published", "use_fused",
+        "model_options", "register_join", "register_model", "save_memory", "save_pretrained", "to_published",
+        "use_fused",
     ),
+    "full_spike.utils.data.transform": ("transform",),
     "full_spike.utils.export": ("Stream", "exact", "quantize"),
 }  # fmt: skip
 __all__ = sorted(name for names in _HOMES.values() for name in names)

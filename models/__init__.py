@@ -2,7 +2,7 @@
 
 from . import net_7b, resnet, spikformer  # noqa: F401  (importing an architecture registers it)
 from .accumulation import detach_aap
-from .connect import BOOLEAN_FUNCTIONS, CONNECT_FUNCTIONS
+from .connect import BOOLEAN_FUNCTIONS, CONNECT_FUNCTIONS, Join, register_join
 from .deploy import fold_batchnorm
 from .neuron import NEURONS, SURROGATES, use_fused
 from .pretrained import Pretrained, find_pretrained, list_pretrained, load_pretrained, read_pretrained, save_pretrained
@@ -16,6 +16,7 @@ __all__ = [
     "CONNECT_FUNCTIONS",
     "NEURONS",
     "SURROGATES",
+    "Join",
     "Pretrained",
     "create_model",
     "detach_aap",
@@ -28,6 +29,7 @@ __all__ = [
     "load_published",
     "model_options",
     "read_pretrained",
+    "register_join",
     "register_model",
     "returning",
     "save_memory",

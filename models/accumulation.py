@@ -14,12 +14,19 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from .choices import require_one_of
 from .layers import ConvBN, HalvingDepthwise, conv1x1, halving_pool, over_time
 
 AUX_HEADS = ("shared", "separate")
 AAP_POOLS = ("projection", "max")
 OPTIONS = ("aux_head", "aap_pool")  # what entry points call the pathway's options
 DUAL, SINGLE = "ds", "fs"  # how the names of networks begin: with a pathway, and the same without
+SINGLES: dict[str, str] = {}  # where they do not
+
+
+def without_pathway(name: str) -> str:
+    """The name of the network that is left of a dual-stream one; of any other its own."""
+    return SINGLES.get(name, SINGLE + name.removeprefix(DUAL) if name.startswith(DUAL) else name)
 
 
 class Change(NamedTuple):
@@ -86,8 +93,7 @@ class AccumulationPathway(nn.Module):
 
     def __init__(self, changes: Iterable[Change], head: nn.Linear | None, pool: str = "projection") -> None:
         super().__init__()
-        if pool not in AAP_POOLS:
-            raise ValueError(f"aap_pool={pool!r} is unknown: choose one of {', '.join(AAP_POOLS)}")
+        require_one_of("aap_pool", pool, AAP_POOLS)
         self.projections = nn.ModuleDict({str(change.block): _crossing(change, pool) for change in changes})
         self.head = head
 
@@ -113,6 +119,6 @@ def detach_aap(model: nn.Module) -> nn.Module:
         raise ValueError(f"{type(model).__name__} has no auxiliary accumulation pathway to detach: use a dsnn model")
     detached: Any = copy.deepcopy(model, {id(model.aap): None})  # the memo leaves the pathway out, uncopied
     config = {name: value for name, value in detached.config.items() if name not in OPTIONS}
-    config["model"] = SINGLE + config["model"].removeprefix(DUAL)
+    config["model"] = without_pathway(config["model"])
     detached.config = config
     return detached

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from .choices import require_one_of
+
 ConnectFunction = Callable[..., Any]
 
 
@@ -57,6 +59,11 @@ class Join(NamedTuple):
     cost: str | None = None
     function: ConnectFunction | None = None
 
+    def __reduce__(self) -> Any:
+        """Its row, by name, since functions need not be picklable."""
+        known = {MEMBRANE.name: MEMBRANE, NO_JOIN.name: NO_JOIN, **JOINS}
+        return (_named, (self.name,)) if known.get(self.name) is self else (Join, tuple(self))
+
     def neutral(self) -> float | None:
         """The residual, 0 or 1, that leaves every shortcut of 0 and 1 as it is; None if neither does."""
         if self.function is None:
@@ -65,6 +72,10 @@ class Join(NamedTuple):
             if all(self.function(identity=bit, residual=residual) == bit for bit in (0.0, 1.0)):
                 return residual
         return None
+
+
+def _named(name: str) -> Join:
+    return {MEMBRANE.name: MEMBRANE, NO_JOIN.name: NO_JOIN, **JOINS}[name]
 
 
 MEMBRANE = Join("membrane", "current", "addition", connect_add)  # the sum is taken before the neuron: Spiking ResNet
@@ -78,19 +89,27 @@ _ON_SPIKES = (
     Join("OR", "spikes", "logic", connect_or),
     Join("XOR", "spikes", "logic", connect_xor),
 )
-JOINS: dict[str, Join] = {join.name: join for join in _ON_SPIKES}
-CONNECT_FUNCTIONS: dict[str, Any] = {join.name: join.function for join in _ON_SPIKES}
+JOINS: dict[str, Join] = {}
+CONNECT_FUNCTIONS: dict[str, Any] = {}
+BOOLEAN_FUNCTIONS: set[str] = set()  # the names of those that are closed on {0, 1}
 
-# The functions that are closed on {0, 1}.
-BOOLEAN_FUNCTIONS = frozenset(join.name for join in _ON_SPIKES if join.cost == "logic")
+
+def register_join(join: Join) -> Join:
+    """Make a join on spikes an option of every network; it is Boolean where its cost is "logic"."""
+    JOINS[join.name], CONNECT_FUNCTIONS[join.name] = join, join.function
+    if join.cost == "logic":
+        BOOLEAN_FUNCTIONS.add(join.name)
+    return join
+
+
+for _join in _ON_SPIKES:
+    register_join(_join)
 
 
 def get_join(connect_f: str) -> Join:
     """The join by this connect function; ValueError lists the names there are."""
-    try:
-        return JOINS[connect_f]
-    except KeyError:
-        raise ValueError(f"connect_f={connect_f!r} is unknown: choose one of {', '.join(JOINS)}") from None
+    require_one_of("connect_f", connect_f, JOINS)
+    return JOINS[connect_f]
 
 
 def full_spike_join(connect_f: str) -> Join:

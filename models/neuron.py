@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from . import fused
+from .choices import require_one_of
 from .fused import NeuronSpec
 
 # surrogate name -> (class, default alpha): sigmoid alpha=4 is the released ImageNet code's, atan alpha=2 SEW-ResNet's.
@@ -240,15 +241,14 @@ def neuron_factory(
     Raises:
         ValueError: a name or a value is out of range.
     """
-    if not callable(neuron) and neuron not in NEURONS:
-        raise ValueError(f"neuron={neuron!r} is unknown: choose one of {', '.join(NEURONS)}")
+    if not callable(neuron):
+        require_one_of("neuron", neuron, NEURONS)
     if not 1.0 < tau < math.inf:
         raise ValueError(f"tau={tau} is out of range: a membrane time constant must be above 1 and finite")
     if alpha is not None and not 0.0 < alpha < math.inf:
         raise ValueError(f"alpha={alpha} is out of range: a surrogate's sharpness must be above 0 and finite")
     if not isinstance(surrogate, nn.Module):
-        if surrogate not in SURROGATES:
-            raise ValueError(f"surrogate={surrogate!r} is unknown: choose one of {', '.join(SURROGATES)}")
+        require_one_of("surrogate", surrogate, SURROGATES)
         kind, usual = SURROGATES[surrogate]
         surrogate = kind(alpha=float(usual if alpha is None else alpha))
 

@@ -11,19 +11,34 @@ import os
 import pickle
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from .accumulation import DUAL, SINGLE
+from .accumulation import without_pathway
 from .published import from_published, load_published
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+LATEST = "checkpoint_latest.pth"  # in a run's folder
 SHIPPED = Path(__file__).parent.parent / "weights"  # beside models/, in a checkout and once installed
+AVERAGED = (
+    "ema",
+    "model_ema",
+    "state_dict_ema",
+)  # where checkpoints keep averaged weights: ours, torchvision's, timm's
+# what others' checkpoints hold beside weights: command lines, paths, NumPy's numbers and arrays
+_SCALAR, _ARRAY = (value.__reduce__()[0] for value in (np.float64(), np.zeros(1)))
+HARMLESS = [
+    argparse.Namespace, np.ndarray, np.dtype, *{type(np.dtype(code)) for code in np.typecodes["All"] if code != "O"},
+    *((PosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *((_ARRAY, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+]  # fmt: skip
 METADATA = ("data_set", "classes", "inputs", "recipe")  # what a checkpoint says of its data besides
 
 
@@ -53,7 +68,7 @@ def list_pretrained() -> dict[str, list[str]]:
 
 
 def find_pretrained(where: str | os.PathLike[str], model: str | None = None) -> Path:
-    """The folder or file of weights.
+    """The folder or file of weights; of a run's folder, its newest checkpoint.
 
     Args:
         where: a name, as cifar10 or cifar10/fsnn18, or else a path.
@@ -62,7 +77,12 @@ def find_pretrained(where: str | os.PathLike[str], model: str | None = None) -> 
     Raises:
         ValueError: there is no such path, or no weights of this network by that name.
     """
-    shipped, (name, *rest) = list_pretrained(), os.fspath(where).split("/")
+    shipped = list_pretrained()
+    if where is True:
+        where = next((name for name, networks in shipped.items() if model in networks), "")
+        if not where:
+            raise ValueError(f"no weights of {model} come along: name a folder or a checkpoint by pretrained=")
+    name, *rest = os.fspath(where).split("/")
     if name in shipped and len(rest) < 2:
         network = rest[0] if rest else model
         if network not in shipped[name]:
@@ -73,7 +93,7 @@ def find_pretrained(where: str | os.PathLike[str], model: str | None = None) -> 
     if not path.exists():
         names = ", ".join(f"{name}/{network}" for name, networks in shipped.items() for network in networks)
         raise ValueError(f"there is no {where}, neither a file nor weights that come along ({names}): check the path")
-    return path
+    return path / LATEST if (path / LATEST).is_file() else path
 
 
 def save_pretrained(model: Any, folder: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> None:
@@ -85,9 +105,14 @@ def save_pretrained(model: Any, folder: str | os.PathLike[str], metadata: Mappin
     Raises:
         OSError: the disk is full, or the folder not writable.
     """
+    wrong = [k for k, v in model.config.items() if not isinstance(v, str | int | float | None)]
+    if wrong:
+        raise ValueError(f"{wrong[0]}={model.config[wrong[0]]!r} has no name to save: make it a row of its table")
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
-    config = {"library_name": "full-spike-aap", **model.config, **(metadata or {})}
+    own = {"classes": list(model.classes), "inputs": dict(model.inputs)}
+    own = {name: value for name, value in own.items() if value}
+    config = {"library_name": "full-spike-aap", **model.config, **own, **(metadata or {})}
     partial = [path / f"{name}.partial" for name in (WEIGHTS, CONFIG)]
     try:
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, partial[0], {"format": "pt"})
@@ -115,8 +140,7 @@ def load_checkpoint(path: Path) -> Any:
                 broken = archive.testzip()
             if broken is not None:
                 raise ValueError(f"checksum of {broken}")
-        # a Namespace is how published checkpoints carry their command line
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Unsupported global" in str(error) or "weights_only" in str(error):
@@ -147,11 +171,11 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_pretrained(where: str | os.PathLike[str], model: str | None = None, *, averaged: bool = False) -> Pretrained:
-    """Trained weights of a name, a folder of `save_pretrained`, a .safetensors file or a checkpoint, ours or published.
+    """Trained weights of a name, a run's folder, one of `save_pretrained`, a .safetensors file or anyone's checkpoint.
 
     Args:
         where, model: see `find_pretrained`.
-        averaged: the averaged weights (--ema-decay) of one of our checkpoints.
+        averaged: the averaged weights of a checkpoint (of ours: with --ema-decay).
 
     Raises:
         ValueError: it is damaged, or holds no such weights.
@@ -168,14 +192,15 @@ def read_pretrained(where: str | os.PathLike[str], model: str | None = None, *, 
         content = load_checkpoint(path)
         if not isinstance(content, Mapping):
             raise ValueError(f"{path} holds a {type(content).__name__}, not a checkpoint: use another file")
-        config = content.get("config") or {}
+        config = content.get("config") or {} if "format" in content else {}  # others keep what they like there
         if not isinstance(config, Mapping) or (config and not isinstance(config.get("model"), str)):
             raise ValueError(f"{path} names no model: use another checkpoint")
     if averaged:
-        if not content.get("ema"):
+        found = next((content[name] for name in AVERAGED if isinstance(content.get(name), Mapping)), None)
+        if found is None:
             raise ValueError(f"{path} has no averaged weights: train with --ema-decay, or leave out --ema")
         # torch's AveragedModel: the network below `module`, and a counter
-        state = {k.removeprefix("module."): v for k, v in content["ema"].items() if k.startswith("module.")}
+        state = {str(k).removeprefix("module."): v for k, v in found.items() if k != "n_averaged"}
     else:
         state = content.get("model") if "format" in content or config else content
     if not isinstance(state, Mapping) or not state:
@@ -197,11 +222,8 @@ def load_pretrained(model: Any, found: Pretrained) -> list[str]:
         ValueError: the weights are of another network, or hold numbers that are not finite.
     """
     saved, name = found.config, model.config["model"]
-    if saved and saved["model"] not in (name, DUAL + name.removeprefix(SINGLE)):
+    if saved and name not in (saved["model"], without_pathway(saved["model"])):
         raise ValueError(f"{found.path} was saved from another network, {saved['model']}: create that one, not {name}")
-    channels = saved.get("in_channels", model.in_channels)
-    if channels != model.in_channels:
-        raise ValueError(f"{found.path} reads {channels} channels, and this network {model.in_channels}: use others")
     try:
         state = from_published(model, found.state)
         if saved and saved["model"] != name:
@@ -209,6 +231,9 @@ def load_pretrained(model: Any, found: Pretrained) -> list[str]:
         wrong = next((key for key, value in state.items() if _is_not_finite(key, value)), None)
         if wrong is not None:
             raise ValueError(f"{wrong} holds numbers that are not finite: use other weights")
+        stem = next(f"{n}.weight" for n, m in model.named_modules() if m is model.stem_layer().conv)
+        if isinstance(state.get(stem), torch.Tensor) and state[stem].ndim == 4:
+            state[stem] = _for_channels(state[stem], model.in_channels)
         classes = model.config.get("num_classes")
         heads = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m.out_features == classes]
         new = {
@@ -219,7 +244,20 @@ def load_pretrained(model: Any, found: Pretrained) -> list[str]:
         load_published(model, {**state, **new})
     except ValueError as error:
         raise ValueError(f"{found.path}: {error}") from None
+    classes, inputs = found.metadata.get("classes", ()), found.metadata.get("inputs", {})
+    model.classes = list(classes) if len(classes) == model.config.get("num_classes") else []
+    model.inputs = dict(inputs) if len(inputs.get("mean", ())) == model.in_channels else {}
     return [f"{k}={v}" for k, v in saved.items() if k in model.config and k != "model" and v != model.config[k]]
+
+
+def _for_channels(weight: torch.Tensor, channels: int) -> torch.Tensor:
+    """The stem's weights [O, C, h, w] for another number of channels, as timm has it: summed for one, else repeated."""
+    had = weight.shape[1]
+    if channels == had:
+        return weight
+    if channels == 1:
+        return weight.sum(1, keepdim=True)
+    return weight.repeat(1, -(-channels // had), 1, 1)[:, :channels] * (had / channels)
 
 
 def _is_not_finite(name: str, value: Any) -> bool:

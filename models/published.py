@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from .layers import ConvBN
 
-_PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+")  # of data-parallel training and of torch.compile
-_NESTS = ("model", "net", "state_dict")  # where checkpoints keep it: ImageNet's and gestures', CIFAR10-DVS's, timm's
+_PREFIXES = re.compile(r"^(module\.|_orig_mod\.|model\.)+")  # of data-parallel training, torch.compile and Lightning
+# where checkpoints keep it: ImageNet's and gestures', CIFAR10-DVS's, timm's, those of PyTorch's tutorial
+_NESTS = ("model", "net", "state_dict", "model_state_dict")
 _UNUSED = re.compile(r"^((fc_acc|block\.\d+\.norm[12]|norm)\.(weight|bias)|pos_embed)$")
 _CROSSING = re.compile(r"^aap\.projections\.(\d+)\.(depthwise|pointwise\.\d)\.(.+)$")
 _TOKENS = re.compile(r"^(block\.\d+\.(?:attn|mlp)\.\w+)_conv\.(weight|bias)$")
@@ -59,9 +60,10 @@ def _published_names(model: Any) -> dict[str, str]:
 def from_published(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
     """A published state dict under our names, for `model.load_state_dict`; our own names stay.
 
-    Accepts a state dict below a top-level key "model", "net" or "state_dict", the prefixes `module.` and `_orig_mod.`,
-    the `.module.` of spikingjelly's clock_driven containers, and what releases declare and never use, which is left
-    out: the head `fc_acc` for a model whose head serves both streams, Spikformer's layer norms.
+    Accepts a state dict below a top-level key "model", "net", "state_dict" or "model_state_dict", the prefixes
+    `module.`, `_orig_mod.` and `model.`, the `.module.` of spikingjelly's clock_driven containers, and what releases
+    declare and never use, which is left out: the head `fc_acc` for a model whose head serves both streams, Spikformer's
+    layer norms.
 
     Raises:
         ValueError: it is no mapping of names.

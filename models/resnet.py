@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from .choices import require_one_of
 from .connect import MEMBRANE, Join, full_spike_join, get_join
 from .layers import ConvBN, MaxPool, SpikingConv, SpikingLayer, conv1x1, conv3x3, spike, spike_and_join
 from .neuron import MakeNeuron, neuron_factory
@@ -142,10 +143,10 @@ class SpikingResNet(Trunk):
         zero_init_residual: bool = False,
     ) -> None:
         super().__init__(aux_head, T=T, in_channels=in_channels, num_classes=num_classes, width=width)
-        if stem not in STEMS:
-            raise ValueError(f"stem={stem!r} is unknown: choose one of {', '.join(STEMS)}")
+        require_one_of("stem", stem, STEMS)
         make_neuron = neuron_factory(neuron, tau=tau, surrogate=surrogate, alpha=alpha, T=T)
         imagenet = stem == "imagenet"
+        self.stem_stride = 4 if imagenet else 1
         self.conv1 = nn.Conv2d(
             in_channels,
             width,

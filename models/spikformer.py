@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .choices import require_one_of
 from .connect import Join, full_spike_join, get_join
 from .layers import MaxPool, SpikeMatmul, SpikingLayer, TokenLinear, conv3x3, spike, spike_and_join
 from .neuron import MakeNeuron, neuron_factory
@@ -61,7 +62,7 @@ class PatchSplitting(nn.Module):
 
     def __init__(self, in_channels: int, width: int, patch: int, make_neuron: MakeNeuron) -> None:
         super().__init__()
-        self.out_channels = width
+        self.out_channels, self.stride = width, patch
         halvings = PATCHES.index(patch)
 
         def pool_after(i: int) -> nn.Module:
@@ -248,9 +249,8 @@ class Spikformer(Trunk):
         super().__init__(aux_head, T=T, in_channels=in_channels, **sizes)
         if width % 8 or width % heads:
             raise ValueError(f"width={width} does not fit: it must be a multiple of 8 and of heads={heads}")
-        for name, value, choices in (("patch", patch, PATCHES), ("products", products, PRODUCTS)):
-            if value not in choices:
-                raise ValueError(f"{name}={value!r} is unknown: choose one of {', '.join(map(str, choices))}")
+        require_one_of("patch", patch, PATCHES)
+        require_one_of("products", products, PRODUCTS)
         if not 0.0 < scale < float("inf"):
             raise ValueError(f"scale={scale} is out of range: it must be above 0 and finite")
         self.event_frames = SIZES[size].event_frames

@@ -6,12 +6,15 @@ An architecture is a file beside this one: its blocks, its trunk and the familie
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .accumulation import AUX_HEADS, AccumulationPathway, Change
+from .choices import require_one_of, require_sizes
 from .connect import Join, JoinLayer
 from .layers import GlobalAvgPool, SpikingLayer, spike
 from .recompute import recomputed
@@ -69,15 +72,16 @@ class Trunk(nn.Module):
     event_frames = False  # made for frames of event counts rather than for static images
     readout = "fsnn"
     by_step = False
-    config: dict[str, Any]  # what `create_model` was called with; set there
+    stem_stride = 1
+    _config: Mapping[str, Any] = MappingProxyType({})
+    classes: Sequence[str] = ()  # names of the classes, where the weights tell them
+    inputs: Mapping[str, Any] = MappingProxyType({})  # how an image is read: channels, resize, crop, mean, std
 
     def __init__(self, aux_head: str | None, *, T: int, in_channels: int, **sizes: int) -> None:
         super().__init__()
-        for name, value in {"T": T, "in_channels": in_channels, **sizes}.items():
-            if value < 1:
-                raise ValueError(f"{name}={value} is out of range: it must be at least 1")
-        if aux_head is not None and aux_head not in AUX_HEADS:
-            raise ValueError(f"aux_head={aux_head!r} is unknown: choose one of {', '.join(AUX_HEADS)}")
+        require_sizes(T=T, in_channels=in_channels, **sizes)
+        if aux_head is not None:
+            require_one_of("aux_head", aux_head, AUX_HEADS)
         self.T = T
         self.in_channels = in_channels
         self.aap: AccumulationPathway | None = None
@@ -146,6 +150,57 @@ class Trunk(nn.Module):
     def classifier(self) -> nn.Linear:
         raise NotImplementedError
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "classifier":  # nn.Module would register a second module under the property's name
+            name = next(key for key, module in self._modules.items() if module is self.classifier)
+        super().__setattr__(name, value)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What `create_model` was called with; T and num_classes are what they are now."""
+        now = {"T": self.T, "num_classes": getattr(self.classifier, "out_features", None)}
+        return {k: now[k] if now.get(k) is not None else v for k, v in self._config.items()}
+
+    @config.setter
+    def config(self, config: Mapping[str, Any]) -> None:
+        self._config = config
+
+    @property
+    def num_features(self) -> int:
+        """What the classifier reads, [N, num_features]."""
+        return self.classifier.in_features
+
+    def get_classifier(self) -> nn.Linear:
+        return self.classifier
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Make new classifiers, of both streams where the pathway has its own, for so many classes."""
+        require_sizes(num_classes=num_classes)
+        old, self.classes = self.classifier, ()
+        self.classifier = nn.Linear(old.in_features, num_classes).to(old.weight)
+        if self.aap is not None and self.aap.head is not None:
+            self.aap.head = nn.Linear(old.in_features, num_classes).to(old.weight)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute the stem and all blocks again in the backward pass; `save_memory` does so for a third of them."""
+        self.recomputed_blocks = len(self.blocks()) if enable else 0
+
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """Of each stage, at whose end the resolution falls: `num_chs`, `reduction`, and `index` of its last part in the
+        body."""
+        found: list[dict[str, Any]] = []
+        reduction, channels, blocks = self.stem_stride, 0, 0
+        for i, part in enumerate([*self.body(), None]):
+            stride = getattr(part, "stride", 1)
+            if blocks and (part is None or stride != 1):
+                found.append({"num_chs": channels, "reduction": reduction, "index": i - 1})
+                blocks = 0
+            reduction *= stride
+            channels = getattr(part, "out_channels", channels)
+            blocks += isinstance(part, Block)
+        return found
+
     def body(self) -> Sequence[nn.Module]:
         """Blocks, and what lies between them, first to last."""
         raise NotImplementedError
@@ -173,6 +228,13 @@ class Trunk(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """The first spikes o_0 [T, N, C, H', W'] of images or frames."""
+        if not isinstance(x, Tensor):
+            raise ValueError(f"an input is a {type(x).__name__}: give a tensor, as torch.as_tensor makes one")
+        if not x.is_floating_point():
+            raise ValueError(f"an input is {x.dtype}: give floats, normalised as full_spike.transform(model) does")
+        weights = self.stem_layer().conv.weight.dtype
+        if x.dtype != weights and torch.float64 in (x.dtype, weights):
+            raise ValueError(f"an input is {x.dtype} and the weights are {weights}: convert one of them by .to()")
         if x.ndim not in (4, 5):
             raise ValueError(
                 f"an input of shape {tuple(x.shape)} has {x.ndim} dimensions: "
@@ -207,12 +269,15 @@ class Trunk(nn.Module):
 
     def forward_head(self, maps: Tensor, classifier: nn.Module | None = None) -> Tensor:
         """Logits of maps [T, N, C, H, W]: global average pooling, the mean over time, the classifier (the trunk's)."""
+        if maps.ndim != 5:
+            raise ValueError(
+                f"maps of shape {tuple(maps.shape)} are not [T, N, C, H, W]: take those of forward_features"
+            )
         features = self.avgpool(maps)  # [T, N, C]
         return (classifier or self.classifier)(features if self.by_step else features.mean(dim=0))
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        if self.readout not in READOUTS:
-            raise ValueError(f"readout={self.readout!r} is unknown: choose one of {', '.join(READOUTS)}")
+        require_one_of("readout", self.readout, READOUTS)
         readout = "both" if self.training else self.readout
         aap = None if readout == "fsnn" else self.aap
         o, a = self.streams(x, aap)
@@ -223,6 +288,25 @@ class Trunk(nn.Module):
         if readout == "both":
             return logits, aap_logits
         return aap_logits if readout == "aap" else logits + aap_logits
+
+
+class FeatureMaps(nn.Module):
+    """The last spikes of each stage of a trunk, [T, N, C, H, W] each, of images or frames; see `Trunk.feature_info`."""
+
+    def __init__(self, trunk: Trunk) -> None:
+        super().__init__()
+        trunk.classifier = nn.Identity()  # type: ignore[assignment]
+        self.trunk, self.feature_info = trunk, trunk.feature_info
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        trunk, maps = self.trunk, []
+        o = recomputed(trunk.encode, trunk, x) if trunk.recomputed_blocks else trunk.encode(x)
+        for i, part in enumerate(trunk.body()):
+            result = recomputed(part, part, o) if i < trunk.recomputed_blocks else part(o)
+            o = result[0] if isinstance(part, Block) else result
+            if any(stage["index"] == i for stage in self.feature_info):
+                maps.append(o)
+        return maps
 
 
 @contextlib.contextmanager

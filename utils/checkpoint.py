@@ -19,13 +19,12 @@ import torch
 from torch import Tensor
 
 from full_spike.models import Pretrained, read_pretrained
-from full_spike.models.pretrained import load_checkpoint
+from full_spike.models.pretrained import LATEST, load_checkpoint
 from full_spike.utils.distributed import World
 from full_spike.utils.errors import UserError
 from full_spike.utils.files import replacing
 
 FORMAT = {"name": "full-spike-aap", "version": 1}
-LATEST = "checkpoint_latest.pth"
 PREVIOUS = "checkpoint_previous.pth"
 BEST = "checkpoint_max_test_acc1.pth"
 NEEDED = (

@@ -657,6 +657,7 @@ def resume(run: Run, weights: Pretrained | None) -> None:
 
 def _check_network(path: Path, saved: dict[str, Any], ours: dict[str, Any]) -> None:
     # an option that the network of then did not have is at its default
+    saved = {**model_options(ours["model"]), **saved}
     wrong = [f"{k}={saved[k]!r} instead of {ours[k]!r}" for k in ours if k in saved and saved[k] != ours[k]]
     if wrong:
         raise UserError(f"{path} was saved from another network ({', '.join(wrong)}): use its options")

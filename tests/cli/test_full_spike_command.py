@@ -7,7 +7,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+from full_spike.models import read_pretrained
 from full_spike.utils import commands
 from support.command import ROOT, TINY, only
 from support.refusals import command
@@ -66,7 +68,11 @@ def test_train_test_and_convert_are_the_scripts(tmp_path, capsys):
     for option in ("width=4", "stem=cifar", "neuron=LIF", "in_channels=1"):
         network += ["--option", option]
     for source, options in (("published", network), ("clock_driven", network), ("pretrained", [])):
-        assert commands.main(["convert", str(tmp_path / source), str(tmp_path / f"{source}_back"), *options]) == 0
+        back = tmp_path / f"{source}_back"
+        assert commands.main(["convert", str(tmp_path / source), str(back), *options]) == 0
+        found, trained = (read_pretrained(path).state for path in (back, latest))
+        assert found.keys() == trained.keys()
+        assert all(torch.equal(found[key], value) for key, value in trained.items())
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])

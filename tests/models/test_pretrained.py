@@ -1,11 +1,13 @@
 """Trained networks as folders, as .safetensors, as checkpoints of ours and of others, and what does not fit."""
 
 import argparse
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from full_spike.models import create_model, read_pretrained, save_pretrained, to_published
+from full_spike.models import create_model, load_pretrained, read_pretrained, save_pretrained, to_published
 from support.command import ROOT
 from support.networks import small
 
@@ -84,7 +86,7 @@ def test_what_does_not_fit_is_one_line(trained):
     _, folder = trained
     assert "was saved from another network, dsnn18" in refusal(folder, "sew_resnet18")
     assert "was saved from another network, dsnn18" in refusal(folder, "dsnn34")
-    assert "reads 3 channels, and this network 1" in refusal(folder, in_channels=1)
+    assert "no weights of dsnn34 come along: name a folder" in refusal(True, "dsnn34")
     assert "of another shape: conv1.weight" in refusal(folder, width=8)
     assert "missing: sn1.w" in refusal(folder, neuron="PLIF")
     assert "there is no nowhere, neither a file nor weights that come along (cifar10/" in refusal("nowhere")
@@ -154,15 +156,24 @@ def test_a_pickle_that_would_run_code_is_not_loaded(tmp_path):
     assert not (tmp_path / "written").exists()
 
 
-@pytest.mark.parametrize("nest", ["model", "net", "state_dict"])
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize(
+    ("nest", "prefix"),
+    [
+        ("model", ""),
+        ("net", "module."),
+        ("state_dict", "module._orig_mod."),
+        ("state_dict", "model."),
+        ("model_state_dict", "_orig_mod."),
+    ],
+)
 @pytest.mark.parametrize("classes", [5, 7])
 def test_checkpoints_of_others_load(tmp_path, nest, prefix, classes):
     """timm's, with which Spikformer was trained, and the releases' own; names as published."""
     for name in ("ds_spikformer_4_384", "dsnn18"):
         model = small(name)
         state = {prefix + key: value for key, value in to_published(model).items()}
-        rest = {"epoch": 3, "arch": name, "args": argparse.Namespace(lr=0.1, data="/data"), "metric": 93.5}
+        rest = {"epoch": np.int64(3), "arch": name, "args": argparse.Namespace(lr=0.1, data=Path("/data"))}
+        rest |= {"metric": np.float32(93.5), "history": np.arange(3.0), "config": {"lr": 0.1}}
         torch.save({**rest, nest: state}, tmp_path / "x.pth")
         options = {**model.config, "num_classes": classes}
         again = create_model(pretrained=tmp_path / "x.pth", **options)
@@ -170,3 +181,22 @@ def test_checkpoints_of_others_load(tmp_path, nest, prefix, classes):
         for key, value in model.state_dict().items():
             assert key.startswith(heads) or torch.equal(again.state_dict()[key], value), key
         assert again.config == options
+
+
+@pytest.mark.parametrize(
+    ("nest", "prefix"), [("ema", ""), ("ema", "module."), ("model_ema", "module."), ("state_dict_ema", "")]
+)
+def test_averaged_weights_of_others_load(tmp_path, nest, prefix):
+    model = small("dsnn18")
+    averaged = {prefix + key: value + 1 for key, value in model.state_dict().items()}
+    torch.save({"model": model.state_dict(), nest: {**averaged, "n_averaged": torch.tensor(3)}}, tmp_path / "x.pth")
+    for asked, by in ((False, 0), (True, 1)):
+        load_pretrained(again := small("dsnn18"), read_pretrained(tmp_path / "x.pth", averaged=asked))
+        assert same(again.state_dict(), {key: value + by for key, value in model.state_dict().items()})
+
+
+def test_a_runs_folder_is_its_newest_checkpoint(tmp_path):
+    for name, more in (("checkpoint_3.pth", 1), ("checkpoint_latest.pth", 0)):
+        model = small("dsnn18")
+        torch.save({"model": {key: value + more for key, value in model.state_dict().items()}}, tmp_path / name)
+    assert same(create_model(pretrained=tmp_path, **model.config).state_dict(), model.state_dict())

@@ -175,7 +175,6 @@ def test_what_cannot_be_begun_with_is_one_line_and_no_folder(first, short, tmp_p
     [
         ("--model dsnn34", 2, "was saved from another network, dsnn18: create that one"),
         ("--width 3", 2, "does not fit dsnn18"),
-        ("--channels 1", 2, "reads 3 channels"),
         ("--initial-checkpoint nowhere", 1, "there is no nowhere, neither a file nor weights that come"),
     ],
 )

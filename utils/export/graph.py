@@ -343,6 +343,8 @@ def describe(model: Any, size: tuple[int, int]) -> Graph:
         raise ValueError(
             f"{model.config['model']} still has its pathway, which adds: take it off by detach_aap, or use --detach-aap"
         )
+    if isinstance(size, int):
+        raise ValueError(f"size={size} is one number: give (height, width)")
     plain: Any = copy.deepcopy(model).eval().cpu().float()
     plain.by_step = False
     if any(isinstance(module, _BatchNorm) for module in plain.modules()):

@@ -151,6 +151,8 @@ def quantize(model: Any, calibration: list[Tensor], bits: int = 8) -> FastRunner
     """
     if bits not in BITS:
         raise ValueError(f"bits={bits} is out of range: weights have {' or '.join(map(str, BITS))}")
+    if not calibration:
+        raise ValueError("quantize needs images to calibrate on: give a list of at least one batch [N, C, H, W]")
     height, width = calibration[0].shape[-2:]
     graph = exact_sums(describe(model, (height, width)))
     graph.require_binary("an integer network")
