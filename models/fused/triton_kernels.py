@@ -1,4 +1,4 @@
-"""The kernels of CUDA, in Triton: the equations of `kernels`, all T steps in one pass over memory each way.
+"""The kernels of CUDA, in Triton: the equations of `layer.c`, all T steps in one pass over memory each way.
 
 They are bound by memory: x is read once each way, the membrane stays in registers, and batch norm's two sums are made
 where dL/dc is. Bytes for each element and time step in bfloat16 (x and dL/dc of a static image count once in T):
@@ -62,21 +62,15 @@ def _formula(rule: Rule, dtype: torch.dtype) -> _Formula:
 
 
 @triton.jit
-def _blocks(channel_blocks, WIDE: tl.constexpr):
-    """Of rows and of channels, that a program is for."""
+def _place(channel_blocks, WIDE: tl.constexpr, COLS: tl.constexpr):
+    """The block of rows that a program is for, and its channels, [1, COLS] or one number."""
     program = tl.program_id(0)
     if WIDE:
         program = program.to(tl.int64)
-    return program // channel_blocks, program % channel_blocks
-
-
-@triton.jit
-def _channels(block, COLS: tl.constexpr):
-    """Those of a tile, [1, COLS], or one number."""
+    channel = program % channel_blocks
     if COLS > 1:
-        return block * COLS + tl.arange(0, COLS)[None, :]
-    else:
-        return block
+        channel = channel * COLS + tl.arange(0, COLS)[None, :]
+    return program // channel_blocks, channel
 
 
 @triton.jit
@@ -138,8 +132,7 @@ def _forward(
     FORMULA: tl.constexpr, T: tl.constexpr, STATIC: tl.constexpr, DTYPE: tl.constexpr,
     WIDE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    block, channel_block = _blocks(channel_blocks, WIDE)
-    channel = _channels(channel_block, COLS)
+    block, channel = _place(channel_blocks, WIDE, COLS)
     offset, exists = _tile(block, channel, rows, channels, inner, ROWS)
     xs = _steps(x, offset, exists, step, 1 if STATIC else T)
     shortcuts = xs if identity is None else _steps(identity, offset, exists, step, T)
@@ -166,8 +159,7 @@ def _backward(
     TILES: tl.constexpr, FORMULA: tl.constexpr, T: tl.constexpr, STATIC: tl.constexpr, DTYPE: tl.constexpr,
     WIDE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    line, channel_block = _blocks(channel_blocks, WIDE)
-    channel = _channels(channel_block, COLS)
+    line, channel = _place(channel_blocks, WIDE, COLS)
     a = None if scale is None else _vector(scale, channel, channels)
     b = None if shift is None else _vector(shift, channel, channels)
     center = None if mean is None else _vector(mean, channel, channels)
@@ -239,8 +231,7 @@ def _apply(
     g, x, a, b, c, rows, channels, inner, step: tl.int64, channel_blocks,
     DTYPE: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    block, channel_block = _blocks(channel_blocks, WIDE)
-    channel = _channels(channel_block, COLS)
+    block, channel = _place(channel_blocks, WIDE, COLS)
     offset, exists = _tile(block, channel, rows, channels, inner, ROWS)
     by_x = tl.load(x + offset, mask=exists).to(DTYPE) * _vector(b, channel, channels) + _vector(c, channel, channels)
     by_g = tl.load(g + offset, mask=exists).to(DTYPE) * _vector(a, channel, channels)
@@ -248,10 +239,7 @@ def _apply(
 
 
 def _cut(x: Tensor, elements: int, per_channel: bool = True) -> tuple[int, int, dict[str, Any]]:
-    """Blocks of rows, blocks of channels, and what kernels are told of x [T, outer, C, inner] cut into tiles.
-
-    elements: of a tile, for each thread, at most.
-    """
+    """Blocks of rows, blocks of channels, and what kernels are told of x in tiles of so many elements a thread at most."""
     _, outer, channels, inner = x.shape
     step = outer * channels * inner
     if not per_channel:  # one row of neighbours
