@@ -39,6 +39,7 @@ setup(
         "synops": ["syops==0.0.5", "progress>=1.6"],
         "export": ["onnx>=1.19", "onnxruntime>=1.23"],
         "nir": ["nir>=1.0.8", "nirtorch>=2.6"],
+        "parquet": ["pyarrow>=16"],
         "test": ["pytest>=8", "pytest-xdist>=3"],
         "lint": ["ruff", "mypy"],
     },

@@ -48,7 +48,6 @@ class Run:
 
     def __init__(self, folder: Path, agents: int, workers: int) -> None:
         self.folder, self.mark = folder, uuid.uuid4().hex
-        self.restarts = 0
         self.started: list[subprocess.Popen] = []
         # a store outside of the agents, so that either of them can be lost
         self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) if agents > 1 else None
@@ -78,9 +77,9 @@ class Run:
         self.started.append(process)
         return process
 
-    def _restart(self, index: int) -> None:
-        self.restarts += 1
-        self.agents[index] = self._start()
+    @property
+    def restarts(self) -> int:
+        return len(self.started) - len(self.agents)
 
     def through(self) -> bool:
         """Whether it has trained to its end; an agent that gave up is started again."""
@@ -88,7 +87,7 @@ class Run:
             return True
         for index, agent in enumerate(self.agents):
             if agent.poll() is not None:
-                self._restart(index)
+                self.agents[index] = self._start()
         return False
 
     def wait(self, condition: Callable[[], bool] = lambda: False, seconds: float = LIMIT) -> bool:
@@ -122,7 +121,7 @@ class Run:
         else:
             self.agents[target].kill()
             self.agents[target].wait()
-            self._restart(target)
+            self.agents[target] = self._start()
 
     def left_over(self) -> int:
         """Processes that outlive the run: agents have two minutes to end, as one whose peer was killed at the very end
@@ -174,11 +173,6 @@ def differing_bits(ours: Any, theirs: Any) -> int:
     return 0 if type(ours) is type(theirs) and ours == theirs else 64
 
 
-def outcome(folder: Path) -> dict[str, Any]:
-    (path,) = folder.glob(f"out/*/{checkpoint.LATEST}")
-    return checkpoint.read(path)
-
-
 def campaign(mode: str, kills: int, chance: random.Random) -> str:
     """A row of the table: what became of the runs of one mode, the first of which is not disturbed."""
     began, killed, restarts, bits, left, runs = time.monotonic(), 0, 0, 0, 0, 0
@@ -198,7 +192,8 @@ def campaign(mode: str, kills: int, chance: random.Random) -> str:
                     sys.exit(f"{mode}: not through {LIMIT:.0f} s after its last kill\n{last.read_text()[-2000:]}")
                 left += run.left_over()
                 restarts, runs = restarts + run.restarts, runs + 1
-                found = outcome(run.folder)
+                (path,) = run.folder.glob(f"out/*/{checkpoint.LATEST}")
+                found = checkpoint.read(path)
             finally:
                 run.close()
             bits += differing_bits(found, expected) if expected else 0

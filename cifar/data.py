@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from torchvision import datasets
 from torchvision.transforms import v2
 
+from full_spike.models import Pretrained
 from full_spike.utils.data import augment
 from full_spike.utils.data.dataset import Datasets
 from full_spike.utils.data.digits import load_digits
@@ -100,8 +101,11 @@ def picture(args: Namespace, channels: int) -> Callable:
     return v2.Compose([*fit, v2.ToDtype(torch.float32, scale=True), v2.Normalize([Digits.mean], [Digits.std])])
 
 
-def load(args: Namespace, world: World) -> Datasets:
+def load(args: Namespace, world: World, weights: Pretrained | None = None) -> Datasets:
     """The data set that --dataset names.
+
+    Args:
+        weights: that are to be tested, if they are known already.
 
     Raises:
         UsageError: the options don't fit together.
@@ -124,9 +128,9 @@ def load(args: Namespace, world: World) -> Datasets:
         train, test = Digits(args, train=True), Digits(args, train=False)
         mean, std, classes = (Digits.mean,), (Digits.std,), tuple(map(str, range(10)))
     elif args.dataset == "folder":
-        train, test, mean, std = load_folder(args, world, tests=("test", "val"), default="cifar10")
+        train, test, mean, std = load_folder(args, world, tests=("test", "val"), default="cifar10", weights=weights)
         train.transform, test.transform = transforms(args, mean, std, resize=True)
-        classes = train.classes
+        classes = test.classes
         of_folder = {"files": train.fingerprint(), "mean": list(mean), "std": list(std)}
     else:
         train, test = _load_cifar(args, world)

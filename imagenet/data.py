@@ -1,4 +1,4 @@
-"""ImageNet: train/<wnid>/*.JPEG and val/<wnid>/*.JPEG. Any folder of images will do.
+"""ImageNet: train/<wnid>/*.JPEG and val/<wnid>/*.JPEG, or shards of it. Any folder of images will do.
 
 `args` has the fields of every group of `utils.data.options` but `add_small_image_arguments`.
 """
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from torchvision.transforms import v2
 
+from full_spike.models import Pretrained
 from full_spike.utils.data import augment
 from full_spike.utils.data.dataset import Datasets
 from full_spike.utils.data.images import decode, given_numbers, load_folder
@@ -49,19 +50,22 @@ def picture(args: Namespace, channels: int) -> augment.Halves:
     return transforms(args, mean, std)[1]
 
 
-def load(args: Namespace, world: World) -> Datasets:
+def load(args: Namespace, world: World, weights: Pretrained | None = None) -> Datasets:
     """The data set at --data-path.
+
+    Args:
+        weights: that are to be tested, if they are known already.
 
     Raises:
         UsageError: no path is given, or options that do not go together.
         UserError: the folder is not laid out as it should be.
     """
     if args.data_path is None:
-        raise UsageError("ImageNet needs --data-path: the folder with train/<wnid>/ and val/<wnid>/")
+        raise UsageError("ImageNet needs --data-path: the folder with train/<wnid>/ and val/<wnid>/, or with shards")
     resize, crop = args.val_resize_size, args.val_crop_size
     if crop > resize:
         raise UsageError(f"--val-crop-size {crop} is above --val-resize-size {resize}: resize to as much at least")
-    train, test, mean, std = load_folder(args, world, tests=("val", "test"), default="imagenet")
+    train, test, mean, std = load_folder(args, world, tests=("val", "test"), default="imagenet", weights=weights)
     train.transform, test.transform = transforms(args, mean, std)
     if args.loader == "torchvision":
         train.load = test.load = decode
@@ -69,10 +73,10 @@ def load(args: Namespace, world: World) -> Datasets:
     return Datasets(
         train,
         test,
-        len(train.classes),
+        len(test.classes),
         len(mean),
-        mix=augment.mixing(args, len(train.classes)),
-        classes=train.classes,
+        mix=augment.mixing(args, len(test.classes)),
+        classes=test.classes,
         inputs={"channels": len(mean), "resize": resize, "crop": crop, "mean": list(mean), "std": list(std)},
         recipe={
             **{name: getattr(args, name) for name in sizes},

@@ -38,7 +38,7 @@ def run(argv: list[str] | None) -> None:
     with job(args) as world:
         weights = find_weights(args, world)
         args = parse(make_parser(), argv, options_of(weights, args))
-        data = load(args, world)
+        data = load(args, world, weights)
         with as_usage_error():
             model = create_model(
                 args.model,

@@ -60,9 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from full_spike.utils.log import RunLog, read_metrics, table, training_seconds
     from full_spike.utils.measure import synops
     from full_spike.utils.measure.certificate import certify
+    from full_spike.utils.report import read_config
     from full_spike.utils.trained import batches
     from studies.blocks import load_run
-    from studies.gathering import read_config
 
     config = read_config(args.run)
     data_path = args.data_path or config["data_path"]

@@ -75,8 +75,10 @@ def run(args: argparse.Namespace) -> int:
     problems = 0
     for done, problem in runner.all(runs):
         problems += problem is not None
-        if problem or not runner.stopping.is_set():
-            print(problem or f"{done.study.name}: {done.name}", flush=True)
+        if problem:
+            print(f"error: {problem}", file=sys.stderr, flush=True)
+        elif not runner.stopping.is_set():
+            print(f"{done.study.name}: {done.name}", flush=True)
     if runner.stopping.is_set():
         raise UserError("stopped: the same command goes on where it was")
     return 1 if problems else 0

@@ -25,6 +25,7 @@ from full_spike.utils.errors import run_command
 from full_spike.utils.files import write_file
 from full_spike.utils.losses import DualStreamLoss
 from full_spike.utils.options import Parser
+from full_spike.utils.report import read_config
 from full_spike.utils.trained import (
     add_data_set_arguments,
     add_network_arguments,
@@ -32,7 +33,6 @@ from full_spike.utils.trained import (
     build_network,
     load_data_set,
 )
-from studies.gathering import read_config
 
 SAMPLES = 128
 

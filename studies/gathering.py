@@ -9,25 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from full_spike.models import create_model, detach_aap
 from full_spike.utils.checkpoint import LATEST, load
-from full_spike.utils.errors import UserError
 from full_spike.utils.files import replacing
 from full_spike.utils.log import read_metrics, training_seconds
+from full_spike.utils.report import read_config
 from studies.grid import AFTER, Run, Study
 
 RESULTS = Path(__file__).parent / "results"
 TEXTS = {"row", "title", "side", "device", "machine", "torch", "commit", "command", "when", "block"}  # not numbers
-
-
-def read_config(run: Path) -> dict[str, Any]:
-    """A run's config.yaml: its options, and `versions`."""
-    path = run / "config.yaml"
-    if not path.is_file():
-        raise UserError(f"there is no {path}: name the folder of a run")
-    return yaml.safe_load(path.read_text())
 
 
 def run_line(run: Run, folder: Path) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_origin, get_type_hints
 
 import yaml
 
@@ -107,15 +108,25 @@ def read_study(path: Path) -> Study:
         UsageError: it cannot be read, or names rows or steps that there are not.
     """
     try:
-        study = Study(path.stem, **yaml.safe_load(path.read_text()))
-    except (OSError, TypeError, yaml.YAMLError) as error:
+        return _checked(Study(path.stem, **yaml.safe_load(path.read_text())), path)
+    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
         raise UsageError(f"{path} is no study: {' '.join(str(error).split())}") from None
+
+
+def _checked(study: Study, path: Path) -> Study:
+    for name, hint in get_type_hints(Study).items():
+        value, kind = getattr(study, name), hint if isinstance(hint, UnionType) else get_origin(hint) or hint
+        if not isinstance(value, kind):
+            raise UsageError(f"{path}: {name} is {value!r}, and must be {hint}")
+    for options in (study.options, *study.rows.values()):
+        if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
+            raise UsageError(f"{path}: {options!r} are no options: write `name: value`")
     lists = [rows for rows in [*study.after.values(), *study.pairs.values()] if rows != "all"]
     for names, known in ((study.after, AFTER), (study.labels, study.rows), *((rows, study.rows) for rows in lists)):
         for name in names:
             if name not in known:
                 raise UsageError(f"{path} names {name!r}, which is not one of {', '.join(known)}")
     for row, options in study.rows.items():
-        if "epochs" not in {**study.options, **options}:
+        if not isinstance({**study.options, **options}.get("epochs"), int):
             raise UsageError(f"{path}: {row} needs a number of epochs: add it to options")
     return study

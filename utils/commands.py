@@ -19,13 +19,14 @@ COMMANDS = {
     "certify": ("utils.fullspike", "certify that only spikes enter weighted layers"),
     "export": ("utils.export.__main__", "write a trained network for another runtime"),
     "convert": ("utils.convert_checkpoint", "weights from one naming to another, and to .safetensors"),
+    "make-shards": ("utils.make_shards", "pack images into shards: WebDataset's tars, or Parquet"),
     "predict": ("utils.predict", "the classes of images, and pictures of the spikes that they cause"),
 }
 
 
 def usage() -> str:
     """What `full-spike` alone prints."""
-    lines = [f"  {name:<9}{text}" for name, (_, text) in COMMANDS.items()]
+    lines = [f"  {name:<13}{text}" for name, (_, text) in COMMANDS.items()]
     return "\n".join(
         ["usage: full-spike COMMAND [options]", "", *lines, "", "full-spike COMMAND --help lists the options"]
     )

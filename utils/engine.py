@@ -82,6 +82,12 @@ def _explaining_exhaustion() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
+        reason = str(error).strip(". \n").rpartition("\n")[2]
+        if "killed by signal" in reason or "shared memory" in reason:
+            raise UserError(
+                f"a loading process ended ({reason}): give it more memory or a larger /dev/shm (docker's --shm-size), "
+                "or load with -j 0"
+            ) from None
         # RuntimeError is what torch's allocator on the CPU raises
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
             raise
@@ -176,8 +182,9 @@ class Run:
             self.ema = ema
         self.compiles = args.fused or args.compile  # the first step does
         self.meter = Meter(readout_names(self.model), world.device)
+        self.nan_batch = torch.zeros(1, dtype=torch.int64, device=world.device)  # the first, counted from 1
         self.interrupts = Interrupts(world, args.checkpoint_every)
-        self.folder = Path(args.output_dir) / run_folder.run_name(args, self.model.config, self.data.name)
+        self.folder = run_folder.folder_of(args, self.model.config, self.data.name)
         for name in args.of("network"):  # what config.yaml keeps is what the network was built with
             setattr(args, name, {**self.model.config, "model": args.model}.get(name))
         self.log = RunLog(world, self.folder)
@@ -331,7 +338,9 @@ def train_epoch(run: Run) -> tuple[int, float]:
                 run.log.say(f"first step {took:.1f} s, mostly compiling")
                 run.clock.leave_out(took)
                 run.compiles = False
-            run.meter.update(readouts(outputs), target, loss)
+            hold_nan = images.isnan().any()  # of which neurons would make silence, and a loss like any other
+            run.nan_batch = torch.where(hold_nan & (run.nan_batch == 0), step + 1, run.nan_batch)
+            run.meter.update(readouts(outputs), target, loss.masked_fill(hold_nan, math.nan))
             run.step = step + 1
             seen += len(target) * run.world.size
             window_seen += len(target) * run.world.size
@@ -497,6 +506,12 @@ def _read_meter(run: Run) -> tuple[float, Scores]:
     """The epoch so far; every process sees the same numbers, so all stop together at a loss that is not finite."""
     loss, scores = run.meter.read(run.world)
     if not math.isfinite(loss) and run.step:
+        nan_batch = max(int(batch) for batch in run.world.gather(run.nan_batch.cpu()))
+        if nan_batch:
+            raise UserError(
+                f"inputs hold NaN in batch {nan_batch} of epoch {run.epoch + 1}: look at how the data are made; the "
+                "checkpoints of the run are untouched"
+            )
         raise UserError(
             f"the loss became {loss} in epoch {run.epoch + 1}, batch {run.step} or before: lower --lr, or use "
             "--amp-dtype bf16 or no --amp; the checkpoints of the run are untouched"
@@ -581,7 +596,7 @@ def resume(run: Run, weights: Pretrained | None) -> None:
     args, world, say = run.args, run.world, run.log.say
     found: tuple[Path, dict[str, Any]] | None = None
     with world.main_only("reading the checkpoint") as main:
-        if main and args.resume == "auto":
+        if main and (args.resume == "auto" or Path(args.resume) == run.folder):
             found = checkpoint.newest_whole(run.folder, say)
         elif main:
             found = Path(args.resume), checkpoint.read(Path(args.resume))

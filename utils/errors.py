@@ -125,9 +125,10 @@ def run_command(main: Callable[[], int | None]) -> int:
         return status
     except UserError as error:
         label, message, status = error.label, one_line(error), error.exit_status
-        # torch's reraising of a worker's error refers to itself and so would keep the data loader: its workers would
-        # be killed at exit instead of ended now
-        traceback.clear_frames(error.__traceback__)
+        # what keeps the data loader: its workers would be killed at exit instead of ended now. torch's reraising of a
+        # worker's error refers to itself
+        for met in filter(None, (error, error.__context__)):
+            traceback.clear_frames(met.__traceback__)
     except OSError as error:  # a full disk, a missing permission: as the system names it, with the file
         if isinstance(error, BrokenPipeError) and _reader_is_gone():
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python writes at its end

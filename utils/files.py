@@ -1,4 +1,4 @@
-"""Files, written whole or not at all."""
+"""Files: written whole or not at all; which of them are images."""
 
 from __future__ import annotations
 
@@ -6,15 +6,51 @@ import contextlib
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from full_spike.utils.errors import UsageError, UserError
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+# folders that systems make beside people's files, but for those whose names begin with a dot
+OF_SYSTEMS = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or a folder is hidden, or was made by a system: nobody's image, sample or class."""
+    return name.startswith(".") or name in OF_SYSTEMS
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of this name is an image."""
+    return name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(name)
+
+
+def passed_over(folder: Path, names: Sequence[str]) -> str:
+    """A line on what a folder holds besides images."""
+    shown = ", ".join([*names[:3], *(["…"] if len(names) > 3 else [])])
+    return f"passed over in {folder}, since no image: {len(names)} ({shown})"
+
 
 def cache_home() -> Path:
-    """Where files go that can be made again: ~/.cache/full-spike, or below $XDG_CACHE_HOME."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "full-spike"
+    """Where files go that can be made again: ~/.cache/full-spike, or below $XDG_CACHE_HOME.
+
+    Raises:
+        UserError: it cannot be made, or not be written to.
+    """
+    try:
+        path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "full-spike"
+        path.mkdir(parents=True, exist_ok=True)
+        if os.access(path, os.W_OK):
+            return path
+        reason = f"{path} is read-only"
+    except (OSError, RuntimeError) as error:  # the latter: nobody knows of a home directory
+        reason = str(error).rstrip(".")
+    raise UserError(f"there is no place to keep files in ({reason}): set XDG_CACHE_HOME to a folder for them")
 
 
 @contextlib.contextmanager
@@ -66,6 +102,12 @@ def write_file(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
     with replacing(path) as partial:
         partial.write_bytes(content)
+
+
+def write_picture(path: Path, figure: Figure) -> None:
+    """Write a figure whole or not at all, as the kind of picture that the name says; a link is replaced."""
+    with replacing(path) as partial:
+        figure.savefig(partial, format=path.suffix[1:], dpi=120)
 
 
 def _remove(path: Path) -> None:

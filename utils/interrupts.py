@@ -100,11 +100,7 @@ class Interrupts:
 
     def after_epoch(self) -> int:
         """As `after_step`, at an epoch's end, where nothing may stay under way."""
-        return max(
-            self.consensus.settle(),
-            self.consensus.exchange(STOP if self.received else NOTHING),
-            self.consensus.settle(),
-        )
+        return max(self.consensus.settle(), self.after_test_batch(), self.consensus.settle())
 
     def saved(self) -> None:
         """A checkpoint was written: the interval begins again."""

@@ -53,7 +53,7 @@ class RunLog:
         logs = self.folder.with_name(self.folder.name + "_logs")
         for split in ("train", "te"):
             self._writers[split] = SummaryWriter(str(logs / split), purge_step=first_epoch)
-        (logs / "args.txt").write_text(options + "\n", encoding="utf-8")
+        write_file(logs / "args.txt", f"{options}\n".encode())
 
     def scalars(self, split: str, values: dict[str, float], epoch: int) -> None:
         """Scalars of an epoch for TensorBoard; split is "train" or "te"."""
@@ -71,9 +71,10 @@ class RunLog:
 
     def forget_from(self, epoch: int) -> None:
         """Drop the records of epochs that will be run again, and lines that are damaged or that a crash cut off."""
-        if self.quiet or self.folder is None or not (self.folder / METRICS).exists():
+        if self.quiet or self.folder is None:
             return
-        kept = [entry for entry in read_metrics(self.folder, self.warn) if entry["epoch"] < epoch]
+        found = read_metrics(self.folder, self.warn) if (self.folder / METRICS).exists() else []
+        kept = [entry for entry in found if entry["epoch"] < epoch]
         write_file(self.folder / METRICS, "".join(json.dumps(entry) + "\n" for entry in kept).encode())
 
     def progress(self, title: str, total: int, done: int = 0, unit: str = "batch") -> Progress:

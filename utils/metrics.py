@@ -170,14 +170,10 @@ class Clock:
         """Time that is not spent again, such as that of compiling."""
         self._began += seconds
 
-    @property
-    def elapsed(self) -> float:
-        return time.monotonic() - self._began
-
     def left(self, done: float) -> float:
         """Seconds that are left when so many epochs are done; 0 where nothing is known yet."""
         here = done - self._start
-        return max(0.0, self.elapsed / here * (self._end - done)) if here > 0 else 0.0
+        return max(0.0, (time.monotonic() - self._began) / here * (self._end - done)) if here > 0 else 0.0
 
 
 def clock_time(seconds: float) -> str:

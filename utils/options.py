@@ -339,7 +339,10 @@ def add_run_arguments(parser: Parser) -> None:
         help="the run's folder (default: the release's name, and all else that is not the default)",
     )  # fmt: skip
     add("--start-epoch", type=natural, default=0, metavar="N", help="number of the first epoch of a new run")
-    add("--resume", type=weights_name, metavar="FILE|auto", help="go on from this checkpoint, or the run's newest")
+    add(
+        "--resume", type=weights_name, metavar="FILE|FOLDER|auto",
+        help="go on from this checkpoint, in this run's folder, or from the newest of the run that the options name",
+    )  # fmt: skip
     add(
         "--new-schedule", action="store_true",
         help="with --resume and other --epochs: plan the learning rate again, from --lr now to the new end",

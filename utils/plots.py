@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from full_spike.utils.errors import UserError, run_command, warn
+from full_spike.utils.files import write_picture
 from full_spike.utils.log import METRICS, read_metrics
 from full_spike.utils.options import Parser
 
@@ -198,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"{folder / METRICS} holds no epoch yet: wait for the first one")
     for name, figure in (("learning_curves", learning_curves(epochs)), ("firing_rates", firing_rates(epochs))):
         if figure is not None:
-            figure.savefig(folder / f"{name}.png", dpi=120)
+            write_picture(folder / f"{name}.png", figure)
             print(f"wrote {folder / name}.png")
     return 0
 

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from full_spike.utils.errors import UsageError, UserError, escaped, run_command
-from full_spike.utils.files import check_output_folder, read_text
+from full_spike.utils.files import check_output_folder, is_image, passed_over, read_text, write_picture
 from full_spike.utils.options import Parser, positive_int, probability
 from full_spike.utils.trained import add_data_set_arguments, add_network_arguments
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
 SHOWN_SIDE = 256  # pixels of the image in the picture
 SHIPPED = "cifar10", "fsnn18"  # default weights
 
@@ -60,10 +59,13 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-            if not inside:
+            inside = sorted(path.iterdir())
+            images = [p for p in inside if is_image(p.name)]
+            if not images:
                 raise UserError(f"{path} holds no image: name a folder that does")
-            found += inside
+            if len(images) < len(inside):
+                print(escaped(passed_over(path, [p.name for p in inside if p not in images])))
+            found += images
         elif path.exists():
             found.append(path)
         else:
@@ -125,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.output.mkdir(parents=True, exist_ok=True)
         image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
         title = f"{network.config['model']} at {escaped(path.name)}: {top[0].strip()}"
-        plots.spikes(layers, title, np.asarray(image)).savefig(target, dpi=120)
+        write_picture(target, plots.spikes(layers, title, np.asarray(image)))
         print(f"wrote {target}")
     return 0
 

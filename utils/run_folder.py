@@ -35,7 +35,7 @@ _RELEASED = {
 }  # fmt: skip
 # what the data's own name says, and how they are read
 _DATA = {"dataset", "image_size", "frame_size", "T_train", "augment"}
-_READING = {"data_path", "workers", "cache_dataset", "download"}
+_READING = {"data_path", "data_format", "check_data", "frames_path", "workers", "cache_dataset", "download"}
 _LONGEST = 200  # bytes of a name, of the 255 that file systems take
 
 
@@ -71,6 +71,13 @@ def run_name(args: Args, network: Mapping[str, Any], prefix: str = "") -> str:
     if len(name.encode()) > _LONGEST:
         name = f"{name[: _LONGEST - 13]}_{hashlib.sha256(name.encode()).hexdigest()[:12]}"
     return name
+
+
+def folder_of(args: Args, network: Mapping[str, Any], prefix: str = "") -> Path:
+    """The run's folder: the one that --resume names, or else `run_name` in --output-dir."""
+    if args.resume and args.resume != "auto" and (Path(args.resume) / checkpoint.LATEST).exists():
+        return Path(args.resume)
+    return Path(args.output_dir) / run_name(args, network, prefix)
 
 
 @contextlib.contextmanager

@@ -40,7 +40,7 @@ def test(model: Any, data: Datasets, args: Args, world: World, weights: Pretrain
         UserError: there are none, or they do not fit.
     """
     log = RunLog(world)
-    folder = Path(args.output_dir) / run_folder.run_name(args, model.config, data.name)
+    folder = run_folder.folder_of(args, model.config, data.name)
     if weights is None:
         weights = _newest(folder, args, world, log)
         try:
@@ -57,7 +57,7 @@ def test(model: Any, data: Datasets, args: Args, world: World, weights: Pretrain
     if args.predictions is not None:
         check_output_folder(Path(args.predictions).parent, "--predictions")
     loaders = make_loaders(
-        data.train, data.test, batch_size=args.batch_size, workers=args.workers, world=world, seed=args.seed,
+        data.test, data.test, batch_size=args.batch_size, workers=args.workers, world=world, seed=args.seed,
         collate=data.collate,
     )  # fmt: skip
     by_class = ByClass(readout_names(model), data.num_classes, world.device)

@@ -1,6 +1,7 @@
 """Top-5 classes of images, and pictures of the spikes that they cause."""
 
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -46,6 +47,19 @@ def test_it_stops_as_soon_as_it_is_sure(digit):
         at_one = command(*words[:-1], steps).out
         assert out.replace(f", after {steps} of 3 time steps", "") == at_one
     assert at_one == whole
+
+
+def test_a_folder_as_systems_leave_it(digit, tmp_path):
+    checkpoint, folder = digit
+    shutil.copytree(folder / "digits", tmp_path / "in")
+    for name in ("._0.png", ".DS_Store", "Thumbs.db"):
+        (tmp_path / "in" / name).touch()
+    Image.open(next((folder / "digits").glob("*.png"))).save(tmp_path / "in/x.gif")
+    done = command("utils.predict", "--checkpoint", checkpoint, tmp_path / "in", "--no-pictures")
+    assert (done.status, done.err) == (0, "")
+    assert len(re.findall(r"(?m)^ +\d+\.\d %  \d$", done.out)) == 3 * 5
+    line = f"passed over in {tmp_path}/in, since no image: 3 (.DS_Store, ._0.png, Thumbs.db)"
+    assert line in done.out.splitlines()
 
 
 def test_where_the_names_of_classes_come_from(digit, tmp_path):

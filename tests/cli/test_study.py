@@ -102,6 +102,13 @@ def test_tasks_of_a_job_array_are_the_runs_of_the_list(tiny):
         ("synops: [with]", "synops: [without]", "names 'without'"),
         ("blocks: [with]", "shell: [with]", "names 'shell', which is not one of synops"),
         ("rows:", "rows: [", "is no study: while parsing"),
+        ("seeds: [0, 1]", "seeds: 3", "seeds is 3, and must be list[int]"),
+        ("title: a small one", "title: x\ndata: [a]", "data is ['a'], and must be str | None"),
+        ("device: cpu}", "5: cpu}", "are no options: write `name: value`"),
+        ("plain: {model: resnet18}", "plain: resnet18", "'resnet18' are no options"),
+        ("epochs: 2", "epochs: two", "with needs a number of epochs"),
+        ("synops: [with]", "synops: 3", "is no study"),
+        ("what: [with, plain]", "what: [[with], plain]", "is no study"),
     ],
 )
 def test_a_wrong_study_is_one_line(tiny, right, wrong, message):
@@ -132,9 +139,7 @@ def test_a_wrong_command_is_one_line(tiny, arguments, message):
 
 
 def test_a_run_that_fails_is_said_and_the_others_go_on(tiny, tmp_path):
-    tiny.write_text(
-        TINY.replace("neuron: IF", "neuron: NONE").replace("[0, 1]", "[0]").replace("epochs: 2", "epochs: 1")
-    )
+    tiny.write_text(TINY.replace("neuron: IF", "lr: -1").replace("[0, 1]", "[0]").replace("epochs: 2", "epochs: 1"))
     (tmp_path / "runs/tiny/plain_seed0.log").mkdir(parents=True)  # where its log is to be
     ended = {run.name: problem for run, problem in Runner(tmp_path / "runs", {}, jobs=2).all(read_study(tiny).runs())}
     assert "train of with_seed0 ended with status 2" in ended["with_seed0"]

@@ -1,6 +1,7 @@
 """Files are written whole or not at all, and what a run records is read although lines of it are damaged."""
 
 import contextlib
+import json
 import multiprocessing
 import subprocess
 import sys
@@ -63,6 +64,29 @@ def test_of_two_writers_the_last_one_to_finish_counts(tmp_path):
         subprocess.run([sys.executable, "-c", code, tmp_path / "file"], cwd=ROOT, check=True)
         assert (tmp_path / "file").read_bytes() == b"theirs"
     assert contents(tmp_path) == {"file": b"ours"}
+
+
+def test_a_link_in_an_output_folder_is_replaced_and_not_followed(tmp_path):
+    """By pictures, by metrics and by what --tb says of a run."""
+    elsewhere, run = tmp_path / "elsewhere", tmp_path / "run"
+    (tmp_path / "run_logs").mkdir()
+    run.mkdir()
+    elsewhere.write_bytes(LINE)
+    for path in (run / "metrics.jsonl", run / "learning_curves.png", tmp_path / "run_logs/args.txt"):
+        path.symlink_to(elsewhere)
+    log = RunLog(World(), run)
+    log.forget_from(1)
+    log.record(json.loads(LINE))
+    log.open_tensorboard(0, "options")
+    log.close()
+    assert command("utils.plots", run).status == 0
+    assert elsewhere.read_bytes() == LINE
+    assert len(read_metrics(run)) == 2
+    (run / "metrics.jsonl").unlink()
+    (run / "metrics.jsonl").symlink_to(tmp_path / "new")
+    log.forget_from(0)
+    log.record(json.loads(LINE))
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_text_is_in_utf_8(tmp_path):

@@ -1,5 +1,6 @@
 """From what is published, or what spikingjelly has made of it, to frames: whole or not there, clear when it fails."""
 
+import errno
 import hashlib
 import pickle
 import shutil
@@ -207,7 +208,57 @@ def test_processes_and_runs_that_start_together_prepare_once(tmp_path):
     assert not list(tmp_path.rglob("*.partial"))
 
 
+@pytest.mark.parametrize("left", [FRAMES, "events_np", "extract"])
+def test_what_systems_leave_is_no_sample(theirs, tmp_path, left):
+    shutil.copytree(theirs / left, tmp_path / left)
+    for folder in [tmp_path / left, *(path for path in (tmp_path / left).rglob("*") if path.is_dir())]:
+        (folder / "@eaDir").mkdir()
+        for name in ("._user24_led_0.npz", ".DS_Store", "@eaDir/user24_led_0.npz"):
+            (folder / name).write_bytes(b"of a system")
+    ours, expected = load(GESTURES, tmp_path, *REAL), load(GESTURES, theirs, *REAL)
+    assert contents(ours.train) == contents(expected.train)
+    assert contents(ours.test) == contents(expected.test)
+
+
+def test_archives_with_what_systems_leave(archives, tmp_path):
+    root, row = archives
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "download/.DS_Store").touch()
+    assert len(load(row, tmp_path, "--dataset", "cifar10dvs", "--T", 4).train) == 110
+
+
+def test_frames_go_where_they_may(theirs, tmp_path):
+    """What is on a share that cannot be written to is read there."""
+    shutil.copytree(theirs / "events_np", tmp_path / "share/events_np")
+    before = tree(tmp_path / "share")
+    data = load(GESTURES, tmp_path / "share", *REAL, "--frames-path", tmp_path / "own")
+    assert contents(data.train) == contents(load(GESTURES, theirs, *REAL).train)
+    assert tree(tmp_path / "share") == before
+    assert [path.name for path in (tmp_path / "own").iterdir()] == [FRAMES]
+
+
 # One clear line
+
+
+def test_a_share_that_cannot_be_written_to_is_one_line(theirs, tmp_path, monkeypatch):
+    shutil.copytree(theirs / "events_np", tmp_path / "events_np")
+
+    def read_only(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("pathlib.Path.mkdir", read_only)  # root may write anywhere
+    with pytest.raises(UserError, match=rf"{FRAMES} cannot be made \(Read-only .*\): say by --frames-path where"):
+        load(GESTURES, tmp_path, *REAL)
+
+
+@pytest.mark.parametrize("place", ["extract/airplane", "CIFAR10DVS/airplane"])
+def test_recordings_in_another_format_are_named(tmp_path, place):
+    (tmp_path / place).mkdir(parents=True)
+    (tmp_path / place / "0.aedat4").write_bytes(b"#!AER-DAT4.0\r\n")
+    with pytest.raises(
+        UserError, match=r"0.aedat4 is AEDAT 4, to which .*: fetch the archives of cifar10dvs/README.md"
+    ):
+        load("cifar10dvs", tmp_path, "--dataset", "cifar10dvs")
 
 
 def test_real_data_must_be_fetched_whole(archives, tmp_path):

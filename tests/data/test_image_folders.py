@@ -1,8 +1,11 @@
 """Folders of one's own images: how they are listed, divided, normalised and read, and what is said of wrong ones."""
 
 import os
+import re
 import shutil
 import sys
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -67,15 +70,24 @@ def test_the_order_is_torchvisions(images):
     assert list(ours.classes) == theirs.classes
 
 
-def test_hidden_files_and_folders_are_neither_images_nor_classes(images):
+def test_what_systems_leave_is_neither_an_image_nor_a_class_and_counted(images, capsys):
     plain = names(ImageFolder(images / "train"))
     (images / "train/cat/._0.png").write_bytes(b"of macOS")
-    for below in (".ipynb_checkpoints", "cat/.ipynb_checkpoints"):
+    for below in (".ipynb_checkpoints", "cat/.ipynb_checkpoints", "@eaDir", "__MACOSX", "cat/@eaDir", "lost+found"):
         (images / "train" / below).mkdir()
         shutil.copy(images / "train/cat/0.png", images / "train" / below / "0-checkpoint.png")
-    (images / "train/cat/Thumbs.db").touch()
-    assert names(ImageFolder(images / "train")) == plain
+    for name in ("cat/Thumbs.db", ".DS_Store"):
+        (images / "train" / name).touch()
     assert folder(images).classes == ("cat", "dog")
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == f"passed over in {images}/train, since no image: 9 (.DS_Store, .ipynb_checkpoints, @eaDir, …)"
+    assert names(ImageFolder(images / "train")) == plain
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "bmp", "tiff", "ppm", "GIF"])
+def test_every_format_of_the_documents_is_read(images, suffix):
+    Image.open(images / "train/cat/0.png").save(images / f"train/cat/0.{suffix}")
+    assert len(folder(images).train) == 11
 
 
 def test_names_that_are_no_text(tmp_path):
@@ -125,6 +137,53 @@ def test_one_process_looks_for_all(images):
     assert first[:-1] == second[:-1]
     assert first[0] == [f"{images}/train/{name}/{i}.png" for name in ("cat", "dog") for i in range(5)]
     assert (first[-1] > 0, second[-1]) == (True, 0)
+
+
+@pytest.mark.parametrize("home", [{"XDG_CACHE_HOME": "{tmp}/file"}, {"HOME": "{tmp}/file"}])
+def test_without_a_place_for_it_the_list_is_not_kept(images, tmp_path, monkeypatch, home):
+    (tmp_path / "file").touch()
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    for name, value in home.items():
+        monkeypatch.setenv(name, value.format(tmp=tmp_path))
+    said = []
+    assert len(list_images_once(images / "train", said.append)["paths"]) == 10
+    (line,) = said
+    assert re.match(r"warning: there is no place to keep files in \(.*/file.*\): set XDG_CACHE_HOME to a folder", line)
+
+
+# Classes
+
+
+class Weights:
+    metadata: ClassVar = {"classes": ["ant", "cat", "dog"]}
+
+
+def to_test(root, weights):
+    args = image_args("imagenet", data_path=str(root))
+    args.test_only = True
+    return imagenet.load(args, World(), weights)
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty folder"])
+def test_a_test_set_that_lacks_a_class_is_numbered_as_the_training_images(images, left):
+    image_tree(images, classes=("ant",), splits=("train",))
+    if left == "an empty folder":
+        (images / "test/ant").mkdir()
+    data = folder(images)
+    assert data.classes == ("ant", "cat", "dog")
+    assert [data.test[i][1] for i in range(10)] == [1] * 5 + [2] * 5
+
+
+def test_trained_weights_are_scored_by_the_classes_that_they_know(images):
+    shutil.rmtree(images / "test/cat")
+    for again in (False, True):
+        data = to_test(images, Weights)
+        assert (data.num_classes, data.classes, len(data.train)) == (3, ("ant", "cat", "dog"), 0 if again else 10)
+        assert data.test.index["targets"].tolist() == [2] * 5
+        if not again:
+            shutil.rmtree(images / "train")
+    for unknown in (None, SimpleNamespace(metadata={"classes": None}), SimpleNamespace(metadata={"classes": ["eel"]})):
+        assert to_test(images, unknown).classes == ("dog",)  # published weights: by the folder's own
 
 
 # Dividing
@@ -233,6 +292,40 @@ def test_grey_and_cmyk_jpegs_are_images_like_others(tmp_path):
         assert np.asarray(load_image(tmp_path / "a.JPEG")).shape == (20, 30, 3)
 
 
+@pytest.mark.parametrize(
+    ("orientation", "first_row", "first_column"),
+    [
+        (1, "top", "left"), (2, "top", "right"), (3, "bottom", "right"), (4, "bottom", "left"),
+        (5, "left", "top"), (6, "right", "top"), (7, "right", "bottom"), (8, "left", "bottom"),
+    ],
+)  # fmt: skip
+def test_photographs_stand_as_they_were_taken(tmp_path, orientation, first_row, first_column):
+    """By EXIF's definition: which side of the scene the first row and the first column of the pixels show."""
+    scene = np.zeros((40, 60, 3), dtype=np.uint8)
+    scene[:20, :30] = 255
+    stored = scene if first_row in ("top", "bottom") else scene.swapaxes(0, 1)
+    stored = stored[
+        :: -1 if first_row in ("bottom", "right") else 1, :: -1 if first_column in ("bottom", "right") else 1
+    ]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    found = np.asarray(load_image(tmp_path / "a.jpg"))
+    assert found.shape == (40, 60, 3)
+    assert np.abs(found.astype(int) - scene).max() < 30
+
+
+def test_damaged_exif_data_are_left_alone(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "a maker"
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.jpg", exif=exif)
+    content = (tmp_path / "a.jpg").read_bytes()
+    at = content.index(b"a maker") - 30
+    for k in range(at, at + 40):
+        damaged = content[:k] + b"\xff" + content[k + 1 :]
+        assert sorted(load_image("a.jpg", damaged).size) == [40, 60]
+
+
 # Wrong turns
 
 
@@ -278,10 +371,11 @@ WRONG = {
     ),
     "no test": (remove("test"), "no folder {root}/test or {root}/val to test on: make one, or give --split 0.1"),
     "no classes": (remove("train/*"), "there is no class folder in {root}/train: images are expected"),
-    "an empty class": (remove("test/dog/*"), "no image in the class dog: images are expected as {root}/test/<class>"),
+    "an empty class": (remove("train/dog/*"), "no image in the class dog of {root}/train: put some there, named .jpg"),
+    "no images": (remove("test/*/*"), "there is no image in {root}/test: images are expected as {root}/test/<class>"),
     "other classes": (
         lambda root: (root / "test/dog").rename(root / "test/wolf"),
-        "only one of {root}/train and {root}/test holds dog, wolf: make the classes the same",
+        "{root}/test holds wolf, which train/ does not: make the classes the same",
     ),
     "one class": (remove("*/dog"), "{root}/train holds one class alone, cat: add another to tell it from"),
     "one level": (one_level, "the images of {root}/train are all of one level"),
@@ -318,6 +412,18 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path, name):
         load_image(tmp_path / "a.jpg")
     assert str(error.value).startswith(f"cannot read the image {tmp_path}/a.jpg (")
     assert reason in str(error.value)
+
+
+def test_damaged_images_are_named_before_training(images, capsys):
+    assert len(folder(images, "--check-data").train) == 10
+    capsys.readouterr()
+    wrong = [images / name for name in ("train/cat/1.png", "test/dog/4.png")]
+    for path in wrong:
+        path.write_bytes(path.read_bytes()[:99])
+    with pytest.raises(UserError, match="2 of 20 images cannot be read, see above"):
+        folder(images, "--check-data")
+    said = capsys.readouterr().out.splitlines()
+    assert sorted(line.split(" (")[0] for line in said) == sorted(f"warning: cannot read the image {p}" for p in wrong)
 
 
 def test_imagenet_says_what_it_needs(images):

@@ -81,18 +81,26 @@ except ValueError as error:
     train(project, *TINY, "--epochs", 1, "--connect-f", "NAND")
 
 
-def test_a_variant_of_the_neuron(project):
-    apply("A variant of the neuron, as an option", project)
+def test_a_neuron(project):
+    apply("A neuron", project)
     code = """
 import torch
 from full_spike.models import create_model
-for reset in ("hard", "soft"):
-    node = create_model("dsnn18", width=4, reset=reset).sn1
-    print(node(torch.tensor([1.75, 0.5, 0.5]).view(3, 1)).flatten().tolist(), node.spec.standard)
+from full_spike.utils.export import exact
+from full_spike.utils.measure.certificate import certify
+for neuron in ("IF", "SoftIF"):
+    model = create_model("fsnn18", width=4, neuron=neuron).eval()
+    print(model.sn1(torch.tensor([1.75, 0.5, 0.5]).view(3, 1)).flatten().tolist(), model.sn1.spec.standard)
+assert certify(model, [(torch.rand(2, 3, 32, 32), None)]).holds
+try:
+    exact(model, (32, 32))
+except ValueError as error:
+    print(error)
 """
-    assert python(project, "-c", code) == "[1.0, 0.0, 1.0] True\n[1.0, 1.0, 0.0] False\n"
-    _, folder, _ = train(project, *TINY, "--epochs", 1, "--reset", "soft")
-    assert yaml.safe_load((folder / "config.yaml").read_text())["reset"] == "soft"
+    first, second, refusal = python(project, "-c", code).splitlines()
+    assert (first, second) == ("[1.0, 0.0, 1.0] True", "[1.0, 1.0, 0.0] False")
+    assert "is a SoftIFNode: only IF, LIF and PLIF with a reset to 0 can be described" in refusal
+    train(project, *TINY, "--epochs", 1, "--neuron", "SoftIF")
 
 
 def test_the_pathways_equation(project, unchanged):

@@ -57,7 +57,11 @@ def test_a_failing_write_leaves_the_newest_two(tmp_path):
     assert checkpoint.load(tmp_path / checkpoint.PREVIOUS)["number"] == 2
 
 
-@pytest.mark.parametrize("launcher", [(), (*TORCHRUN, "--nproc-per-node=2", "-m")], ids=["one process", "two"])
+@pytest.mark.parametrize(
+    "launcher",
+    [(), pytest.param((*TORCHRUN, "--nproc-per-node=2", "-m"), marks=pytest.mark.slow)],
+    ids=["one process", "two"],
+)
 def test_a_full_disk_is_one_line_and_the_checkpoint_before_it_survives(run, folder, launcher):
     if launcher:  # the same, trained by two
         shutil.rmtree(folder)
@@ -126,7 +130,8 @@ class Malicious:
 
 def test_what_is_no_checkpoint_of_a_run_is_one_line(run, folder):
     assert "there is no checkpoint" in resume(run, folder, folder / "none.pth")
-    assert "there is no checkpoint" in resume(run, folder, folder)
+    (folder / "empty").mkdir()
+    assert "there is no checkpoint" in resume(run, folder, folder / "empty")
     assert "--resume" in resume(run, folder, "", status=2)
     state, path = checkpoint.read(folder / checkpoint.LATEST), folder / "other.pth"
     for content, message in (
@@ -173,6 +178,14 @@ def test_damage_is_noticed(run, folder):
             continue
         # between two records there is padding that means nothing
         assert all(torch.equal(value, state["model"][key]) for key, value in content["model"].items())
+
+
+def test_a_runs_folder_goes_on_and_is_tested(run, made, folder, tmp_path):
+    args = (*run, "--epochs", 3, "--output-dir", tmp_path / "elsewhere", "--resume", folder)
+    assert f"resumed from {folder / checkpoint.LATEST}: epoch 3, batch 0" in succeed(TRAIN, *args)
+    assert_same_run(folder, made[1])
+    assert f"dsnn18 from {folder / checkpoint.LATEST}" in succeed(TRAIN, *args, "--test-only")
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_another_network_is_named(run, folder):

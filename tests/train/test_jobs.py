@@ -82,6 +82,16 @@ def test_a_job_whose_worker_is_killed_restarts_by_itself(quiet_pair, jobs, tmp_p
     assert not jobs.living()
 
 
+def test_a_process_whose_parent_has_ended_before_it_could_ask_ends(jobs):
+    """As a worker that still imported when its agent was killed."""
+    code = "import os, time\nfrom full_spike.utils.errors import end_with_parent\nparent = os.getpid()\n"
+    code += "if not os.fork():\n"
+    code += "    while os.getppid() == parent: time.sleep(0.01)\n    end_with_parent()\n    time.sleep(600)"
+    jobs.succeed(jobs.start(sys.executable, "-c", code))
+    wait_for(lambda: not jobs.living(), "the end of the child", limit=30)
+
+
+@pytest.mark.slow
 def test_a_signal_to_the_agent_has_its_workers_save(jobs, tmp_path):
     """scripts/train_imagenet.sh: by SIGUSR1, which schedulers send, torchrun's agent would end, and so its workers."""
     data = imagenet_tree(tmp_path / "data")

@@ -1,5 +1,6 @@
 """Runs stopped by real signals at any moment, checkpoint writes included, end with the bits of a quiet run."""
 
+import ctypes
 import os
 import random
 import resource
@@ -8,13 +9,15 @@ import sys
 import threading
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 from torch.nn.modules.module import register_module_forward_hook
 
 from full_spike.imagenet.train import main
-from full_spike.utils import checkpoint
+from full_spike.utils import checkpoint, make_shards
 from support import processes
+from support.agents import children, wait_for
 from support.command import assert_same_run, newest, only, succeed
 from support.images import imagenet_tree
 
@@ -127,9 +130,13 @@ def test_killed_while_writing_checkpoints(quiet, tmp_path):
     assert_ends_alike(resume(data, out, log), out, log, expected)
 
 
-def test_a_run_goes_on_inside_an_epoch(quiet, tmp_path):
-    """Guards the tests above: kills do land inside epochs, and a run goes on from there."""
+@pytest.mark.parametrize("kind", ["folder", "wds"])
+def test_a_run_goes_on_inside_an_epoch(quiet, tmp_path, kind):
+    """Guards the tests above: kills do land inside epochs, and a run goes on from there, also on shards."""
     data, _, expected = quiet
+    if kind == "wds":
+        make_shards.main([str(data), str(tmp_path / "shards")])
+        data = tmp_path / "shards"
     out, log = tmp_path / "out", tmp_path / "log"
     assert_killed(resume(data, out, log, (3, 0)), signal.SIGXFSZ, out, log)
     assert_ends_alike(resume(data, out, log), out, log, expected)
@@ -304,3 +311,38 @@ def test_an_epoch_is_kept_whatever_testing_it_meets(tmp_path):
     text = succeed(TRAIN, *args, "--output-dir", tmp_path / "out", "--resume", "auto")
     assert f"epoch 1, batch {BATCHES}\n" in text
     assert_same_run(only(tmp_path / "out"), only(tmp_path / "whole"))
+
+
+# Loading processes
+
+
+def with_little_shared_memory(args):
+    """A run in a container's /dev/shm, which holds next to nothing; 77 where that cannot be made."""
+    libc, own, ids = ctypes.CDLL(None), Path("/proc/self"), (os.getuid(), os.getgid())
+    if libc.unshare(0x10020000):  # CLONE_NEWUSER | CLONE_NEWNS
+        return 77
+    (own / "setgroups").write_text("deny")
+    for name, number in zip(("uid_map", "gid_map"), ids, strict=True):
+        (own / name).write_text(f"{number} {number} 1")
+    if libc.mount(b"none", b"/dev/shm", b"tmpfs", 0, b"size=64k"):
+        return 77
+    return main(args)
+
+
+@pytest.mark.parametrize("function", [main, with_little_shared_memory])
+def test_what_loading_processes_lack_is_one_line(data, tmp_path, function):
+    out, errors = tmp_path / "out", tmp_path / "errors"
+    args = (*ARGS, "-j", 2, "--epochs", 100, "--checkpoint-every", 1000, "--train-crop-size", 96, "--data-path", data)
+    args = (*args, "--output-dir", tmp_path / "runs")
+    process = processes.start(function, [str(arg) for arg in args], log=out, errors=errors)
+    if function is main:
+        wait_for(lambda: out.exists() and "epoch 1/" in out.read_text(), "the first steps")
+        os.kill(children(process.pid)[0], signal.SIGKILL)
+    process.join(60)
+    if process.exitcode == 77:
+        pytest.skip("no namespaces of one's own here")
+    assert process.exitcode == 1, out.read_text()
+    lines = [line for line in errors.read_text().splitlines() if "This DataLoader will create" not in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: a loading process ended (")
+    assert "a larger /dev/shm (docker's --shm-size), or load with -j 0" in lines[0]

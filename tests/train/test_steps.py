@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from full_spike.cifar.train import make_parser
 from full_spike.models import create_model, use_fused
@@ -17,7 +17,8 @@ from full_spike.models.fused import available
 from full_spike.utils.data.dataset import Datasets
 from full_spike.utils.data.loading import EpochSampler
 from full_spike.utils.distributed import World
-from full_spike.utils.engine import Run, average, train_step
+from full_spike.utils.engine import Run, _read_meter, average, train_epoch, train_step
+from full_spike.utils.errors import UserError
 from full_spike.utils.losses import DualStreamLoss, readouts
 from full_spike.utils.metrics import Meter
 from full_spike.utils.options import parse
@@ -309,3 +310,17 @@ def test_a_compiled_network_takes_the_same_steps():
     assert counters["stats"]["unique_graphs"] > graphs
     assert math.dist(flat(model), flat(plain.model)) < 1e-5
     assert set(compiled.model.state_dict()) == set(plain.model.state_dict())  # names are the network's own
+
+
+def test_nan_in_the_inputs_is_named():
+    """The loss stays finite: a comparison with NaN is false, so neurons are silent."""
+    images, target = samples()
+    images[20] = math.nan
+    model = create_model("dsnn18", num_classes=5, T=2, **SIZES["dsnn18"]).double()
+    args = parse(make_parser(), "--device cpu -j 0 --epochs 1 -b 8 --print-freq 99".split())
+    data = TensorDataset(images, target)
+    run = Run(model, DualStreamLoss(), Datasets(data, data, 5), args, World())
+    run.loaders = run.loaders._replace(train=DataLoader(data, batch_size=8))
+    train_epoch(run)
+    with pytest.raises(UserError, match="inputs hold NaN in batch 3 of epoch 1: look at how"):
+        _read_meter(run)

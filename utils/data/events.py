@@ -16,7 +16,9 @@ import errno
 import hashlib
 import math
 import os
+import shutil
 import struct
+import tempfile
 import threading
 import time
 import zipfile
@@ -40,7 +42,7 @@ from full_spike.utils.data.events_digits import CLASSES, SENSOR, Events, write_d
 from full_spike.utils.data.options import DIGITS
 from full_spike.utils.distributed import World
 from full_spike.utils.errors import UsageError, UserError
-from full_spike.utils.files import cache_home, replacing
+from full_spike.utils.files import OF_SYSTEMS, cache_home, is_hidden, replacing
 from full_spike.utils.log import RunLog
 
 Samples = list[tuple[Path, int]]  # (file below the folder of frames, class)
@@ -172,8 +174,9 @@ class EventDataset:
         if args.dataset == self.name and args.data_path is None:
             raise UsageError(f"--dataset {self.name} needs --data-path: the folder of {self.name}/README.md")
         root, chosen = Path(args.data_path or cache_home()), self
+        place = Path(args.frames_path or root)
         if args.dataset == DIGITS:
-            root = root / DIGITS / self.name
+            root, place = (path / DIGITS / self.name for path in (root, place))
             chosen = replace(self, classes=CLASSES, folders=None, count=None, sensor=(SENSOR, SENSOR))
         height, width = chosen.sensor
         pooled = height // args.frame_size  # pixels on each side that are summed to one
@@ -184,7 +187,7 @@ class EventDataset:
             raise UsageError(f"--T-train {T_train} is above --T {args.T}: draw at most as many frames as there are")
         augment = make_augmentation(args.augment)
         shape = (args.T, 2, args.frame_size, width // pooled)
-        folder = chosen._prepare(root, args.dataset, shape, world)
+        folder = chosen._prepare(root, place, args.dataset, shape, world)
         train, test = chosen.divide(folder)
         changed = {
             f"{args.frame_size}px": args.frame_size != height,
@@ -221,9 +224,9 @@ class EventDataset:
         test: Samples = []
         for label, name in enumerate(self.folders or self.classes):
             if self.train_share is None:
-                first, rest = (sorted((folder / part / name).glob("*.npz")) for part in ("train", "test"))
+                first, rest = (_samples(folder / part / name) for part in ("train", "test"))
             else:  # spikingjelly's `split_to_train_test_set`, which reads every sample to divide them
-                files = sorted((folder / name).glob("*.npz"))
+                files = _samples(folder / name)
                 count = math.ceil(self.train_share * len(files))
                 first, rest = files[:count], files[count:]
             train += [(path.relative_to(folder), label) for path in first]
@@ -236,42 +239,46 @@ class EventDataset:
             )
         return train, test
 
-    def _prepare(self, root: Path, dataset: str, shape: Shape, world: World) -> Path:
-        """The folder of frames, made by the main process if it is not there."""
+    def _prepare(self, root: Path, place: Path, dataset: str, shape: Shape, world: World) -> Path:
+        """The folder of frames, made below `place` by the main process if it is in neither."""
         T, _, height, width = shape
-        whole = root / f"frames_number_{T}_split_by_number"
-        small = whole if (height, width) == self.sensor else whole.with_name(f"{whole.name}_{height}x{width}")
-        folder = next((folder for folder in (small, whole) if folder.is_dir()), small)
+        whole = f"frames_number_{T}_split_by_number"
+        small = whole if (height, width) == self.sensor else f"{whole}_{height}x{width}"
+        folder = _first(place / small, root / small, place / whole, root / whole)
         with world.main_only(f"preparing {dataset}") as main:
             if main and not folder.is_dir():
-                RunLog(world).say(f"preparing {dataset} in {root}")
-                self._make_events(root, dataset)
-                self._make_frames(root / "events_np", folder, T, self.sensor[0] // height, RunLog(world))
+                RunLog(world).say(f"preparing {dataset} in {place}")
+                events = _first(place / "events_np", root / "events_np")
+                if not events.is_dir():
+                    self._make_events(root, events, dataset)
+                self._make_frames(events, folder, T, self.sensor[0] // height, RunLog(world))
         if not folder.is_dir():
             raise UserError(f"there is no {folder} on this machine: choose a --data-path that all of them share")
-        _check_finished(folder)
         return folder
 
     # spikingjelly makes each folder in its final place, where a killed run leaves half of it to be removed by hand (or,
     # before 2.0, to be taken for the whole), and its constructors delete archives with a wrong checksum. So its steps
     # are called one by one, each in a folder that is renamed when it is complete.
 
-    def _make_events(self, root: Path, dataset: str) -> None:
-        download, extract, events = root / "download", root / "extract", root / "events_np"
-        _check_finished(events)
-        if events.is_dir():
-            return
+    def _make_events(self, root: Path, events: Path, dataset: str) -> None:
         if dataset == DIGITS:
             with _making(events) as partial:
                 write_digits(partial, divided=self.train_share is None)
             return
+        download, extract = root / "download", _first(events.with_name("extract"), root / "extract")
+        here = [extract] if extract.is_dir() else [] if download.is_dir() else [root]
+        if other := next((path for folder in here for path in folder.rglob("*.aedat4")), None):
+            raise UserError(
+                f"{other} is AEDAT 4, to which other libraries convert: fetch the archives of {self.name}/README.md "
+                f"to {download}, and put this folder away"
+            )
         try:
             if not extract.is_dir():
                 self._check_archives(download)
-                with _making(extract) as partial:
-                    self.source.extract_downloaded_files(download, partial)
-            with _making(events) as partial:
-                self.source.create_raw_from_extracted(extract, partial)
+                with _making(extract) as partial, _visible(download) as archives:
+                    self.source.extract_downloaded_files(archives, partial)
+            with _making(events) as partial, _visible(extract) as recordings:
+                self.source.create_raw_from_extracted(recordings, partial)
         except (RuntimeError, ValueError, LookupError, EOFError, struct.error) as error:
             raise UserError(
                 f"{extract} cannot be converted ({error}): delete what is damaged or not part of the data set, "
@@ -308,21 +315,38 @@ class EventDataset:
         log.say(f"{len(samples)} samples converted to {target} in {time.monotonic() - began:.1f} s")
 
 
+def _first(*folders: Path) -> Path:
+    """The first of them that is there, or else the first."""
+    for folder in folders:
+        if (marker := folder.with_name(f"{folder.name}.building")).exists():  # of spikingjelly 2
+            raise UserError(f"{folder} was never finished, says {marker.name}: delete both; it is made again")
+    return next(filter(Path.is_dir, folders), folders[0])
+
+
+def _samples(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.npz") if not is_hidden(path.name))
+
+
+@contextlib.contextmanager
+def _visible(folder: Path) -> Iterator[Path]:
+    """A folder with links to what is in another one, without what systems left there: spikingjelly takes all."""
+    with tempfile.TemporaryDirectory() as made:
+        links = Path(made, folder.name)
+        hidden = shutil.ignore_patterns(".*", *OF_SYSTEMS)
+        shutil.copytree(folder.absolute(), links, copy_function=os.symlink, ignore=hidden)
+        yield links
+
+
 @contextlib.contextmanager
 def _making(folder: Path) -> Iterator[Path]:
     """A folder to fill, which then gets its name; another run may do the same at the same time."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
         with replacing(folder, contended=True) as partial:
             partial.mkdir()
             yield partial
     except OSError as error:
+        if error.errno in (errno.EACCES, errno.EROFS):
+            raise UserError(f"{folder} cannot be made ({error.strerror}): say by --frames-path where it may") from None
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # the other one was first
             raise
-
-
-def _check_finished(folder: Path) -> None:
-    """Refuse a folder that spikingjelly 2 has marked as begun."""
-    marker = folder.with_name(f"{folder.name}.building")
-    if marker.exists():
-        raise UserError(f"{folder} was never finished, says {marker.name}: delete both; it is made again")

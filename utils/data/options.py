@@ -46,6 +46,9 @@ def add_folder_arguments(parser: Parser) -> None:
     add("--split", type=fraction, help="with train/ alone: this share of each class is put aside to test on, e.g. 0.1")
     add("--split-seed", type=seed, default=0, help="with --split: which images")
     add("--channels", type=int, choices=(1, 3), help="1 or 3; default: 1 if the images are grey")
+    add("--data-format", choices=("folder", "wds", "parquet", "imagenet"),
+        help="files, WebDataset, Parquet or ImageNet's archives; default: what --data-path looks like")  # fmt: skip
+    add("--check-data", action="store_true", help="read all images first, and name the damaged ones")
 
 
 def add_augment_arguments(parser: Parser) -> None:
@@ -100,6 +103,8 @@ def add_event_arguments(parser: Parser, name: str, side: int = 128) -> None:
     group = parser.add_argument_group("events")
     group.add_argument("--dataset", metavar="NAME", default=DIGITS,
         help=f"{name}, or {DIGITS}: made here, no download")  # fmt: skip
+    group.add_argument("--frames-path", metavar="FOLDER",
+        help="where frames are made, and looked for first (default: --data-path)")  # fmt: skip
     add_flags(group, "--T-train", "--T_train", type=positive_int, metavar="N",
         help="train on N of a sample's T frames, drawn anew each time and kept in order; default: as the published "
         "recipe of the data set does")  # fmt: skip

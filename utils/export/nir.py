@@ -39,7 +39,7 @@ def import_nir() -> Any:
         import nir
         import nirtorch  # noqa: F401  (what is written is run)
     except ImportError as error:
-        raise UserError(f"{error.name} is not installed: pip install 'full-spike-aap[nir]'") from None
+        raise UserError(f"{error.name} is not installed: pip install nir nirtorch") from None
     return nir
 
 

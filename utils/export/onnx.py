@@ -36,7 +36,7 @@ def import_onnx() -> Any:
         import onnx
         import onnxruntime  # noqa: F401  (what is written is run)
     except ImportError as error:
-        raise UserError(f"{error.name} is not installed: pip install 'full-spike-aap[export]'") from None
+        raise UserError(f"{error.name} is not installed: pip install onnx onnxruntime") from None
     return onnx
 
 
