@@ -326,7 +326,7 @@ def train_epoch(run: Run) -> tuple[int, float]:
     seen, began = 0, time.monotonic()
     window_seen, window_began = 0, began
     with run.log.progress(f"epoch {run.epoch + 1}/{args.epochs}", run.batches, first) as progress:
-        for step, (images, target) in enumerate(_on_device(run), start=first):
+        for step, (images, target) in enumerate(_ahead(run), start=first):
             group_start = step - step % args.accumulate
             group = min(args.accumulate, run.batches - group_start)  # batches whose mean gradient makes the update
             update = step + 1 == group_start + group
@@ -363,14 +363,14 @@ def train_epoch(run: Run) -> tuple[int, float]:
     return seen, began
 
 
-def _on_device(run: Run) -> Iterator[tuple[Tensor, ...]]:
-    """Batches where the network is; a GPU gets and makes them on a stream of its own, beside the steps still to do."""
+def _ahead(run: Run) -> Iterator[tuple[Tensor, Tensor]]:
+    """The epoch's batches; a GPU gets and makes them on a stream of its own, beside the steps still to do there."""
     batches, device = iter(run.loaders.train), run.world.device
     ahead = torch.cuda.Stream(device) if device.type == "cuda" else None
     while True:
         with torch.cuda.stream(ahead):  # the same as ever where there is none
-            batch = tuple(x.to(device, non_blocking=True) for x in next(batches, ()))
-        if not batch:
+            batch = next(batches, None)
+        if batch is None:
             return
         if ahead is not None:
             steps = torch.cuda.current_stream(device)
@@ -657,9 +657,10 @@ def resume(run: Run, weights: Pretrained | None) -> None:
     except (RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} does not fit this run ({reason}): use another one, or the options of then") from None
-    if longer and not args.new_schedule:
+    planned = then["cos_lr_T"] + then["cooldown_epochs"]
+    if longer and not args.new_schedule and args.lr_scheduler != "step" and planned != args.epochs:
         say(
-            f"warning: the learning rate follows the schedule of {then['epochs']} epochs, planned before --epochs "
+            f"warning: the learning rate follows the schedule of {planned} epochs, planned before --epochs "
             f"{args.epochs}: --new-schedule plans it again, from --lr at epoch {run.epoch + 1} to the new end"
         )
     if changed:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # the arguments are read without waiting for torch
     from full_spike.models import Pretrained
     from full_spike.utils.data.dataset import Datasets
 
+SAMPLES = 128  # that stand in for a data set which is not at hand
 EVENTS_PER_PIXEL = 0.4  # in a random frame, per polarity
 
 
@@ -361,6 +362,53 @@ def load_data_set(args: argparse.Namespace, model: Any) -> tuple[Datasets, Args]
                 "--data and --data-option"
             )
     return data, options
+
+
+def data_or_samples(args: argparse.Namespace, model: Any) -> tuple[Datasets, str]:
+    """(the data set that the arguments and the checkpoint name, ""), or where it is not at hand and nothing was said
+    about it, (samples like its inputs, of no meaningful class, what they are in words)."""
+    from full_spike.utils.data.dataset import Datasets
+    from full_spike.utils.data.events import time_first
+
+    try:
+        return load_data_set(args, model)[0], ""
+    except UserError:
+        if args.data or args.data_set or args.data_option:
+            raise
+    weights: Any = trained(args)
+    inputs = weights.metadata.get("inputs") or {}
+    if "mean" in inputs:
+        samples, words = photographs(inputs, SAMPLES), "pieces of scikit-learn's two photographs"
+    else:
+        x = random_inputs(model, SAMPLES, inputs.get("frame_size"), args.seed)
+        samples, words = list(x.unbind(x.ndim - 4)), "random inputs"
+    pairs, tests = [(x, 0) for x in samples], SAMPLES // 4
+    collate = time_first if samples[0].ndim == 4 else None
+    return Datasets(pairs[tests:], pairs[:tests], model.config["num_classes"], collate=collate), words
+
+
+def photographs(inputs: dict[str, Any], count: int) -> list[Tensor]:
+    """Pieces of different sizes of scikit-learn's two photographs, read as a checkpoint says: [C, crop, crop]."""
+    import torch
+    from sklearn.datasets import load_sample_images
+    from torchvision.transforms import v2
+
+    channels, generator = len(inputs["mean"]), torch.Generator().manual_seed(0)
+    read = v2.Compose(
+        [
+            v2.Grayscale(channels), v2.Resize(inputs["resize"]), v2.CenterCrop(inputs["crop"]),
+            v2.ToDtype(torch.float32, scale=True), v2.Normalize(inputs["mean"], inputs["std"]),
+        ][channels == 3 :]
+    )  # fmt: skip
+    photos = [torch.from_numpy(photo).permute(2, 0, 1) for photo in load_sample_images().images]
+    found = []
+    for i in range(count):
+        scale, down, along = torch.rand(3, generator=generator).tolist()
+        _, height, width = photos[i % 2].shape
+        side = int(height * (0.2 + 0.8 * scale))
+        top, left = int(down * (height - side)), int(along * (width - side))
+        found.append(read(photos[i % 2][:, top : top + side, left : left + side]))
+    return found
 
 
 def batches(data: Any, collate: Any, batch_size: int, count: int | None = None, workers: int = 0) -> DataLoader:

@@ -83,7 +83,8 @@ OTHERS = set(
     "config output_dir name start_epoch resume overwrite checkpoint_every ema ema_decay print_freq tb test_only synops "
     "no_syops detach predictions device world_size dist_url dist_timeout fused channels_last keep_memory compile "
     "deterministic memory_saving sync_bn initial_checkpoint products dataset download workers cache_dataset "
-    "val_resize_size val_crop_size teacher exit_confidence".split()
+    "val_resize_size val_crop_size teacher exit_confidence new_schedule check_data "
+    "data_format frames_path loader".split()
 )
 
 

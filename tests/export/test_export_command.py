@@ -2,6 +2,10 @@
 
 import json
 import re
+import resource
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -12,7 +16,7 @@ from full_spike.utils import checkpoint
 from full_spike.utils.export.compare import model_spikes
 from full_spike.utils.export.run import Runner
 from full_spike.utils.export.saved import read_integer
-from support.command import TINY, only, succeed
+from support.command import ROOT, TINY, only, succeed
 from support.images import image_tree
 from support.refusals import command, snapshot
 
@@ -102,7 +106,15 @@ REFUSED = {
         "--checkpoint {trained} --to c --data-set cifar --data {images}",
         "in_channels=1 and the data",
     ),
-    "data that the checkpoint does not name": ("--checkpoint {mute} --to c", "does not say which data"),
+    "an option of data that nobody names": ("--checkpoint {mute} --to c --data-option a=b", "does not say which data"),
+    "an opset that is too old": (
+        "--checkpoint {trained} --to onnx --opset 17",
+        "opset 17 is out of range: this needs 18",
+    ),
+    "C's names for ONNX": ("--checkpoint {trained} --to onnx --prefix a", "--prefix a is of --to c"),
+    "no name of C": ("--checkpoint {trained} --to c --prefix 1x", "--prefix 1x is no name of C"),
+    "training without data": ("--checkpoint cifar10/dsnn18 --to c --finetune 1", "needs the training images"),
+    "a link to nowhere": ("--checkpoint {trained} --to c --output {link}", "is there already"),
     "sums": ("--checkpoint {sums} --to c", "layer1.0.join adds, so .* cannot become"),
 }
 
@@ -111,11 +123,18 @@ REFUSED = {
 def refused_files(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("refused")
     (folder / "there").mkdir()
+    (folder / "link").symlink_to(folder / "nowhere")
     model = create_model("sew_resnet18", width=2, stem="cifar", num_classes=10, in_channels=1, T=2)
     for name, more in (("sums", {"data_set": "cifar"}), ("mute", {})):
         checkpoint.write(folder / f"{name}.pth", {"config": model.config, "model": model.state_dict(), **more})
     names = {name: folder / f"{name}.pth" for name in ("sums", "mute")}
-    return folder, {**names, "trained": trained, "there": folder / "there", "images": image_tree(folder / "images")}
+    return folder, {
+        **names,
+        "trained": trained,
+        "there": folder / "there",
+        "link": folder / "link",
+        "images": image_tree(folder / "images"),
+    }
 
 
 @pytest.mark.parametrize("what", list(REFUSED))
@@ -130,11 +149,57 @@ def test_what_cannot_be_exported_is_one_line_and_nothing_is_written(refused_file
     assert snapshot(folder) == before
 
 
-def test_a_failing_write_leaves_nothing(trained, tmp_path, monkeypatch):
-    def fail(_graph):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("full_spike.utils.export.c._Layers", fail)
-    done = command(EXPORT, "--checkpoint", trained, "--to", "c", "--output", tmp_path / "out")
+@pytest.mark.parametrize("to", ["integer", "onnx", "nir", "c"])
+def test_a_full_disk_is_one_line_and_leaves_nothing(trained, tmp_path, to):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        done = command(EXPORT, "--checkpoint", trained, "--to", to, "--output", tmp_path / "out", "--images", 8)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert done.status == 1
+    (line,) = done.err.splitlines()
+    assert re.search("^error: .*File too large", line), line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stopped_export_leaves_nothing(trained, tmp_path):
+    out = tmp_path / "out"
+    words = [sys.executable, "-m", EXPORT, "--checkpoint", trained, "--to", "nir", "--output", out, "--calibrate", 4000]
+    process = subprocess.Popen([*map(str, words)], stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    while not (tmp_path / "out.partial").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 75, said
+    assert "stopped: asked to stop by SIGTERM" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("to", ["onnx", "c"])
+def test_without_data_it_is_compared_on_photographs(tmp_path, to):
+    done = command(EXPORT, "--checkpoint", "cifar10/fsnn18", "--to", to, "--output", tmp_path / "out", "--images", 4)
+    assert done.status == 0, done.err
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert found["facts"]["compared on"].startswith("pieces of scikit-learn's two photographs, for want of --data")
+    assert found["same"]
+    assert "accuracy" not in done.out
+
+
+@pytest.mark.parametrize("to", ["integer", "onnx", "c"])
+def test_networks_read_what_they_were_trained_on(tmp_path_factory, tmp_path, to):
+    """Those made for events still images, and those made for images the frames of events."""
+    tiny = ("--width", 2, "--T", 2, "-b", 64, "-j", 0, "--device", "cpu", "--epochs", 1, "--neuron", "IF")
+    runs = tmp_path_factory.getbasetemp() / "read"
+    for script, model, *options in (
+        ("cifar", "fsnn_7b", "--image-size", 8), ("dvsgesture", "fsnn18", "--frame-size", 8, "--T-train", 2)
+    ):  # fmt: skip
+        if not (runs / model).exists():
+            name = ("--output-dir", runs, "--name", model)
+            succeed(f"full_spike.{script}.train", "--model", model, *options, *tiny, *name)
+        out = tmp_path / model
+        words = ("--checkpoint", runs / model / "checkpoint_latest.pth", "--to", to, "--output", out, "--images", 8)
+        done = command(EXPORT, *words, "--calibrate", 16)
+        assert done.status == 0, done.err
+        assert json.loads((out / "comparison.json").read_text())["same"]

@@ -159,7 +159,7 @@ def test_frame_after_frame_is_the_same_in_c(in_c):
     x = inputs(model, 2)
     x = x[:, :1] if x.ndim == 5 else x[:1]
     whole, logits = runner.spikes(x)
-    stream, library = Stream(runner), runtime.library("stream", "-DCLASSIFY_STREAM", "-DCLASSIFY_WATCH")
+    stream, library = Stream(runner), runtime.library("stream", "STREAM", "WATCH")
     scores = np.zeros(10, dtype=np.int32)
     for _ in range(2):  # `classify_reset` forgets
         stream.reset()

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import io
 import os
@@ -133,7 +134,10 @@ class ImageFolder(Dataset):
         return self._with(classes=np.array(classes), targets=numbers[self.index["targets"]])
 
     def _with(self, **changed: np.ndarray) -> ImageFolder:
-        return ImageFolder(self.root, {**self.index, **changed}, self.transform, self._read)
+        found = copy.copy(self)
+        found.index = {**self.index, **changed}
+        found.classes = tuple(found.index["classes"].tolist())
+        return found
 
     def evenly(self, most: int) -> Iterator[Image.Image]:
         """At most so many images, evenly over all, read as they are asked for."""

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from full_spike.utils.allocator import keep_freed_memory
 from full_spike.utils.data import memory
 from full_spike.utils.data.augment import Halves
 from full_spike.utils.data.memory import InMemory, Kept
-from full_spike.utils.distributed import World, cores_of_each, end_with_parent
-from full_spike.utils.errors import UserError
+from full_spike.utils.distributed import World, cores_of_each
+from full_spike.utils.errors import UserError, end_with_parent
 from full_spike.utils.seed import derive, drawing_from
 
 Mix = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]  # (inputs, classes [N], epoch) -> (inputs, targets)
@@ -111,6 +112,7 @@ def _start_worker(_worker: int) -> None:
     SIGTERM is how Python ends a worker that is left over, too, so it is put off and not ignored.
     """
     end_with_parent()
+    keep_freed_memory()
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(30))  # seconds; SIGALRM then kills

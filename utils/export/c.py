@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,10 @@ HEADER = """/* {name}: an integer spiking network, written by full-spike-aap.
  *
  *     cc -std=c99 -O2 -c classify.c
  *
- * Input: bytes, clamp(round(x / {scale!r}) + CLASSIFY_ZERO, 0, 255) of each value x that the network was trained on.
- * Logits: integers; times {logit_scale!r} they are the trained network's.
+ * Input: bytes, clamp(round(x / CLASSIFY_SCALE) + CLASSIFY_ZERO, 0, 255) of each value x that the network was trained
+ * on. Where CLASSIFY_MEAN is given, an image is resized to a shorter side of CLASSIFY_RESIZE, its centre taken, and x
+ * is (pixel / 255 - CLASSIFY_MEAN) / CLASSIFY_STD in each channel; of events, x is their count.
+ * Logits: integers; times CLASSIFY_LOGIT_SCALE they are the trained network's, whose softmax are probabilities.
  * Needs arithmetic right shifts of negative numbers, as every C compiler of note has them.
  * One network and one set of buffers: not for several threads at once.
  */
@@ -45,14 +47,16 @@ HEADER = """/* {name}: an integer spiking network, written by full-spike-aap.
 extern "C" {{
 #endif
 
+#define CLASSIFY_SCALE {scale!r}
 #define CLASSIFY_ZERO {zero}
+#define CLASSIFY_LOGIT_SCALE {logit_scale!r}
 #define CLASSIFY_STEPS {T}
 #define CLASSIFY_MOST_STEPS {most}
 #define CLASSIFY_CHANNELS {channels}
 #define CLASSIFY_HEIGHT {height}
 #define CLASSIFY_WIDTH {width}
 #define CLASSIFY_CLASSES {classes}
-
+{metadata}
 /* The class of an input, and its logits [CLASSIFY_CLASSES].
  * image: {image}. */
 int classify(const uint8_t *image, int32_t *logits);
@@ -228,7 +232,7 @@ class _Layers:
     def gate(self, node: Gate, identity: str, residual: str) -> str:
         channels, height, width = node.shape
         last = (1 << (channels - 1) % 8 + 1) - 1
-        masks = [255 * bit for bit in node.table]
+        masks = [255 * bool(bit) for bit in node.table]
         size = height * width, bytes_of(channels), last
         return self.call(node, "gate", identity, residual, self.slots[node.name], *size, *masks)
 
@@ -287,8 +291,24 @@ def share_slots(graph: Graph) -> tuple[dict[str, str], list[int]]:
     return {name: f"slot{slot}" for name, slot in taken.items()}, sizes
 
 
-def write_c(graph: Graph, folder: Path) -> None:
+def _metadata(classes: Sequence[str] = (), inputs: Mapping[str, Any] | None = None) -> Iterator[str]:
+    """Lines of the header."""
+    inputs = inputs or {}
+    if "resize" in inputs:
+        yield f"#define CLASSIFY_RESIZE {int(inputs['resize'])}\n"
+    for name in {"mean", "std"} & inputs.keys():
+        yield f"#define CLASSIFY_{name.upper()} {{{', '.join(repr(float(value)) for value in inputs[name])}}}\n"
+    if classes:
+        # three octal digits for whatever could end the text, or mean more than itself
+        names = (re.sub(rb"[^\w .,-]", lambda byte: b"\\%03o" % byte[0][0], name.encode()).decode() for name in classes)
+        yield "#define CLASSIFY_NAMES {{{}}}\n".format(", ".join(f'"{name}"' for name in names))
+
+
+def write_c(graph: Graph, folder: Path, prefix: str = "classify") -> None:
     """Write classify.h and classify.c of an integer network.
+
+    Args:
+        prefix: in place of "classify" in the names of files and functions, and in capitals of macros.
 
     Raises:
         ValueError: a layer is of a kind that the C code does not have.
@@ -298,10 +318,12 @@ def write_c(graph: Graph, folder: Path) -> None:
     header = HEADER.format(
         name=comment(graph.name), scale=graph.scale, logit_scale=graph.logit_scale, zero=graph.zero, T=graph.T,
         most=max_steps(graph), channels=channels, height=height, width=width, classes=graph.head.shape[0],
+        metadata="".join(sorted(_metadata(**graph.metadata))),
         image=f"[CLASSIFY_STEPS]{image}, frame after frame" if graph.frames else f"{image}, shown CLASSIFY_STEPS times",
     )  # fmt: skip
-    (folder / "classify.h").write_text(header, encoding="utf-8")
-    (folder / "classify.c").write_text(_Layers(graph).write(), encoding="utf-8")
+    for suffix, text in (("h", header), ("c", _Layers(graph).write())):
+        text = text.replace("classify", prefix).replace("CLASSIFY", prefix.upper())
+        (folder / f"{prefix}.{suffix}").write_text(text, encoding="utf-8")
 
 
 def compiler() -> str:
@@ -322,15 +344,16 @@ class CRuntime:
     name = "the C code"
     FLAGS = ("-O2", "-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror")
 
-    def __init__(self, folder: Path, graph: Graph) -> None:
-        self.graph, self.source = graph, folder / "classify.c"
+    def __init__(self, folder: Path, graph: Graph, prefix: str = "classify") -> None:
+        self.graph, self.prefix, self.source = graph, prefix, folder / f"{prefix}.c"
         self._temporary = tempfile.TemporaryDirectory()
         self.build = Path(self._temporary.name)
         self.plain = self.library("plain")
-        self.watched = self.library("watched", "-DCLASSIFY_WATCH", "-DCLASSIFY_COUNT")
+        self.watched = self.library("watched", "WATCH", "COUNT")
 
     def library(self, name: str, *defines: str) -> ctypes.CDLL:
-        return ctypes.CDLL(str(self.compile(f"{name}.so", "-shared", "-fPIC", *defines)))
+        flags = [f"-D{self.prefix.upper()}_{name}" for name in defines]
+        return ctypes.CDLL(str(self.compile(f"{name}.so", "-shared", "-fPIC", *flags)))
 
     def compile(self, output: str, *flags: str) -> Path:
         path = self.build / output
@@ -349,7 +372,7 @@ class CRuntime:
         items = np.ascontiguousarray(inputs.numpy())
         logits = np.zeros((len(items), self.graph.head.shape[0]), dtype=np.int32)
         for item, row in zip(items, logits, strict=True):
-            library.classify(item.ctypes.data_as(ctypes.c_void_p), row.ctypes.data_as(ctypes.c_void_p))
+            library[self.prefix](item.ctypes.data_as(ctypes.c_void_p), row.ctypes.data_as(ctypes.c_void_p))
         return torch.from_numpy(logits)
 
     def logits(self, x: Tensor) -> Tensor:
@@ -367,7 +390,7 @@ class CRuntime:
 
         kind = ctypes.CFUNCTYPE(None, ctypes.c_int32, ctypes.POINTER(ctypes.c_uint8), ctypes.c_int32)
         callback = kind(watch)
-        pointer = ctypes.c_void_p.in_dll(library, "classify_watch")
+        pointer = ctypes.c_void_p.in_dll(library, f"{self.prefix}_watch")
         pointer.value = ctypes.cast(callback, ctypes.c_void_p).value
         yield found
         pointer.value = None

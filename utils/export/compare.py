@@ -72,7 +72,7 @@ class Comparison:
             f"from the exported one's in PyTorch: {self.classes_exported}",
             f"logits differ by at most {self.logits_original:.3g} from the trained network's, "
             f"{self.logits_exported:.3g} from the exported one's in PyTorch",
-            f"accuracy {right[0]} in PyTorch, {right[1]} on {runtime}",
+            *([] if "compared on" in self.facts else [f"accuracy {right[0]} in PyTorch, {right[1]} on {runtime}"]),
             f"images a second: {n / self.seconds_original:,.1f} in PyTorch, "
             f"{n / self.seconds_runtime:,.1f} on {runtime}",
         ]

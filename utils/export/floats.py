@@ -66,13 +66,13 @@ def exact_sums(graph: Graph) -> Graph:
     return graph.with_nodes(changed)
 
 
-def exact(model: Any, size: tuple[int, int]) -> Runner:
+def exact(model: Any, size: tuple[int, int], frames: bool | None = None) -> Runner:
     """A network without its pathway, norms folded, whose sums have no rounding.
 
     Args:
-        size: (height, width) of its images.
+        size, frames: see `describe`.
 
     Raises:
         ValueError: see `describe`.
     """
-    return Runner(exact_sums(describe(model, size)))
+    return Runner(exact_sums(describe(model, size, frames)))

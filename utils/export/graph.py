@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
@@ -165,6 +166,7 @@ class Graph:
     bits: of the weights of an integer network; None for floats.
     scale, zero: of an integer network, whose input is the byte clamp(round(x / scale) + zero, 0, 255).
     logit_scale: of an integer network; the float logits are its int32 ones times this.
+    metadata: "classes", their names, and "inputs", how an input is made of a file; as checkpoints have them.
     """
 
     nodes: tuple[Any, ...]
@@ -176,6 +178,7 @@ class Graph:
     scale: float = 1.0
     zero: int = 0
     logit_scale: float = 1.0
+    metadata: dict[str, Any] = field(default_factory=dict)
 
     @property
     def integer(self) -> bool:
@@ -193,6 +196,12 @@ class Graph:
     @property
     def name(self) -> str:
         return " ".join(str(self.config[key]) for key in ("model", "connect_f") if key in self.config)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What a file says besides the network, so that it alone predicts: text, or JSON."""
+        found = {"network": self.name, "T": self.T, "bits": self.bits or "float32", "logit_scale": self.logit_scale}
+        return {k: v if isinstance(v, str) else json.dumps(v) for k, v in {**found, **self.metadata}.items()}
 
     def of(self, *kinds: type[Kind]) -> list[Kind]:
         return [node for node in self.nodes if isinstance(node, kinds)]
@@ -333,8 +342,12 @@ class _Trace:
 
 
 @torch.no_grad()
-def describe(model: Any, size: tuple[int, int]) -> Graph:
-    """The description of a network of this package for images of one size (height, width), batch norms folded.
+def describe(model: Any, size: tuple[int, int], frames: bool | None = None) -> Graph:
+    """The description of a network of this package, batch norms folded.
+
+    Args:
+        size: (height, width) of its images.
+        frames: whether it reads sequences of frames, by default those networks do that are made for events.
 
     Raises:
         ValueError: its pathway is attached, a layer is of a kind that cannot be described, or the images are too small.
@@ -360,4 +373,6 @@ def describe(model: Any, size: tuple[int, int]) -> Graph:
             reason = str(error).splitlines()[0]
             raise ValueError(f"images of {size[0]}x{size[1]} do not fit this network: {reason}") from None
     config = dict(getattr(model, "config", {}))
-    return Graph(tuple(trace.nodes), int(plain.T), bool(plain.event_frames), shape, config)
+    metadata = {name: getattr(model, name) for name in ("classes", "inputs") if getattr(model, name, None)}
+    frames = bool(plain.event_frames) if frames is None else frames
+    return Graph(tuple(trace.nodes), int(plain.T), frames, shape, config, metadata=metadata)

@@ -25,7 +25,7 @@ from full_spike.utils.data.loading import make_loaders
 from full_spike.utils.distributed import World
 from full_spike.utils.export.fast import FastRunner
 from full_spike.utils.export.floats import exact_sums
-from full_spike.utils.export.graph import Attention, Conv, Fire, Graph, describe
+from full_spike.utils.export.graph import Conv, Fire, Graph, describe
 from full_spike.utils.export.run import Runner, max_steps
 
 BITS = (8, 4)
@@ -154,10 +154,8 @@ def quantize(model: Any, calibration: list[Tensor], bits: int = 8) -> FastRunner
     if not calibration:
         raise ValueError("quantize needs images to calibrate on: give a list of at least one batch [N, C, H, W]")
     height, width = calibration[0].shape[-2:]
-    graph = exact_sums(describe(model, (height, width)))
+    graph = exact_sums(describe(model, (height, width), frames=calibration[0].ndim == 5))
     graph.require_binary("an integer network")
-    for node in graph.of(Attention):
-        raise ValueError(f"{node.name} is attention, which integer networks do not have: export floats")
     scale, zero = _input_scale(calibration)
     corrections = _bias_corrections(graph, calibration, bits)
     changed: dict[str, Any] = {}

@@ -18,6 +18,7 @@ LIF's tau is in time steps. The node "head" gives the logits of each time step; 
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -162,12 +163,14 @@ def to_nir(graph: Graph) -> Any:
     graph.require_binary("NIR")
     layers = _Layers(graph)
     graph.walk(layers, "input")
-    return layers.nir.NIRGraph(nodes=layers.nodes, edges=layers.edges)
+    return layers.nir.NIRGraph(nodes=layers.nodes, edges=layers.edges, metadata=graph.facts)
 
 
 def write_nir(graph: Graph, folder: Path) -> None:
     """Write model.nir; errors of `to_nir`."""
-    import_nir().write(folder / FILE, to_nir(graph))
+    content = io.BytesIO()  # HDF5 crashes where a disk is full
+    import_nir().write(content, to_nir(graph))
+    (folder / FILE).write_bytes(content.getvalue())
 
 
 class _InFloat64(nn.Module):

@@ -199,12 +199,16 @@ class _Layers:
         return self.op("Gemm", mean, self.of(node, "weight"), self.of(node, "bias"), output="logits", transB=1)
 
 
-def to_onnx(graph: Graph) -> Any:
+def to_onnx(graph: Graph, opset: int = OPSET) -> Any:
     """An onnx.ModelProto, checked by onnx.
 
     Raises:
         UserError: onnx or onnxruntime is not installed.
+        ValueError: onnx has no such opset, or it does not suffice.
     """
+    most = import_onnx().defs.onnx_opset_version()
+    if not OPSET <= opset <= most:
+        raise ValueError(f"opset {opset} is out of range: this needs {OPSET} at least, and onnx knows {most} at most")
     layers = _Layers(graph)
     graph.walk(layers, layers.input())
     onnx = layers.onnx
@@ -214,16 +218,17 @@ def to_onnx(graph: Graph) -> Any:
     kind = kinds.INT32 if graph.integer else kinds.FLOAT
     logits = make.make_tensor_value_info("logits", kind, ["N", graph.head.shape[0]])
     made = make.make_graph(layers.nodes, "full-spike", [inputs], [logits], list(layers.constants.values()))
-    opset = make.make_opsetid("", OPSET)
-    model = make.make_model(made, opset_imports=[opset], ir_version=8, producer_name="full-spike-aap")
-    make.set_model_props(model, {"network": graph.name, "T": str(graph.T), "bits": str(graph.bits or "float32")})
+    opsets = [make.make_opsetid("", opset)]
+    version = make.find_min_ir_version_for(opsets)
+    model = make.make_model(made, opset_imports=opsets, ir_version=version, producer_name="full-spike-aap")
+    make.set_model_props(model, graph.facts)
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
-def write_onnx(graph: Graph, folder: Path) -> None:
+def write_onnx(graph: Graph, folder: Path, opset: int = OPSET) -> None:
     """Write model.onnx; errors of `to_onnx`."""
-    (folder / FILE).write_bytes(to_onnx(graph).SerializeToString())
+    (folder / FILE).write_bytes(to_onnx(graph, opset).SerializeToString())
 
 
 class OnnxRuntime:
