@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from ..connect import JoinLayer, connect_add
-from .autograd import KERNELS, run
+from .autograd import kernels_of, run
 from .cpu import available
 from .rule import KINDS, SURROGATES, NeuronSpec, Rule
 
@@ -93,7 +93,7 @@ def layer(
     spec: NeuronSpec | None = getattr(neuron, "spec", None)  # spikingjelly's own neurons have none
     if not (spec is not None and _knows_neuron(spec) and _knows_norm(norm, y) and _knows_join(join)):
         return None
-    kernels = KERNELS.get(y.device.type)
+    kernels = kernels_of(y)
     if kernels is None or not kernels.available(y.dtype):
         return None
     joins = join is not None and identity is not None and join.acts_on != "none"

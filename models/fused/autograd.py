@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import warnings
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +12,18 @@ from torch import Tensor, nn
 from . import cpu
 from .rule import Operands, Rule
 
-KERNELS: dict[str, Any] = {"cpu": cpu}  # by type of device
+KERNELS: dict[str, Any] = {"cpu": cpu}  # by type of device; "cuda" at the first tensor there
+
+
+def kernels_of(x: Tensor) -> Any:
+    """The module with the kernels for x's device; None where there are none, which for CUDA is one warning."""
+    if x.is_cuda and "cuda" not in KERNELS:
+        try:
+            KERNELS["cuda"] = importlib.import_module(".triton_kernels", __package__)
+        except ImportError as error:
+            KERNELS["cuda"] = None
+            warnings.warn(f"fused layers are off, spikingjelly's neurons run instead: {error}", stacklevel=2)
+    return KERNELS.get(x.device.type)
 
 
 class _Layout:
@@ -62,7 +75,9 @@ def _statistics(y: Tensor, norm: nn.BatchNorm2d) -> _Norm:
 def _affine(weight: Tensor, bias: Tensor, norm: _Norm) -> tuple[Tensor, Tensor]:
     """(scale, shift) [C], rounded as torch's batch norm does on the CPU: the shift is one multiply-add."""
     scale = (weight.detach() * norm.invstd).to(norm.mean.dtype)
-    return scale, torch.addcmul(bias.detach().double(), norm.mean.double(), scale.double(), value=-1).to(scale.dtype)
+    wide = torch.float64 if scale.is_cpu else scale.dtype  # on CUDA it is one multiply-add already
+    shift = torch.addcmul(bias.detach().to(wide), norm.mean.to(wide), scale.to(wide), value=-1)
+    return scale, shift.to(scale.dtype)
 
 
 class _Layer(torch.autograd.Function):
@@ -118,7 +133,8 @@ def run(
     """(output, own spikes) of y [T, *], with a norm [T, N, C, H, W]; see `layer`."""
     if y.dtype == torch.float16 and y.is_cpu:  # kernels for the CPU do without it, as its users do
         output, own = run(y.float(), norm, rule, q, identity)
-        return output.half(), own.half()
+        half = output.half()
+        return half, half if own is output else own.half()
     if identity is not None and identity.shape != y.shape:
         identity = identity.expand_as(y)
     weight = bias = statistics = None
