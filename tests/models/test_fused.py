@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import warnings
 from pathlib import Path
 
@@ -188,7 +189,13 @@ def test_the_sigmoids_derivative_for_bfloat16(alpha):
     torch.testing.assert_close(x.grad.double(), alpha * s * (1 - s), rtol=2**-8 + 1e-4, atol=0)
 
 
-@pytest.mark.parametrize("file", parity.FILES)
+@pytest.mark.parametrize(
+    "file",  # the largest have the layers of the others
+    [
+        pytest.param(f, marks=[pytest.mark.slow] if {"50", "wide7b"} & {*re.split("_|resnet|dsnn", f)} else [])
+        for f in parity.FILES
+    ],
+)
 def test_matches_the_released_code(file):
     meta = json.loads((parity.GOLDENS / file).read_text())["meta"]
     parity.check(file, use_fused(parity.build(meta)))
