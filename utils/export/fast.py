@@ -49,7 +49,7 @@ def integrate(operands: Operands, *outs_and_rule: Any) -> None:
     Then T tensors uint8 [P, C] to write to, since a stack of bytes would copy what the loop wrote. Then the rule,
     whose tau is 2 to the number of fraction bits.
     """
-    x, threshold, bias, _, shortcut = operands
+    x, threshold, bias, _, shortcut, _ = operands
     *outs, rule = outs_and_rule
     v = torch.zeros_like(x[0], dtype=torch.int32)
     for t, out in enumerate(outs):
