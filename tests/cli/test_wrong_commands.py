@@ -11,7 +11,7 @@ WRONG = [
     ("synops", 2, "the following arguments are required: --model .--help lists"),
     (f"synops {SMALL} --connect-f NOR", 2, "connect_f='NOR' is unknown: choose one of ADD, AND"),
     (f"synops {SMALL} --option width", 2, "--option width is not of the form NAME=VALUE"),
-    (f"synops {SMALL} --option width=four", 2, "of the wrong type or out of range .*'width': 'four'"),
+    (f"synops {SMALL} --option width=four", 2, "width='four' is no whole number"),
     (f"synops {SMALL} --option width=0", 2, "width=0 is out of range"),
     (f"synops {SMALL} --output {{}}/file", 2, "--output .*file is no folder: name another one"),
     (f"synops {SMALL} --output {{}}/link", 2, "link is no folder"),
