@@ -98,11 +98,12 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_output: Tensor | None, grad_own: Tensor | None) -> Any:  # type: ignore[override]
-        y, q, _, scale, _ = ctx.saved_tensors
+        saved = ctx.saved_tensors  # once: where layers are recomputed, each is there once
+        y, q, _, scale, _ = saved
         norm, rule, layout, kernels = ctx.norm, ctx.rule, ctx.layout, KERNELS[y.device.type]
         if grad_output is None:  # only the own spikes were used
             grad_output = torch.zeros_like(grad_own)  # type: ignore[arg-type]
-        operands = _operands(ctx, *ctx.saved_tensors)
+        operands = _operands(ctx, *saved)
         grad, own = layout.pack(grad_output), None if grad_own is None else layout.pack(grad_own)
         grads = kernels.backward(operands, grad, own, rule)
         grad_identity = grads.current.clone() if rule.on("current") else grads.identity
