@@ -177,7 +177,7 @@ def read(results: Path) -> list[Found]:
 
 
 def work(args: argparse.Namespace) -> None:
-    """In a process of its own: the items that it is told, up to one that fails, and may have broken the device."""
+    """Run these items, in a process of its own, up to the first that fails: it may have broken the device."""
     end_with_parent()
     torch.backends.cudnn.benchmark = True
     for name in args.work:

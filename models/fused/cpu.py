@@ -54,7 +54,7 @@ def _pointer(x: Tensor | None) -> int | None:
 
 
 def _layer(x: Tensor, *maps: Tensor | None, **fields: Any) -> _Layer:
-    """What layer.c is told of a packed x and other maps; tensors must outlive it."""
+    """The struct that layer.c reads, of a packed x and other maps; it points to the tensors, which must stay alive."""
     _, outer, channels, inner = x.shape
     threads = min(torch.get_num_threads(), 1 + x.numel() // 8192)
     values = {k: _pointer(v) if v is None or isinstance(v, Tensor) else v for k, v in fields.items()}

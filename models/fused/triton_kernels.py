@@ -239,7 +239,7 @@ def _apply(
 
 
 def _cut(x: Tensor, elements: int, per_channel: bool = True) -> tuple[int, int, dict[str, Any]]:
-    """Blocks of rows, blocks of channels, and what kernels are told; elements: of a thread, at most."""
+    """(blocks of rows, blocks of channels, arguments of the kernel); elements: of a thread, at most."""
     _, outer, channels, inner = x.shape
     step = outer * channels * inner
     if not per_channel:  # one row of neighbours
