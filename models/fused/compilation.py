@@ -84,7 +84,7 @@ def call(function: Callable[..., Any], rule: Rule, operands: Operands, *others: 
     # to blame
     result = function(operands, *others, rule)
     _failure.append(reason)
-    warnings.warn(f"fused neurons are off, spikingjelly's run instead: {reason}", stacklevel=2)
+    warnings.warn(f"compiled loops are off, plain PyTorch runs instead: {reason}", stacklevel=2)
     return result
 
 
