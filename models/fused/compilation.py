@@ -1,7 +1,7 @@
-"""The kernels compiled: torch.compile makes C++ of them on the CPU and Triton on CUDA.
+"""Loops compiled by torch.compile, for integer networks; fused layers are in C and Triton.
 
 Nothing of the compiler is imported before the first call. A compiler that is missing or fails is found out there, and
-from then on the kernels are not used; any other error in that call (memory that runs out, tensors that do not fit
+from then on the loops run as they stand; any other error in that call (memory that runs out, tensors that do not fit
 together, an interruption) is raised as it is.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .rule import Operands, Rule
 
-# Every layer kind, dtype and T is compiled apart and must not use up the others' recompilations, where torch can tell.
+# Every kind of layer, dtype and T is compiled apart and must not use up the others' recompilations, where torch can tell.
 _ISOLATE = "isolate_recompiles" in inspect.signature(torch.compile).parameters
 _APART: dict[str, Any] = {"isolate_recompiles": True} if _ISOLATE else {}
 _COMPILERS = ("torch._dynamo", "torch._inductor", "torch.fx", "triton")  # where a compiler's exceptions are defined
@@ -65,7 +65,7 @@ def _is_compilers(error: Exception) -> bool:
 def call(function: Callable[..., Any], rule: Rule, operands: Operands, *others: Tensor | None) -> Any:
     """`function`, compiled; as it stands inside another compilation, and where compiling fails.
 
-    A failing compiler is one warning for the whole process, and the end of `available`.
+    A failing compiler is one warning for the whole process.
     """
     if torch.compiler.is_compiling() or _failure:
         return function(operands, *others, rule)
@@ -86,8 +86,3 @@ def call(function: Callable[..., Any], rule: Rule, operands: Operands, *others: 
     _failure.append(reason)
     warnings.warn(f"compiled loops are off, plain PyTorch runs instead: {reason}", stacklevel=2)
     return result
-
-
-def available() -> bool:
-    """False once compiling has failed in this process."""
-    return not _failure
