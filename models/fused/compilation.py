@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .rule import Operands, Rule
 
-# Every kind of layer, dtype and T is compiled apart and must not use up the others' recompilations, where torch can tell.
+# Each kind of layer, dtype and T is compiled apart and must not use up the others' recompilations, where torch can tell
 _ISOLATE = "isolate_recompiles" in inspect.signature(torch.compile).parameters
 _APART: dict[str, Any] = {"isolate_recompiles": True} if _ISOLATE else {}
 _COMPILERS = ("torch._dynamo", "torch._inductor", "torch.fx", "triton")  # where a compiler's exceptions are defined
