@@ -202,7 +202,7 @@ WRONG = {
             "ILSVRC2012_img_train.tar": members(*((f"{name}.tar", members(("a.JPEG", b"x"))) for name in WNIDS)),
             "ILSVRC2012_img_val.tar": members(("a.JPEG", b"x")),
         },
-        "are told by {root}/ILSVRC2012_devkit_t12.tar.gz (",
+        "{root}/ILSVRC2012_devkit_t12.tar.gz is needed for the classes of validation images (",
     ),
 }
 

@@ -185,9 +185,8 @@ def list_images(root: Path, say: Say = warn) -> Index:
     classes = [path.name for path in entries if path.is_dir() and not is_hidden(path.name)]
     if not classes:
         raise UserError(f"there is no class folder in {root}: {expected}")
-    with ThreadPoolExecutor(
-        16
-    ) as pool:  # a network file system takes a while for each answer, and gives many at a time
+    # a network file system takes a while for each answer, and gives many at a time
+    with ThreadPoolExecutor(16) as pool:
         by_class = list(pool.map(lambda name: sorted(_walk(os.path.join(root, name))), classes))
     counts = [sum(len(images) for _, _, images, _ in folders) for folders in by_class]
     if not any(counts):
