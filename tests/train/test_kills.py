@@ -257,6 +257,7 @@ def test_a_signal_is_answered_at_once_and_nothing_is_trained_twice(
 def load_and_signal(args, number):
     import full_spike.imagenet.data as of_images
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have what they start in the background ignore it
     load = of_images.load
 
     def then_signal(*given):
