@@ -64,7 +64,7 @@ class Reader:
 
     def find(self, word):
         """The files that a word stands for, the newest first: `…` is any text; ImageNet and ~ are in this folder."""
-        word = re.sub(r"^/(datasets|shared)/imagenet$", str(self.home / "imagenet"), word)
+        word = re.sub(r"^/(datasets|shared)/imagenet(-shards)?$", rf"{self.home}/imagenet\2", word)
         word = re.sub(r"^~(?=/)", str(self.home), word)
         if word.endswith(".yaml") and (ROOT / word).exists():
             return [str(ROOT / word)]
