@@ -1,6 +1,7 @@
 """The package syops, through the bridge: the numbers that it gave beside the spikingjelly that it was written for."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -38,8 +39,10 @@ def test_reproduces_every_golden(row):
     assert sum(p.numel() for p in model.parameters()) == row["params"]
 
 
-def test_driving_the_engine_equals_the_packages_own_function():
+def test_driving_the_engine_equals_the_packages_own_function(monkeypatch):
     """Two batches of different sizes, through `get_model_complexity_info` and through the counter."""
+    # syops' progress bar keeps the stderr that there was at its import, which may have been another test's
+    monkeypatch.setattr("progress.Infinite.file", sys.stderr)
     model = create_model("dsnn18", num_classes=5, T=2, stem="cifar", width=4).eval()
     model.readout = "both"
     nn.init.constant_(model.bn1.bias, 0.7)
